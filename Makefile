@@ -1,0 +1,45 @@
+# Every target makes what it needs first: on a bare machine Python 3.11+, make and git are enough.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := UV_PROJECT_ENVIRONMENT=$(VENV) VIRTUAL_ENV=$(VENV) UV_LINK_MODE=hardlink $(BIN)/uv
+DATA   ?=
+SPEC   ?=
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo up test check lock clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed  ## Make .venv with everything, pinned by hash
+
+$(VENV)/.installed: requirements/dev.txt requirements/uv.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Winnow needs Python 3.11 to 3.13; {sys.executable} is {v[0]}.{v[1]}. Set PYTHON=python3.12, say.")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(UV) pip install --quiet --require-hashes -r requirements/dev.txt
+	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## Run the whole loop on synthetic tissue; DATA=DIR SPEC=FILE for your own patches
+	$(BIN)/winnow demo $(if $(DATA),--data "$(DATA)") $(if $(SPEC),--spec "$(SPEC)")
+
+up: setup  ## Start the embedded stack; Ctrl-C stops it
+	$(BIN)/winnow up
+
+test: setup  ## Run the tests, with servers the run starts itself
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup  ## Lint, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+lock: $(VENV)/.installed  ## Pin the requirements anew, with hashes
+	requirements/lock $(BIN)/uv
+
+clean:  ## Remove what make setup made
+	rm -rf $(VENV)

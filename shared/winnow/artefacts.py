@@ -1,0 +1,179 @@
+"""Arrays, weights and reports by key: put, get, stat, list.
+
+A key is a relative path (`experiments/ID/rounds/0003/a2/candidates.npy`). An artefact is written once under a
+temporary name in its own directory, fsynced, renamed, and the directory fsynced: a reader sees all of it or none.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from winnow.errors import ArtefactCorrupt, InvalidInput, NotFound
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is known of an artefact: its key, size in bytes and sha256."""
+
+    key: str
+    size: int
+    sha256: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class ArtefactStore(Protocol):
+    """The seam: a directory today, an object store beside it."""
+
+    def put(self, key: str, source: Path | bytes) -> Stored:
+        """Store a file's or a string's bytes under `key`. Raises OSError when the disk is full; nothing remains."""
+        ...
+
+    def local(self, key: str) -> Path:
+        """A readable local file with the bytes of `key`. Raises NotFound."""
+        ...
+
+    def stat(self, key: str) -> Stored | None:
+        """Size and sha256 of `key`, or None."""
+        ...
+
+    def list(self, prefix: str) -> list[str]:
+        """Keys below `prefix`, sorted."""
+        ...
+
+    def delete(self, prefix: str) -> None:
+        """Remove `prefix` and all below it; removing nothing is no error."""
+        ...
+
+
+def require_key(key: str) -> str:
+    """`key`, if it is a clean relative path. Raises InvalidInput for `..`, absolute or odd names."""
+    if not _KEY.fullmatch(key) or ".." in key.split("/"):
+        raise InvalidInput(
+            "key", f"{key!r} is not an artefact key: parts of letters, digits, '.', '_', '-', joined by '/'"
+        )
+    return key
+
+
+class DirectoryStore:
+    """Artefacts as files below one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def put(self, key: str, source: Path | bytes) -> Stored:
+        target = self._path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+        digest = hashlib.sha256()
+        size = 0
+        try:
+            with temporary.open("xb") as out:
+                for chunk in _chunks(source):
+                    digest.update(chunk)
+                    size += out.write(chunk)
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_directory(target.parent)
+        return Stored(key, size, digest.hexdigest())
+
+    def local(self, key: str) -> Path:
+        path = self._path(key)
+        if not path.is_file():
+            raise NotFound("artefact", key)
+        return path
+
+    def stat(self, key: str) -> Stored | None:
+        path = self._path(key)
+        return Stored(key, path.stat().st_size, digest_of(path)) if path.is_file() else None
+
+    def list(self, prefix: str) -> list[str]:
+        start = self._path(prefix)
+        found = [start] if start.is_file() else start.rglob("*")
+        return sorted(str(p.relative_to(self.root)) for p in found if p.is_file() and not p.name.startswith("."))
+
+    def delete(self, prefix: str) -> None:
+        path = self._path(prefix)
+        if path.is_dir():
+            for child in sorted(path.rglob("*"), reverse=True):
+                child.rmdir() if child.is_dir() else child.unlink(missing_ok=True)
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.root / require_key(key)
+
+
+def put_array(store: ArtefactStore, key: str, array: NDArray[Any]) -> Stored:
+    """Store `array` as `.npy`."""
+    import io
+
+    buffer = io.BytesIO()
+    np.save(cast("BinaryIO", buffer), array, allow_pickle=False)
+    return store.put(key, buffer.getvalue())
+
+
+def get_array(store: ArtefactStore, key: str, *, sha256: str | None = None) -> NDArray[Any]:
+    """The `.npy` under `key`, memory-mapped. Raises NotFound, and ArtefactCorrupt if `sha256` is given and differs."""
+    path = store.local(key)
+    if sha256 is not None and digest_of(path) != sha256:
+        raise ArtefactCorrupt(f"{key}: its bytes no longer match the sha256 recorded when it was written")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ArtefactCorrupt(f"{key}: not a readable .npy ({error})") from error
+
+
+def put_json(store: ArtefactStore, key: str, value: object) -> Stored:
+    """Store `value` as JSON with sorted keys."""
+    return store.put(key, json.dumps(value, sort_keys=True, indent=1).encode())
+
+
+def get_json(store: ArtefactStore, key: str) -> Any:
+    """The JSON under `key`. Raises NotFound, and ArtefactCorrupt when it does not parse."""
+    try:
+        return json.loads(store.local(key).read_bytes())
+    except ValueError as error:
+        raise ArtefactCorrupt(f"{key}: not readable JSON ({error})") from error
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _chunks(source: Path | bytes) -> Iterator[bytes]:
+    if isinstance(source, bytes):
+        yield source
+        return
+    with source.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,147 @@
+"""Every error Winnow raises on purpose, in one tree.
+
+    WinnowError
+    ├── InvalidInput            a value a person gave; `field` says which
+    │   ├── ImagesUnreadable    files of a dataset that could not be decoded, the first ten with the reason
+    │   └── IdempotencyConflict the same key came with another body
+    ├── PathForbidden           outside the allow-listed roots
+    ├── NotAuthorised           no key, a wrong key, or a key without the scope
+    ├── NotFound                no such row or artefact
+    ├── AlreadyExists           a name that is taken
+    ├── WrongState              a transition that the table does not allow; carries current and allowed
+    ├── Fenced                  another worker holds the claim now: discard the work
+    ├── ArtefactCorrupt         bytes that do not match their sha256
+    ├── TrainingFailed          the round cannot go on: NaN loss, out of memory, disk full
+    └── Unavailable             a service is down for now; trying again is right
+
+The selection library raises plain ValueError, so that it stands alone. HTTP codes live in the services.
+"""
+
+from collections.abc import Sequence
+
+
+class WinnowError(Exception):
+    """The root. `code` is stable: clients may branch on it."""
+
+    code = "error"
+
+
+class InvalidInput(WinnowError):
+    """A value a person gave cannot be used. `field` is a dotted path into what was sent."""
+
+    code = "invalid"
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class ImagesUnreadable(InvalidInput):
+    """Some files of a dataset could not be decoded and the policy is `fail`."""
+
+    code = "images-unreadable"
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        shown = "; ".join(f"{name}: {why}" for name, why in problems[:10])
+        more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+        hint = "Remove them, or set `on_unreadable: skip` to leave them out and have them listed."
+        super().__init__("sources", f"{len(problems)} unreadable: {shown}{more}. {hint}")
+        self.problems = list(problems)
+
+
+class IdempotencyConflict(InvalidInput):
+    """One Idempotency-Key, two different bodies."""
+
+    code = "idempotency-conflict"
+
+    def __init__(self, key: str) -> None:
+        super().__init__("Idempotency-Key", f"{key!r} was already used with another body; send a new key")
+
+
+class PathForbidden(WinnowError):
+    """A path resolves outside the allow-listed roots."""
+
+    code = "path-forbidden"
+
+    def __init__(self, path: str, roots: Sequence[str]) -> None:
+        allowed = ", ".join(roots) or "none; set WINNOW_DATA_ROOTS"
+        super().__init__(f"{path} lies outside the allowed data roots ({allowed})")
+        self.path = path
+
+
+class NotAuthorised(WinnowError):
+    """No key, a wrong key, or a key without the scope that the call needs."""
+
+    code = "not-authorised"
+
+    def __init__(self, reason: str, *, missing_scope: str | None = None) -> None:
+        super().__init__(reason)
+        self.missing_scope = missing_scope
+
+
+class NotFound(WinnowError):
+    """No such thing."""
+
+    code = "not-found"
+
+    def __init__(self, kind: str, id: str) -> None:
+        super().__init__(f"no {kind} {id!r}")
+        self.kind = kind
+        self.id = id
+
+
+class AlreadyExists(WinnowError):
+    """The name is taken."""
+
+    code = "already-exists"
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"{kind} {name!r} already exists; choose another name")
+        self.kind = kind
+        self.name = name
+
+
+class WrongState(WinnowError):
+    """A transition that is not in the table, or that lost a race."""
+
+    code = "wrong-state"
+
+    def __init__(self, kind: str, id: str, current: str, target: str, allowed: Sequence[str]) -> None:
+        choices = ", ".join(allowed) or "nothing: it has ended"
+        super().__init__(f"{kind} {id} is {current} and cannot become {target}; from here: {choices}")
+        self.kind = kind
+        self.id = id
+        self.current = current
+        self.target = target
+        self.allowed = list(allowed)
+
+
+class Fenced(WinnowError):
+    """A later attempt holds this row: whatever was computed under the old one is discarded."""
+
+    code = "fenced"
+
+    def __init__(self, kind: str, id: str, attempt: int) -> None:
+        super().__init__(f"{kind} {id}: attempt {attempt} no longer holds the claim")
+        self.kind = kind
+        self.id = id
+        self.attempt = attempt
+
+
+class ArtefactCorrupt(WinnowError):
+    """Stored bytes do not match the sha256 recorded when they were written."""
+
+    code = "artefact-corrupt"
+
+
+class TrainingFailed(WinnowError):
+    """The round cannot go on with this spec on this machine. The text says what a person can do."""
+
+    code = "training-failed"
+
+
+class Unavailable(WinnowError):
+    """A service does not answer for now."""
+
+    code = "unavailable"

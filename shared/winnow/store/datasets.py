@@ -1,0 +1,78 @@
+"""Datasets and their samples."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from winnow.domain import DatasetSpec, DatasetStatus
+from winnow.errors import AlreadyExists, NotFound
+from winnow.store import claims
+from winnow.store.engine import insert_rows, now
+from winnow.store.tables import Dataset, Sample
+
+
+def insert(session: Session, spec: DatasetSpec) -> Dataset:
+    """A new dataset, waiting to be ingested. Raises AlreadyExists."""
+    row = Dataset(name=spec.name, spec=spec.model_dump(mode="json"), created_at=now(), waiting_since=now())
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError as error:
+        raise AlreadyExists("dataset", spec.name) from error
+    session.refresh(row)
+    return row
+
+
+def get(session: Session, name_or_id: str) -> Dataset:
+    """The dataset of that id or name. Raises NotFound."""
+    row = session.scalar(select(Dataset).where((Dataset.id == name_or_id) | (Dataset.name == name_or_id)))
+    if row is None:
+        raise NotFound("dataset", name_or_id)
+    return row
+
+
+def page(session: Session, *, before: str | None, limit: int) -> list[Dataset]:
+    """Datasets from the newest on, starting below the id `before`."""
+    wanted = select(Dataset).order_by(Dataset.id.desc()).limit(limit)
+    return list(session.scalars(wanted.where(Dataset.id < before) if before else wanted))
+
+
+def complete(
+    session: Session,
+    id: str,
+    attempt: int,
+    *,
+    samples: Iterable[dict[str, Any]],
+    classes: Sequence[str],
+    counts: dict[str, Any],
+    report: dict[str, Any],
+    location: str,
+) -> None:
+    """Store the samples (idx, key, role, label, group) and make the dataset ready. Raises Fenced."""
+    result = {"classes": list(classes), "counts": counts, "report": report, "location": location, "progress": {}}
+    claims.finish(session, claims.INGEST, id, attempt, DatasetStatus.READY, **result)
+    session.execute(delete(Sample).where(Sample.dataset_id == id))
+    insert_rows(session, Sample, [{"dataset_id": id, **sample} for sample in samples])
+
+
+def indices(session: Session, dataset_id: str, role: str) -> NDArray[np.int64]:
+    """Ascending idx of all samples of one role."""
+    wanted = select(Sample.idx).where(Sample.dataset_id == dataset_id, Sample.role == role).order_by(Sample.idx)
+    return np.fromiter(session.scalars(wanted), np.int64)
+
+
+def labels(session: Session, dataset_id: str, role: str) -> list[str | None]:
+    """Labels of one role, in the order of `indices`."""
+    wanted = select(Sample.label).where(Sample.dataset_id == dataset_id, Sample.role == role).order_by(Sample.idx)
+    return list(session.scalars(wanted))
+
+
+def samples_page(session: Session, dataset_id: str, *, after: int, limit: int, role: str | None) -> list[Sample]:
+    """Samples by idx, starting above `after`."""
+    wanted = select(Sample).where(Sample.dataset_id == dataset_id, Sample.idx > after).order_by(Sample.idx).limit(limit)
+    return list(session.scalars(wanted.where(Sample.role == role) if role else wanted))

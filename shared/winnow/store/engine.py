@@ -1,0 +1,142 @@
+"""The engine and the session: where SQLite and Postgres differ, and nowhere else.
+
+Isolation is pinned. Postgres: READ COMMITTED, because every write that matters is one guarded UPDATE whose row count
+is read, and a stricter level would only turn a lost race into an exception. SQLite: BEGIN IMMEDIATE, because a
+deferred transaction that reads first and writes later fails at once, without waiting, when another wrote in between.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from psycopg import sql
+from sqlalchemy import Connection, Engine, Float, create_engine, event, insert, make_url, text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import NullPool
+from sqlalchemy.sql.functions import FunctionElement
+
+from winnow.store.tables import Row
+
+MIGRATION_LOCK = 0x57494E4E  # "WINN"
+_HERE = Path(__file__).resolve()
+
+
+class now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is
+    """Seconds since the epoch by the database's clock, so that no two machines' clocks are ever compared."""
+
+    type = Float(53)
+    inherit_cache = True
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(element: now, compiler: Any, **_: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: Any, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+class Database:
+    """One engine and its sessions.
+
+    Args:
+        url: `sqlite:///FILE` or `postgresql+psycopg://…`; plain `postgresql://` is read as psycopg 3.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        self.engine = _postgres(self.url) if self.url.startswith("postgresql") else _sqlite(self.url)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def begin(self) -> Iterator[Session]:
+        """One transaction: committed when the block ends, rolled back when it raises."""
+        with self._sessions() as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """One transaction that only reads: on SQLite it waits for no writer."""
+        with self._sessions(bind=self.engine.execution_options(reads_only=True)) as session, session.begin():
+            yield session
+
+    def migrate(self) -> None:
+        """Bring the schema up to date. Several processes may call it at once: one migrates, the others wait."""
+        with self.engine.connect() as connection, _alone(connection):
+            command.upgrade(alembic_config(connection), "head")
+
+    def ping(self) -> None:
+        """Raise OperationalError unless the database answers."""
+        with self.engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Alembic's configuration for `connection`, from a wheel or from a checkout."""
+    packaged = _HERE.parent / "migrations"
+    config = Config()
+    config.set_main_option("script_location", str(packaged if packaged.is_dir() else _HERE.parents[3] / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def insert_rows(session: Session, table: type[Row], rows: Sequence[dict[str, Any]]) -> None:
+    """Insert many rows: COPY on Postgres (a statement there takes 65,535 parameters at most), executemany on SQLite."""
+    if not rows:
+        return
+    connection = session.connection()
+    if connection.dialect.name != "postgresql":
+        session.execute(insert(table), list(rows))
+        return
+    columns = [table.__mapper__.columns[name].name for name in rows[0]]
+    target = sql.SQL("COPY {} ({}) FROM STDIN").format(
+        sql.Identifier(table.__tablename__), sql.SQL(", ").join(map(sql.Identifier, columns))
+    )
+    driver = cast("psycopg.Connection", connection.connection.driver_connection)
+    with driver.cursor() as cursor, cursor.copy(target) as copy:
+        for row in rows:
+            copy.write_row(list(row.values()))
+
+
+def _postgres(url: str) -> Engine:
+    return create_engine(url, isolation_level="READ COMMITTED", pool_pre_ping=True, pool_size=10, max_overflow=20)
+
+
+def _sqlite(url: str) -> Engine:
+    file = make_url(url).database
+    if file:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False}, poolclass=NullPool)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions of its own
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads_only = connection.get_execution_options().get("reads_only", False)
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """Hold the migration lock. On SQLite BEGIN IMMEDIATE is the lock."""
+    with connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": MIGRATION_LOCK})
+        yield

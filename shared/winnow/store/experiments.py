@@ -1,0 +1,66 @@
+"""Experiments and their life: created, running, paused, ended."""
+
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from winnow.domain import ExperimentSpec, ExperimentStatus, allowed_from, is_final, require_transition
+from winnow.errors import NotFound, WrongState
+from winnow.store import events
+from winnow.store.engine import now
+from winnow.store.tables import Experiment
+
+
+def insert(session: Session, spec: ExperimentSpec, dataset_id: str) -> Experiment:
+    """A new experiment without rounds yet."""
+    row = Experiment(name=spec.name, dataset_id=dataset_id, spec=spec.model_dump(mode="json"), created_at=now())
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    events.append(session, row.id, "experiment.created", name=spec.name, arm=spec.arm)
+    return row
+
+
+def get(session: Session, id: str) -> Experiment:
+    """The experiment of that id. Raises NotFound."""
+    row = session.get(Experiment, id)
+    if row is None:
+        raise NotFound("experiment", id)
+    return row
+
+
+def spec_of(experiment: Experiment) -> ExperimentSpec:
+    """The stored spec, parsed."""
+    return ExperimentSpec.model_validate(experiment.spec)
+
+
+def page(session: Session, *, before: str | None, limit: int, status: str | None = None) -> list[Experiment]:
+    """Experiments from the newest on, starting below the id `before`."""
+    wanted = select(Experiment).order_by(Experiment.id.desc()).limit(limit)
+    if status is not None:
+        wanted = wanted.where(Experiment.status == status)
+    return list(session.scalars(wanted.where(Experiment.id < before) if before else wanted))
+
+
+def transition(session: Session, id: str, target: ExperimentStatus, *, error: str | None = None) -> None:
+    """Compare and set. Raises WrongState when the table forbids it or another writer was first, NotFound."""
+    experiment = session.get(Experiment, id, populate_existing=True)
+    if experiment is None:
+        raise NotFound("experiment", id)
+    current = ExperimentStatus(experiment.status)
+    require_transition("experiment", id, current, target)
+    values: dict[str, Any] = {"status": target, "error": error}
+    if is_final(target):
+        values["ended_at"] = now()
+    moved = session.execute(
+        update(Experiment)
+        .where(Experiment.id == id, Experiment.status == current)
+        .values(**values)
+        .returning(Experiment.id)
+        .execution_options(synchronize_session=False)
+    ).scalar_one_or_none()
+    if moved is None:
+        raise WrongState("experiment", id, current, target, allowed_from(current))
+    events.append(session, id, f"experiment.{target}", **({"error": error} if error else {}))
+    session.expire_all()

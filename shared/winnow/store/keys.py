@@ -1,0 +1,65 @@
+"""API keys, stored hashed, and the answers kept for Idempotency-Keys."""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from winnow.errors import NotFound
+from winnow.store.engine import now
+from winnow.store.tables import ApiKey, IdempotencyKey
+
+SCOPES = ("read", "run", "admin")
+KEPT_SECONDS = 86_400.0
+
+
+def digest_of(key: str) -> str:
+    """sha256 of a key. Keys are 256 random bits, so a slow password hash would add nothing."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def create(session: Session, name: str, scopes: Sequence[str], *, key: str | None = None) -> tuple[ApiKey, str]:
+    """A new key and, once, its text. A given `key` (the bootstrap key) is stored at most once."""
+    text = key or f"wnw_{secrets.token_urlsafe(32)}"
+    known = session.scalar(select(ApiKey).where(ApiKey.digest == digest_of(text)))
+    if known is None:
+        known = ApiKey(name=name, digest=digest_of(text), scopes=list(scopes), created_at=now())
+        session.add(known)
+        session.flush()
+        session.refresh(known)
+    return known, text
+
+
+def find(session: Session, text: str) -> ApiKey | None:
+    """The live key with this text. Looking up a digest leaks nothing by its timing."""
+    return session.scalar(select(ApiKey).where(ApiKey.digest == digest_of(text), ApiKey.revoked_at.is_(None)))
+
+
+def page(session: Session) -> list[ApiKey]:
+    """All keys, newest first."""
+    return list(session.scalars(select(ApiKey).order_by(ApiKey.id.desc())))
+
+
+def revoke(session: Session, id: str) -> None:
+    """End a key. Raises NotFound."""
+    ended = update(ApiKey).where(ApiKey.id == id, ApiKey.revoked_at.is_(None)).values(revoked_at=now())
+    if session.execute(ended.returning(ApiKey.id)).first() is None:
+        raise NotFound("key", id)
+
+
+def answered(session: Session, principal: str, key: str) -> IdempotencyKey | None:
+    """The first answer given to this key, if any."""
+    return session.get(IdempotencyKey, (principal, key))
+
+
+def remember(
+    session: Session, principal: str, key: str, digest: str, *, status: int, body: dict[str, Any], location: str | None
+) -> None:
+    """Keep an answer for a day. Two first requests at once: the second's commit fails, and its repeat is replayed."""
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - KEPT_SECONDS))
+    answer = {"digest": digest, "status": status, "body": body, "location": location}
+    session.add(IdempotencyKey(principal=principal, key=key, created_at=now(), **answer))
+    session.flush()

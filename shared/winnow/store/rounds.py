@@ -1,0 +1,148 @@
+"""Rounds: the rows that trainers and stewards claim, finish and give back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus
+from winnow.errors import NotFound
+from winnow.store import artefacts, claims, events, experiments
+from winnow.store.claims import INGEST, SELECT, TRAIN, Work
+from winnow.store.engine import now
+from winnow.store.tables import Artefact, Experiment, Round
+
+Cause = Literal["lost", "failed", "stopped", "rejected"]
+"""Why a claim is given back: its machine vanished; it raised; somebody asked; it can never work."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often a row may be tried again."""
+
+    max_losses: int
+    max_failures: int
+    retry_seconds: float
+
+
+def insert(session: Session, experiment_id: str, number: int, *, samples: int) -> Round:
+    """The next round, queued."""
+    row = Round(experiment_id=experiment_id, number=number, samples=samples, created_at=now(), waiting_since=now())
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    events.append(session, experiment_id, "round.queued", round=number, samples=samples)
+    return row
+
+
+def get(session: Session, experiment_id: str, number: int) -> Round:
+    """One round. Raises NotFound."""
+    row = session.scalar(select(Round).where(Round.experiment_id == experiment_id, Round.number == number))
+    if row is None:
+        raise NotFound("round", f"{experiment_id}/{number}")
+    return row
+
+
+def of_experiment(session: Session, experiment_id: str) -> list[Round]:
+    """All rounds so far, by number."""
+    return list(session.scalars(select(Round).where(Round.experiment_id == experiment_id).order_by(Round.number)))
+
+
+def start(session: Session, round: Round) -> None:
+    """Say that a claimed round trains; the first one sets its experiment running."""
+    experiment = experiments.get(session, round.experiment_id)
+    if experiment.status == ExperimentStatus.CREATED:
+        experiments.transition(session, experiment.id, ExperimentStatus.RUNNING)
+    events.append(session, experiment.id, "round.training", round=round.number, attempt=round.attempt)
+
+
+def record(session: Session, round: Round, attempt: int, rows: Sequence[Artefact]) -> None:
+    """Insert manifests of stored artefacts while the claim holds. Raises Fenced."""
+    claims.renew(session, TRAIN, round.id, attempt, _remaining(round), None)
+    artefacts.insert(session, rows)
+
+
+def complete_training(
+    session: Session, id: str, attempt: int, *, result: dict[str, Any], rows: Sequence[Artefact]
+) -> None:
+    """training → trained, with visits, seconds, metrics, report and the artefacts' manifests. Raises Fenced."""
+    claims.finish(session, TRAIN, id, attempt, RoundStatus.TRAINED, progress={}, **result)
+    artefacts.insert(session, rows)
+    round = session.get_one(Round, id)
+    events.append(session, round.experiment_id, "round.trained", round=round.number, metrics=result["metrics"])
+
+
+def complete(session: Session, id: str, *, seconds: dict[str, float], attempt: int | None = None) -> Round:
+    """trained → done for a round that does not pick, selecting → done (under `attempt`) for one that does."""
+    round = session.get_one(Round, id, populate_existing=True)
+    merged = {**round.seconds, **seconds}
+    if attempt is None:
+        values = {"status": RoundStatus.DONE, "ended_at": now(), "seconds": merged}
+        held = (Round.id == id, Round.status == RoundStatus.TRAINED)
+        session.execute(update(Round).where(*held).values(**values).execution_options(synchronize_session=False))
+        session.expire_all()
+    else:
+        claims.finish(session, SELECT, id, attempt, RoundStatus.DONE, ended_at=now(), seconds=merged)
+    events.append(session, round.experiment_id, "round.done", round=round.number)
+    return session.get_one(Round, id)
+
+
+def give_back(
+    session: Session, work: Work, id: str, attempt: int, cause: Cause, message: str | None, patience: Patience
+) -> str:
+    """End a claim without a result: one step back, or failed when patience is spent. Returns the new status.
+
+    Raises Fenced.
+    """
+    row = session.get_one(work.table, id, populate_existing=True)
+    losses, failures = row.losses + (cause == "lost"), row.failures + (cause == "failed")
+    spent = losses > patience.max_losses or failures >= patience.max_failures or cause == "rejected"
+    failed = DatasetStatus.FAILED if work is INGEST else RoundStatus.FAILED
+    wait = patience.retry_seconds * 2 ** (failures - 1) if cause == "failed" else 0.0
+    values: dict[str, Any] = {"losses": losses, "failures": failures, "error": message, "not_before": now() + wait}
+    target = failed if spent else work.waiting
+    claims.finish(session, work, id, attempt, target, **values)
+    if isinstance(row, Round):
+        _tell(session, row, cause, message, spent)
+    return target
+
+
+def cancel(session: Session, experiment_id: str) -> None:
+    """End every round that nobody works on."""
+    waiting = (RoundStatus.QUEUED, RoundStatus.TRAINED)
+    session.execute(
+        update(Round)
+        .where(Round.experiment_id == experiment_id, Round.status.in_(waiting))
+        .values(status=RoundStatus.CANCELLED, ended_at=now())
+        .execution_options(synchronize_session=False)
+    )
+    session.expire_all()
+
+
+def is_worked_on(session: Session, experiment_id: str) -> bool:
+    """Whether a trainer or a steward holds a round of this experiment."""
+    held = select(Round.id).where(
+        Round.experiment_id == experiment_id, Round.status.in_((RoundStatus.TRAINING, RoundStatus.SELECTING))
+    )
+    return session.execute(held.limit(1)).first() is not None
+
+
+def wanted_of(session: Session, round: Round) -> ExperimentStatus:
+    """What the experiment's row asks of whoever works on this round."""
+    status = session.scalar(select(Experiment.status).where(Experiment.id == round.experiment_id))
+    return ExperimentStatus(status)
+
+
+def _tell(session: Session, row: Round, cause: Cause, message: str | None, spent: bool) -> None:
+    type = "round.failed" if spent else f"round.{'stopped' if cause == 'stopped' else 'retried'}"
+    events.append(session, row.experiment_id, type, round=row.number, cause=cause, error=message)
+    if spent:
+        reason = f"round {row.number}: {message or 'its machine was lost too often'}"
+        experiments.transition(session, row.experiment_id, ExperimentStatus.FAILED, error=reason)
+
+
+def _remaining(round: Round) -> float:
+    assert round.lease_until is not None and round.heartbeat_at is not None
+    return round.lease_until - round.heartbeat_at

@@ -1,0 +1,44 @@
+"""Workers that are alive, and the GPUs they hold."""
+
+from typing import Any
+
+from sqlalchemy import delete, or_, select, update
+from sqlalchemy.orm import Session
+
+from winnow.store.engine import now
+from winnow.store.tables import DeviceLease, Worker
+
+
+def report(
+    session: Session, id: str, *, host: str, pid: int, devices: list[Any], version: str, busy_with: str | None
+) -> None:
+    """Say that a worker lives."""
+    seen = {"host": host, "pid": pid, "devices": devices, "version": version, "busy_with": busy_with, "seen_at": now()}
+    known = session.execute(update(Worker).where(Worker.id == id).values(**seen).returning(Worker.id)).first()
+    if known is None:
+        session.add(Worker(id=id, started_at=now(), **seen))
+
+
+def forget(session: Session, id: str) -> None:
+    """A worker that leaves in order takes its row and its leases along."""
+    session.execute(delete(DeviceLease).where(DeviceLease.owner == id))
+    session.execute(delete(Worker).where(Worker.id == id))
+
+
+def alive(session: Session, *, within: float) -> list[Worker]:
+    """Workers seen during the last `within` seconds."""
+    return list(session.scalars(select(Worker).where(Worker.seen_at > now() - within).order_by(Worker.id)))
+
+
+def lease_device(session: Session, host: str, device: str, owner: str, seconds: float) -> bool:
+    """Take or renew (host, device); False when another worker holds it."""
+    free = or_(DeviceLease.owner == owner, DeviceLease.lease_until < now())
+    values = {"owner": owner, "lease_until": now() + seconds}
+    held = update(DeviceLease).where(DeviceLease.host == host, DeviceLease.device == device)
+    if session.execute(held.where(free).values(**values).returning(DeviceLease.host)).first():
+        return True
+    if session.get(DeviceLease, (host, device)) is not None:
+        return False
+    session.add(DeviceLease(host=host, device=device, **values))
+    session.flush()
+    return True

@@ -1,0 +1,38 @@
+"""Structured logs: the event's name first, ids bound at the edge. The library stays silent."""
+
+import logging
+import sys
+
+import structlog
+
+from winnow.settings import Settings
+
+
+def configure(settings: Settings, service: str) -> None:
+    """Send this process's logs to standard error, as lines for people or as JSON."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    final: structlog.types.Processor = (
+        structlog.processors.JSONRenderer()
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    before: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*before, structlog.processors.format_exc_info, final],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=final, foreign_pre_chain=before))
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+def logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger whose lines carry `source`; the first word of every line is the event."""
+    return structlog.get_logger(source=name)

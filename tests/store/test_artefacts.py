@@ -1,0 +1,82 @@
+"""Artefacts: whole or not there, inside the root, and checked by sha256."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from winnow.artefacts import DirectoryStore, get_array, get_json, put_array, put_json
+from winnow.errors import ArtefactCorrupt, InvalidInput, NotFound
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "artefacts")
+
+
+def test_what_is_put_comes_back(store: DirectoryStore, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    stored = put_array(store, "a/b/x.npy", array)
+    assert np.array_equal(get_array(store, "a/b/x.npy", sha256=stored.sha256), array)
+    assert store.stat("a/b/x.npy") == stored
+    put_json(store, "a/b/y.json", {"k": [1, 2]})
+    assert get_json(store, "a/b/y.json") == {"k": [1, 2]}
+    file = tmp_path / "big.bin"
+    file.write_bytes(os.urandom(3_000_000))
+    assert store.put("a/big.bin", file).size == 3_000_000
+    assert store.list("a") == ["a/b/x.npy", "a/b/y.json", "a/big.bin"]
+    store.delete("a/b")
+    assert store.list("a") == ["a/big.bin"]
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a//b", "a/../../b", "", "a/.hidden", "a\\b", "a b"])
+def test_keys_stay_inside_the_root(store: DirectoryStore, key: str) -> None:
+    with pytest.raises(InvalidInput):
+        store.put(key, b"x")
+
+
+def test_a_missing_artefact_is_not_found(store: DirectoryStore) -> None:
+    with pytest.raises(NotFound):
+        store.local("no/such.npy")
+    assert store.stat("no/such.npy") is None
+
+
+def test_changed_bytes_are_noticed(store: DirectoryStore) -> None:
+    stored = put_array(store, "x.npy", np.zeros(10, np.float32))
+    path = store.local("x.npy")
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ArtefactCorrupt, match="sha256"):
+        get_array(store, "x.npy", sha256=stored.sha256)
+
+
+def test_a_pickled_or_truncated_array_is_refused(store: DirectoryStore) -> None:
+    np.save(store.root / "p.npy", np.array([{}], dtype=object), allow_pickle=True)
+    (store.root / "t.npy").write_bytes(b"\x93NUMPY")
+    for key in ("p.npy", "t.npy"):
+        with pytest.raises(ArtefactCorrupt):
+            get_array(store, key)
+
+
+FILL = """
+import resource, signal, sys
+from pathlib import Path
+from winnow.artefacts import DirectoryStore
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+store = DirectoryStore(Path(sys.argv[1]))
+try:
+    store.put("big.bin", Path(sys.argv[2]))
+except OSError as error:
+    print(type(error).__name__, list(p.name for p in store.root.iterdir()))
+"""
+
+
+def test_a_write_that_runs_out_of_room_leaves_nothing(tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(bytes(3_000_000))
+    command = [sys.executable, "-c", FILL, str(tmp_path / "store"), str(big)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "OSError []"

@@ -1,0 +1,187 @@
+"""Claims: one winner, fenced losers, leases by the database's clock."""
+
+import multiprocessing
+
+import pytest
+from sqlalchemy import update
+from store.conftest import add_experiment
+
+from winnow.domain import ExperimentStatus, RoundStatus
+from winnow.errors import Fenced, WrongState
+from winnow.store import Database, claims, events, experiments, rounds
+from winnow.store.claims import SELECT, TRAIN
+from winnow.store.rounds import Patience
+from winnow.store.tables import Dataset, Round
+
+PATIENCE = Patience(max_losses=2, max_failures=2, retry_seconds=0.0)
+
+
+def claim(database: Database, owner: str = "w1", lease: float = 30) -> Round | None:
+    with database.begin() as session:
+        row = claims.claim(session, TRAIN, owner, lease)
+        assert row is None or isinstance(row, Round)
+        return row
+
+
+def test_a_claim_sets_owner_attempt_and_lease(database: Database, dataset: Dataset) -> None:
+    round = add_experiment(database, dataset)
+    row = claim(database)
+    assert row is not None
+    assert (row.id, row.status, row.owner, row.attempt) == (round.id, RoundStatus.TRAINING, "w1", 1)
+    assert row.lease_until is not None and row.heartbeat_at is not None
+    assert row.lease_until - row.heartbeat_at == pytest.approx(30, abs=1)
+
+
+def test_a_claimed_row_is_not_claimed_again(database: Database, dataset: Dataset) -> None:
+    add_experiment(database, dataset)
+    assert claim(database) is not None
+    assert claim(database, "w2") is None
+
+
+def test_a_named_row_is_claimed_only_while_it_waits(database: Database, dataset: Dataset) -> None:
+    round = add_experiment(database, dataset)
+    for expected in (True, False):
+        with database.begin() as session:
+            assert (claims.claim(session, TRAIN, "w", 30, id=round.id) is not None) is expected
+
+
+def test_rounds_of_a_paused_experiment_are_not_claimed(database: Database, dataset: Dataset) -> None:
+    round = add_experiment(database, dataset)
+    with database.begin() as session:
+        experiments.transition(session, round.experiment_id, ExperimentStatus.PAUSING)
+    assert claim(database) is None
+
+
+def test_an_old_attempt_is_fenced(database: Database, dataset: Dataset) -> None:
+    add_experiment(database, dataset)
+    first = claim(database)
+    assert first is not None
+    with database.begin() as session:
+        rounds.give_back(session, TRAIN, first.id, 1, "lost", None, PATIENCE)
+    second = claim(database, "w2")
+    assert second is not None and second.attempt == 2
+    with pytest.raises(Fenced), database.begin() as session:
+        claims.renew(session, TRAIN, first.id, 1, 30, {"step": 1})
+    with pytest.raises(Fenced), database.begin() as session:
+        rounds.complete_training(session, first.id, 1, result={"metrics": {}}, rows=[])
+    with database.begin() as session:
+        claims.renew(session, TRAIN, first.id, 2, 30, {"step": 1})
+
+
+def test_expired_leases_are_found_by_the_databases_clock(database: Database, dataset: Dataset) -> None:
+    add_experiment(database, dataset)
+    row = claim(database)
+    assert row is not None
+    with database.begin() as session:
+        assert claims.expired(session, TRAIN) == []
+        session.execute(update(Round).values(lease_until=Round.lease_until - 60))
+    with database.begin() as session:
+        assert [found.id for found in claims.expired(session, TRAIN)] == [row.id]
+
+
+@pytest.mark.parametrize(("cause", "attempts"), [("lost", 3), ("failed", 2), ("rejected", 1)])
+def test_attempts_are_capped_by_cause(database: Database, dataset: Dataset, cause: rounds.Cause, attempts: int) -> None:
+    round = add_experiment(database, dataset)
+    for attempt in range(1, attempts + 1):
+        row = claim(database)
+        assert row is not None, attempt
+        with database.begin() as session:
+            rounds.give_back(session, TRAIN, row.id, attempt, cause, "boom", PATIENCE)
+    assert claim(database) is None
+    with database.read() as session:
+        assert rounds.get(session, round.experiment_id, 0).status == RoundStatus.FAILED
+        experiment = experiments.get(session, round.experiment_id)
+        assert experiment.status == ExperimentStatus.FAILED
+        assert experiment.error == "round 0: boom"
+
+
+def test_stopping_counts_against_nothing(database: Database, dataset: Dataset) -> None:
+    add_experiment(database, dataset)
+    for attempt in range(1, 6):
+        row = claim(database)
+        assert row is not None
+        with database.begin() as session:
+            assert rounds.give_back(session, TRAIN, row.id, attempt, "stopped", None, PATIENCE) == RoundStatus.QUEUED
+
+
+def test_a_failed_attempt_waits_before_the_next(database: Database, dataset: Dataset) -> None:
+    add_experiment(database, dataset)
+    row = claim(database)
+    assert row is not None
+    with database.begin() as session:
+        rounds.give_back(session, TRAIN, row.id, 1, "failed", "boom", Patience(2, 3, retry_seconds=60))
+    assert claim(database) is None
+
+
+def test_bells_are_rung_again_only_after_a_while(database: Database, dataset: Dataset) -> None:
+    round = add_experiment(database, dataset)
+    with database.begin() as session:
+        assert claims.unheard(session, TRAIN, 30) == [round.id]
+        assert claims.unheard(session, TRAIN, 30) == []
+
+
+def test_a_round_goes_through_its_life(database: Database, dataset: Dataset) -> None:
+    round = add_experiment(database, dataset)
+    row = claim(database)
+    assert row is not None
+    result = {"visits": 10, "seconds": {"train": 1.5}, "metrics": {"f1": 0.5}, "report": {}}
+    with database.begin() as session:
+        rounds.start(session, row)
+    with database.begin() as session:
+        rounds.complete_training(session, row.id, 1, result=result, rows=[])
+    with database.begin() as session:
+        picking = claims.claim(session, SELECT, "steward", 30)
+        assert picking is not None
+    with database.begin() as session:
+        done = rounds.complete(session, row.id, attempt=picking.attempt, seconds={"pick": 0.25})
+        assert done.seconds == {"train": 1.5, "pick": 0.25}
+        kinds = [event.type for event in events.after(session, round.experiment_id, 0)]
+        sequence = [event.seq for event in events.after(session, round.experiment_id, 0)]
+    assert kinds == [
+        "experiment.created",
+        "round.queued",
+        "experiment.running",
+        "round.training",
+        "round.trained",
+        "round.done",
+    ]
+    assert sequence == list(range(1, len(kinds) + 1))
+
+
+def test_a_finished_experiment_cannot_be_paused(database: Database, dataset: Dataset) -> None:
+    round = add_experiment(database, dataset)
+    with database.begin() as session:
+        for target in (ExperimentStatus.RUNNING, ExperimentStatus.COMPLETED):
+            experiments.transition(session, round.experiment_id, target)
+    with pytest.raises(WrongState) as caught, database.begin() as session:
+        experiments.transition(session, round.experiment_id, ExperimentStatus.PAUSING)
+    assert (caught.value.current, caught.value.allowed) == ("completed", [])
+
+
+def _claim_all(url: str, owner: str, won: "multiprocessing.Queue[tuple[str, str, int]]") -> None:
+    database = Database(url)
+    while (row := claim(database, owner)) is not None:
+        won.put((owner, row.id, row.attempt))
+    database.close()
+    won.put((owner, "", 0))
+
+
+def test_eight_processes_never_claim_one_row_twice(database: Database, dataset: Dataset, database_url: str) -> None:
+    wanted = {add_experiment(database, dataset).id for _ in range(24)}
+    spawn = multiprocessing.get_context("spawn")
+    won = spawn.Queue()
+    racers = [spawn.Process(target=_claim_all, args=(database_url, f"w{i}", won)) for i in range(8)]
+    for racer in racers:
+        racer.start()
+    claimed: list[str] = []
+    ended = 0
+    while ended < len(racers):
+        _, id, attempt = won.get(timeout=120)
+        if id:
+            claimed.append(id)
+            assert attempt == 1
+        else:
+            ended += 1
+    for racer in racers:
+        racer.join(30)
+    assert len(claimed) == len(wanted) and set(claimed) == wanted
