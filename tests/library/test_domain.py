@@ -65,9 +65,7 @@ def test_seeds_differ_by_purpose_and_round_and_repeat() -> None:
     assert all(0 <= seed < 2**63 for seed in drawn)
 
 
-@pytest.mark.parametrize(
-    "states", domain.TRANSITIONS.values(), ids=lambda s: type(next(iter(s))).__name__
-)
+@pytest.mark.parametrize("states", domain.TRANSITIONS.values(), ids=lambda s: type(next(iter(s))).__name__)
 def test_the_table_names_every_state_and_leads_nowhere_else(states: dict[StrEnum, tuple[StrEnum, ...]]) -> None:
     kind = type(next(iter(states)))
     assert set(states) == set(kind)

@@ -1,0 +1,30 @@
+"""What a source lists: one entry for each image, and the pictures behind them, in the same order."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from winnow.datasets.decode import Picture
+from winnow.domain import Role
+
+Allow = Callable[[Path], None]
+"""Raises PathForbidden for a resolved path outside the allowed roots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of an image before it is decoded. `key` is unique within its source."""
+
+    key: str
+    role: Role
+    label: str | None = None
+    group: str | None = None
+    source: int = 0
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The entries of a source and, on demand, their pictures: as many, in the same order."""
+
+    entries: list[Entry]
+    pictures: Callable[[], Iterator[Picture]]

@@ -1,0 +1,108 @@
+"""A folder of images: one sub-folder for each class, or `splits` above the classes."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from winnow.datasets.decode import SUFFIXES, FilePicture, Picture, RejectedPicture, Unreadable, resolve
+from winnow.datasets.entries import Allow, Entry, Listing
+from winnow.domain import Role, Source
+from winnow.errors import InvalidInput
+
+_DEBRIS = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+
+
+def list_folder(source: Source, number: int, *, allow: Allow, max_pixels: int) -> Listing:
+    """Every file below `source.path`, by key. CLASS/.../NAME has label CLASS; NAME alone has none.
+
+    With `splits`, the first folder is a split: SPLIT/CLASS/.../NAME. Hidden files are ignored; files of other
+    kinds are listed, so that the dataset's policy decides. Symlinks are followed where `allow` permits.
+
+    Raises InvalidInput (no such folder, a split without a role), PathForbidden.
+    """
+    root = Path(source.path or "")
+    field = f"sources.{number}.path"
+    found = {_key(path, root): path for path in _walk(root, allow, (), field)}
+    keys = sorted(found)
+    entries = [_entry(key, source, number) for key in keys]
+
+    def pictures() -> Iterator[Picture]:
+        return (_picture(found[key], allow, max_pixels) for key in keys)
+
+    return Listing(entries, pictures)
+
+
+def _walk(directory: Path, allow: Allow, above: tuple[Path, ...], field: str) -> Iterator[Path]:
+    try:
+        resolved = resolve(directory)
+    except Unreadable as error:
+        raise InvalidInput(field, f"{directory}: {error}") from None
+    allow(resolved)
+    if resolved in above:
+        raise InvalidInput(field, f"{directory} links back to a folder above it; remove the link")
+    for child in _children(directory, field):
+        path = Path(child.path)
+        if _is_debris(child.name):
+            continue
+        if _is_folder(child):
+            yield from _walk(path, allow, (*above, resolved), field)
+            continue
+        if child.is_symlink():
+            _allow_link(path, allow)
+        yield path
+
+
+def _children(directory: Path, field: str) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(directory) as found:
+            return list(found)
+    except FileNotFoundError:
+        raise InvalidInput(field, f"no folder {directory}") from None
+    except NotADirectoryError:
+        raise InvalidInput(field, f"{directory} is a file; a folder source needs a folder") from None
+    except OSError as error:
+        raise InvalidInput(field, f"{directory} cannot be read: {error.strerror}") from None
+
+
+def _is_folder(child: "os.DirEntry[str]") -> bool:
+    try:
+        return child.is_dir()
+    except OSError:
+        return False  # a link to itself: listed, and refused on reading
+
+
+def _allow_link(path: Path, allow: Allow) -> None:
+    try:
+        target = resolve(path)
+    except Unreadable:
+        return  # a link to itself leads nowhere; reading it gives the reason, under the dataset's policy
+    allow(target)
+
+
+def _is_debris(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _DEBRIS
+
+
+def _key(path: Path, root: Path) -> str:
+    """The relative path; bytes that are no UTF-8 are written as escapes, so that every key can be stored."""
+    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _entry(key: str, source: Source, number: int) -> Entry:
+    folders = PurePosixPath(key).parts[:-1]
+    role = source.role
+    if source.splits and folders:
+        role, folders = _role_of(folders[0], source, number), folders[1:]
+    return Entry(key, role, folders[0] if folders else None, source=number)
+
+
+def _role_of(split: str, source: Source, number: int) -> Role:
+    if split not in source.splits:
+        raise InvalidInput(f"sources.{number}.splits", f"no role for the folder {split!r}; add it, or move it away")
+    return source.splits[split]
+
+
+def _picture(path: Path, allow: Allow, max_pixels: int) -> Picture:
+    if path.suffix.lower() not in SUFFIXES:
+        return RejectedPicture(f"not a PNG, JPEG or TIFF file name ({path.suffix or 'no suffix'})")
+    return FilePicture(path, allow, max_pixels)

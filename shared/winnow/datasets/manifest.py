@@ -1,0 +1,138 @@
+"""A table of images, CSV or Parquet: `path`, and any of `label`, `group`, `role`."""
+
+import csv
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from winnow.datasets.decode import FilePicture, Picture, Unreadable, resolve
+from winnow.datasets.entries import Allow, Entry, Listing
+from winnow.domain import Role, Source
+from winnow.errors import InvalidInput
+
+_COLUMNS = ("path", "label", "group", "role")
+Row = dict[str, str | None]
+
+
+def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int) -> Listing:
+    """The rows of the manifest, by path. Columns beyond the four are ignored; an empty cell is none.
+
+    Paths start from `source.root`, or from the manifest's own folder; absolute ones stand where `allow` permits.
+    A file that is missing is found on reading, under the dataset's policy.
+
+    Raises InvalidInput (no such file, no such column, no path, a path twice, a role word without a role),
+    PathForbidden.
+    """
+    field = f"sources.{number}"
+    table = Path(source.path or "")
+    root = table.parent / (source.root or "")
+    for place in (table, root):
+        allow(_resolved(place, f"{field}.path"))
+    if not table.is_file():
+        raise InvalidInput(f"{field}.path", f"no manifest file {table}")
+    paths: dict[str, Path] = {}
+    entries: list[Entry] = []
+    for line, row in enumerate(_rows(table, source, field), start=1):
+        entry = _entry(row, line, source, number)
+        path = _place(root, entry.key, allow, field)
+        if str(path) in paths:
+            raise InvalidInput(f"{field}.path", f"row {line}: {entry.key} is listed twice; keep one of the rows")
+        paths[str(path)] = path
+        entries.append(entry)
+    ordered = sorted(zip(entries, paths.values(), strict=True), key=lambda pair: pair[0].key)
+
+    def pictures() -> Iterator[Picture]:
+        return (FilePicture(path, allow, max_pixels) for _, path in ordered)
+
+    return Listing([entry for entry, _ in ordered], pictures)
+
+
+def _rows(table: Path, source: Source, field: str) -> Iterator[Row]:
+    """Each row as the four columns under their own names."""
+    read = _parquet if table.suffix.lower() in (".parquet", ".pq") else _csv
+    names, records = read(table, field)
+    chosen: dict[str, int] = {}
+    for column in _COLUMNS:
+        name = source.columns.get(column, column)
+        if name in names:
+            chosen[column] = names.index(name)
+        elif column == "path" or column in source.columns:
+            raise InvalidInput(f"{field}.columns.{column}", f"no column {name!r}; there are {', '.join(names)}")
+    for record in records:
+        yield {column: _text(record[at]) for column, at in chosen.items()}
+
+
+def _csv(table: Path, field: str) -> tuple[list[str], list[list[str]]]:
+    delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file, delimiter=delimiter, strict=True) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInput(f"{field}.path", f"{table.name} is not CSV in UTF-8: {error}") from None
+    if not rows:
+        raise InvalidInput(f"{field}.path", f"{table.name} is empty")
+    names = [name.strip() for name in rows[0]]
+    for line, row in enumerate(rows[1:], start=1):
+        if len(row) != len(names):
+            raise InvalidInput(f"{field}.path", f"row {line} has {len(row)} cells, the heading {len(names)}")
+    return names, rows[1:]
+
+
+def _parquet(table: Path, field: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    try:
+        columns: dict[str, list[Any]] = parquet.ParquetFile(table).read().to_pydict()
+    except (arrow.ArrowException, OSError) as error:
+        raise InvalidInput(f"{field}.path", f"{table.name} is not Parquet: {error}") from None
+    return list(columns), list(zip(*columns.values(), strict=True))
+
+
+def _text(cell: Any) -> str | None:
+    """A cell as text: 1.0 is '1' (a column of integers with gaps), NaN and blanks are none."""
+    if isinstance(cell, float):
+        if math.isnan(cell):
+            return None
+        cell = int(cell) if cell.is_integer() else cell
+    return str(cell).strip() or None if cell is not None else None
+
+
+def _entry(row: Row, line: int, source: Source, number: int) -> Entry:
+    path, word = row["path"], row.get("role")
+    if not path or "\0" in path:
+        raise InvalidInput(f"sources.{number}.path", f"row {line} has no usable path")
+    role = source.role if word is None else _role_of(word, source, number)
+    return Entry(path, role, row.get("label"), row.get("group"), number)
+
+
+def _role_of(word: str, source: Source, number: int) -> Role:
+    if word in source.splits:
+        return source.splits[word]
+    try:
+        return Role(word)
+    except ValueError:
+        known = ", ".join([*source.splits, *Role])
+        raise InvalidInput(
+            f"sources.{number}.splits", f"no role for the word {word!r}; map it here, e.g. {{{word}: pool}} ({known})"
+        ) from None
+
+
+def _place(root: Path, cell: str, allow: Allow, field: str) -> Path:
+    """Where a cell points. One that could leave the root by its text alone is checked at once."""
+    cell_path = Path(cell)
+    path = Path(os.path.normpath(root / cell_path))
+    if cell_path.is_absolute() or ".." in cell_path.parts:
+        path = root / cell_path  # `a/../b` is not `b` where `a` is a link
+        allow(_resolved(path, f"{field}.path"))
+        return resolve(path)
+    return path
+
+
+def _resolved(path: Path, field: str) -> Path:
+    try:
+        return resolve(path)
+    except Unreadable as error:
+        raise InvalidInput(field, f"{path}: {error}") from None

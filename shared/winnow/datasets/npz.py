@@ -1,0 +1,125 @@
+"""MedMNIST-style archives: `{train,val,test}_images` uint8 (n, h, w[, 1|3]) and `..._labels` (n,) or (n, 1).
+
+Images are streamed from the archive one at a time: the larger MedMNIST files do not fit in memory.
+"""
+
+import math
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from winnow.datasets.decode import ArrayPicture, Picture, Unreadable, resolve
+from winnow.datasets.entries import Allow, Entry, Listing
+from winnow.domain import Role, Source
+from winnow.errors import InvalidInput
+
+_SPLITS: dict[str, Role] = {"train": Role.POOL, "val": Role.VALIDATION, "test": Role.TEST}
+_BROKEN = (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError)
+
+
+@dataclass(frozen=True)
+class _Split:
+    name: str
+    shape: tuple[int, ...]  # (n, h, w) or (n, h, w, c)
+
+
+def list_npz(source: Source, number: int, *, allow: Allow) -> Listing:
+    """Every image of every split, in the archive's order; the label is the class number as text.
+
+    Splits have the roles pool (train), validation (val) and test, unless `source.splits` says otherwise; a split
+    of another name needs its role there.
+
+    Raises InvalidInput (no such file, no archive, other shapes or types, pickled members), PathForbidden.
+    """
+    path, field = Path(source.path or ""), f"sources.{number}.path"
+    try:
+        path = resolve(path)
+    except Unreadable as error:
+        raise InvalidInput(field, str(error)) from None
+    allow(path)
+    if not path.is_file():
+        raise InvalidInput(field, f"no archive {path}")
+    try:
+        splits = _splits(path)
+        entries = [entry for split in splits for entry in _entries(path, split, source, number)]
+    except InvalidInput:
+        raise
+    except _BROKEN as error:
+        raise InvalidInput(field, f"{path.name} cannot be used: {error}") from None
+
+    def pictures() -> Iterator[Picture]:
+        for split in splits:
+            yield from _stream(path, split, field)
+
+    return Listing(entries, pictures)
+
+
+def _splits(path: Path) -> list[_Split]:
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix("_images.npy") for name in archive.namelist() if name.endswith("_images.npy")]
+        if not names:
+            raise ValueError("it has no `train_images`, `val_images` or `test_images`")
+        ordered = sorted(names, key=lambda name: (list(_SPLITS).index(name) if name in _SPLITS else len(_SPLITS), name))
+        return [_split(archive, name) for name in ordered]
+
+
+def _split(archive: zipfile.ZipFile, name: str) -> _Split:
+    with archive.open(f"{name}_images.npy") as member:
+        shape, fortran, dtype = _header(member)
+    if dtype != np.uint8 or fortran:
+        raise ValueError(
+            f"{name}_images is {dtype}{' in Fortran order' if fortran else ''}; uint8 in C order is needed"
+        )
+    if not (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))):
+        raise ValueError(f"{name}_images has shape {shape}; (n, h, w) or (n, h, w, 3) is needed")
+    return _Split(name, shape)
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    version = npy.read_magic(member)
+    if version == (1, 0):
+        return npy.read_array_header_1_0(member)
+    return npy.read_array_header_2_0(member)
+
+
+def _entries(path: Path, split: _Split, source: Source, number: int) -> Iterator[Entry]:
+    roles = _SPLITS | source.splits
+    if split.name not in roles:
+        raise InvalidInput(f"sources.{number}.splits", f"no role for the split {split.name!r}")
+    labels = _labels(path, split)
+    for at in range(split.shape[0]):
+        label = None if labels is None else str(labels[at])
+        yield Entry(f"{split.name}/{at:06d}", roles[split.name], label, source=number)
+
+
+def _labels(path: Path, split: _Split) -> NDArray[np.int64] | None:
+    """Class numbers, int64 (n,); None where the archive has none for this split."""
+    with np.load(path, allow_pickle=False) as archive:
+        if f"{split.name}_labels" not in archive:
+            return None
+        labels = np.asarray(archive[f"{split.name}_labels"])
+    if labels.shape not in ((split.shape[0],), (split.shape[0], 1)) or labels.dtype.kind not in "iub":
+        wanted = f"integers of shape ({split.shape[0]},) or ({split.shape[0]}, 1) are needed"
+        raise ValueError(f"{split.name}_labels is {labels.dtype} of shape {labels.shape}; {wanted}")
+    return labels.reshape(-1).astype(np.int64)
+
+
+def _stream(path: Path, split: _Split, field: str) -> Iterator[Picture]:
+    patch = split.shape[1:3] if split.shape[-1] == 1 and len(split.shape) == 4 else split.shape[1:]
+    size = math.prod(patch)
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{split.name}_images.npy") as member:
+            _header(member)
+            for _ in range(split.shape[0]):
+                data = member.read(size)
+                if len(data) != size:
+                    raise ValueError(f"{split.name}_images ends early")
+                yield ArrayPicture(np.frombuffer(data, np.uint8).reshape(patch))
+    except _BROKEN as error:
+        raise InvalidInput(field, f"{path.name} cannot be read to its end: {error}") from None

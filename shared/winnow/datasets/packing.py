@@ -1,0 +1,225 @@
+"""Patches as uint8 shards on disk: written once, read by mmap.
+
+A packed directory holds images-00000.npy, ... (k, S, S, 3) and packed.json, which is written last: a directory
+without it is not packed. Each file is written under a temporary name, fsynced, renamed, and the directory fsynced.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, cast
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from winnow.errors import ArtefactCorrupt, InvalidInput
+
+MANIFEST = "packed.json"
+VERSION = 1
+_SHARD = re.compile(r"images-\d{5,}\.npy")
+
+
+class PackedImages:
+    """Read-only patches of a packed directory, by sample index."""
+
+    def __init__(self, directory: Path, shards: list[NDArray[np.uint8]], image_size: int) -> None:
+        self.directory = directory
+        self.image_size = image_size
+        self._shards = shards
+        self._starts = np.concatenate([[0], np.cumsum([len(shard) for shard in shards])]).astype(np.int64)
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Open a packed directory; shapes, types and sizes are held against packed.json.
+
+        Raises InvalidInput where there is no packed.json, ArtefactCorrupt where a shard is missing, truncated or
+        of another shape. Bytes are compared by `verify`.
+        """
+        manifest = _read_manifest(directory)
+        size = int(manifest["image_size"])
+        shards = [_open_shard(directory, shard, size) for shard in manifest["shards"]]
+        if sum(len(shard) for shard in shards) != manifest["count"]:
+            raise ArtefactCorrupt(f"{directory / MANIFEST}: the shards do not add up to {manifest['count']} images")
+        return cls(directory, shards, size)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Copies of patches in the order asked: int64 (n,) → uint8 (n, S, S, 3), C-contiguous.
+
+        Reads each shard once, in ascending order. Raises IndexError for an index outside 0..len-1.
+        """
+        wanted = np.asarray(indices)
+        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+            raise IndexError(f"indices must be integers of shape (n,), not {wanted.dtype} of shape {wanted.shape}")
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"indices reach from {wanted.min()} to {wanted.max()}; there are {len(self)} images")
+        out = np.empty((wanted.size, self.image_size, self.image_size, 3), np.uint8)
+        order = np.argsort(wanted, kind="stable")
+        cuts = np.searchsorted(wanted[order], self._starts)
+        for shard, start, low, high in zip(self._shards, self._starts, cuts, cuts[1:], strict=False):
+            if low < high:
+                places = order[low:high]
+                out[places] = shard[wanted[places].astype(np.int64) - start]
+        return out
+
+    def verify(self) -> None:
+        """Compare every byte with the sha256 of packed.json. Raises ArtefactCorrupt."""
+        for shard in _read_manifest(self.directory)["shards"]:
+            if _digest(self.directory / shard["name"]) != shard["sha256"]:
+                raise ArtefactCorrupt(f"{self.directory / shard['name']} does not match its sha256; ingest again")
+
+
+class PackWriter:
+    """Writes patches one by one into shards. Left by an exception, or without `finish`, it removes all it wrote.
+
+    Memory is one patch, whatever the shard size: patches are appended to an open file whose header, padded by
+    NumPy for that purpose, gets its final length at the end.
+    """
+
+    def __init__(self, directory: Path, *, image_size: int, shard_size: int) -> None:
+        self.directory = directory
+        self.count = 0
+        self._image_size = image_size
+        self._shard_size = shard_size
+        self._shards: list[dict[str, Any]] = []
+        self._file: BinaryIO | None = None
+        self._temporary = directory
+        self._filled = 0
+        self._finished = False
+
+    def __enter__(self) -> Self:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / MANIFEST).unlink(missing_ok=True)  # an older pack ends where its shards are overwritten
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self._finished:
+            self._discard()
+
+    def append(self, patch: NDArray[np.uint8]) -> None:
+        """Add one patch, uint8 (S, S, 3). Raises OSError when the disk is full."""
+        if patch.shape != (self._image_size, self._image_size, 3) or patch.dtype != np.uint8:
+            raise ValueError(f"a patch must be uint8 {(self._image_size, self._image_size, 3)}, not {patch.shape}")
+        file = self._file or self._start_shard()
+        file.write(np.ascontiguousarray(patch).data)
+        self._filled += 1
+        self.count += 1
+        if self._filled == self._shard_size:
+            self._close_shard(file)
+
+    def finish(self) -> dict[str, Any]:
+        """Close the last shard and write packed.json, which is returned: from here on the directory can be opened."""
+        if self._file is not None:
+            self._close_shard(self._file)
+        manifest = {
+            "version": VERSION,
+            "count": self.count,
+            "image_size": self._image_size,
+            "dtype": "uint8",
+            "shards": self._shards,
+        }
+        _write_atomically(self.directory / MANIFEST, json.dumps(manifest, indent=1).encode())
+        self._finished = True
+        return manifest
+
+    def _start_shard(self) -> BinaryIO:
+        self._temporary = _temporary(self.directory / f"images-{len(self._shards):05d}.npy")
+        self._file = self._temporary.open("xb")
+        self._filled = 0
+        self._write_header(self._file, self._shard_size)
+        return self._file
+
+    def _close_shard(self, file: BinaryIO) -> None:
+        if self._filled != self._shard_size:
+            file.seek(0)
+            self._write_header(file, self._filled)
+        _sync(file)
+        file.close()
+        self._file = None
+        target = self.directory / f"images-{len(self._shards):05d}.npy"
+        size, digest = self._temporary.stat().st_size, _digest(self._temporary)
+        self._shards.append({"name": target.name, "count": self._filled, "size": size, "sha256": digest})
+        self._temporary.replace(target)
+        _sync_directory(self.directory)
+
+    def _write_header(self, file: BinaryIO, count: int) -> None:
+        shape = (count, self._image_size, self._image_size, 3)
+        npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+    def _discard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+        for shard in self._shards:
+            (self.directory / shard["name"]).unlink(missing_ok=True)
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InvalidInput("directory", f"{directory} holds no {MANIFEST}: nothing was packed there") from None
+    except ValueError as error:
+        raise ArtefactCorrupt(f"{path} is not JSON: {error}") from None
+    if not isinstance(manifest, dict) or not {"version", "count", "image_size", "shards"} <= manifest.keys():
+        raise ArtefactCorrupt(f"{path} lacks version, count, image_size or shards")
+    found = cast("dict[str, Any]", manifest)
+    if found["version"] != VERSION:
+        raise InvalidInput("directory", f"{path} has version {found['version']}; this program reads {VERSION}")
+    return found
+
+
+def _open_shard(directory: Path, shard: dict[str, Any], image_size: int) -> NDArray[np.uint8]:
+    path, shape = directory / str(shard["name"]), (shard["count"], image_size, image_size, 3)
+    if not _SHARD.fullmatch(path.name) or path.parent != directory:
+        raise ArtefactCorrupt(f"{directory / MANIFEST} names a shard {shard['name']!r}")
+    try:
+        pixels = cast("NDArray[np.uint8]", np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtefactCorrupt(f"{path} is missing or truncated: {error}") from None
+    if pixels.shape != shape or pixels.dtype != np.uint8 or path.stat().st_size != shard["size"]:
+        raise ArtefactCorrupt(f"{path} holds {pixels.dtype} {pixels.shape}; {MANIFEST} says uint8 {shape}")
+    return pixels
+
+
+def _write_atomically(target: Path, content: bytes) -> None:
+    temporary = _temporary(target)
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            _sync(file)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(target.parent)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

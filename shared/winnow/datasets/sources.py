@@ -1,0 +1,87 @@
+"""Every image of a dataset, from all of its sources, in one stable order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from winnow.datasets import synthetic
+from winnow.datasets.decode import Decoded, Picture
+from winnow.datasets.entries import Allow, Entry, Listing
+from winnow.datasets.folder import list_folder
+from winnow.datasets.manifest import list_manifest
+from winnow.datasets.npz import list_npz
+from winnow.domain import DatasetSpec, Role, Source, SyntheticTissue
+from winnow.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class TissuePicture:
+    """A synthetic patch, drawn when it is read."""
+
+    tissue: SyntheticTissue
+    index: int
+
+    def read(self, size: int) -> Decoded:
+        return Decoded(synthetic.draw(self.tissue, self.index, size))
+
+
+def list_sources(spec: DatasetSpec, *, allow: Allow) -> Listing:
+    """The entries of all sources, in the order of `spec.sources` and by key within each.
+
+    Where there are several sources, keys start with the source's number, so that they are unique.
+
+    Raises InvalidInput with the source's field, PathForbidden.
+    """
+    listings = [_list(source, number, spec, allow) for number, source in enumerate(spec.sources)]
+    several = len(listings) > 1
+    entries = [
+        replace(entry, key=f"{entry.source}/{entry.key}") if several else entry
+        for listing in listings
+        for entry in listing.entries
+    ]
+    return Listing(entries, lambda: chain.from_iterable(listing.pictures() for listing in listings))
+
+
+def _list(source: Source, number: int, spec: DatasetSpec, allow: Allow) -> Listing:
+    match source.kind:
+        case "folder":
+            listing = list_folder(source, number, allow=allow, max_pixels=spec.max_pixels)
+        case "manifest":
+            listing = list_manifest(source, number, allow=allow, max_pixels=spec.max_pixels)
+        case "npz":
+            listing = list_npz(source, number, allow=allow)
+        case "synthetic":
+            listing = _list_synthetic(source, number)
+    if not listing.entries:
+        raise InvalidInput(f"sources.{number}.path", f"no images in {source.path}")
+    return replace(listing, entries=_rename(listing.entries, source, number))
+
+
+def _list_synthetic(source: Source, number: int) -> Listing:
+    tissue = source.synthetic or SyntheticTissue.model_validate({})
+    labels, slides = synthetic.layout(tissue)
+    first_test = tissue.slides - tissue.test_slides
+    entries = [
+        Entry(
+            key=f"{label}/{index:06d}",
+            role=Role.TEST if slide >= first_test else source.role,
+            label=label,
+            group=f"slide-{slide:03d}",
+            source=number,
+        )
+        for index, (label, slide) in enumerate(zip(labels, slides, strict=True))
+    ]
+
+    def pictures() -> Iterator[Picture]:
+        return (TissuePicture(tissue, index) for index in range(tissue.patches))
+
+    return Listing(entries, pictures)
+
+
+def _rename(entries: list[Entry], source: Source, number: int) -> list[Entry]:
+    known = {entry.label for entry in entries if entry.label is not None}
+    for name in source.labels:
+        if name not in known:
+            shown = ", ".join(sorted(known)[:20]) or "there are none"
+            raise InvalidInput(f"sources.{number}.labels", f"no sample has the label {name!r}; labels: {shown}")
+    return [replace(entry, label=source.labels.get(entry.label or "", entry.label)) for entry in entries]

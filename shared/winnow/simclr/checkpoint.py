@@ -1,0 +1,106 @@
+"""What a round can go on from: weights and Adam's moments as safetensors, counters as JSON. No pickle.
+
+A state is a directory. It is written under a temporary name beside its own, fsynced and renamed, so that a reader
+sees all of it or none of it.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+WEIGHTS = "weights.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+COUNTERS = "state.json"
+FILES = (WEIGHTS, OPTIMIZER, COUNTERS)
+
+
+@dataclass
+class Counters:
+    """Where training stands: the round, the next epoch and step, image visits of the round, mean loss by epoch.
+
+    `loss_sum` and `loss_images` belong to the epoch under way.
+    """
+
+    round: int
+    epoch: int = 0
+    step: int = 0
+    visits: int = 0
+    loss_sum: float = 0.0
+    loss_images: int = 0
+    losses: list[float] = field(default_factory=list[float])
+
+
+def save(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counters: Counters) -> Path:
+    """Write a state to `directory`, replacing one of that name. Raises OSError; nothing half-written remains."""
+    temporary = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
+    temporary.mkdir(parents=True)
+    try:
+        save_file(_contiguous(model.state_dict()), temporary / WEIGHTS)
+        save_file(_contiguous(_moments(optimizer)), temporary / OPTIMIZER)
+        (temporary / COUNTERS).write_text(json.dumps(asdict(counters), sort_keys=True))
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
+        if directory.exists():
+            shutil.rmtree(directory)
+        temporary.replace(directory)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(directory.parent)
+    return directory
+
+
+def load_weights(model: nn.Module, directory: Path) -> None:
+    """Fill `model` with the weights and BatchNorm buffers saved in `directory`."""
+    model.load_state_dict(load_file(directory / WEIGHTS))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, directory: Path) -> None:
+    """Fill `optimizer` with the moments saved in `directory`; its learning rate and betas stay as they are."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in load_file(directory / OPTIMIZER).items():
+        number, _, part = name.partition(".")
+        moments.setdefault(int(number), {})[part] = value
+    state: dict[str, Any] = {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
+    optimizer.load_state_dict(state)
+
+
+def load_counters(directory: Path) -> Counters:
+    """The counters saved in `directory`."""
+    return Counters(**json.loads((directory / COUNTERS).read_text()))
+
+
+def newest(workspace: Path, round: int) -> Path | None:
+    """The furthest checkpoint of `round` in a workspace, or None."""
+    found = [path for path in workspace.glob("checkpoint-*") if load_counters(path).round == round]
+    return max(found, key=lambda path: path.name, default=None)
+
+
+def name_of(counters: Counters) -> str:
+    """A directory name that sorts by progress."""
+    return f"checkpoint-{counters.epoch:06d}-{counters.step:08d}"
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
+    return {f"{number}.{part}": value for number, parts in state.items() for part, value in parts.items()}
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,71 @@
+"""The encoder f and the projection head g (the paper's Eq. 2), from torchvision's residual networks."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torchvision
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from winnow.domain import EncoderSpec
+from winnow.simclr import checkpoint
+
+
+class Images(Protocol):
+    """What training and embedding read from: packed patches."""
+
+    @property
+    def image_size(self) -> int: ...
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(n,) sample indices → (n, H, W, 3)."""
+        ...
+
+
+class SimclrModel(nn.Module):
+    """`encoder`: (n, 3, H, W) → h (n, 512 or 2048). `head`: h → z (n, d). Calling it gives z."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x))
+
+
+def build(spec: EncoderSpec, seed: int) -> SimclrModel:
+    """Random weights from `seed` alone; the global generators are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        encoder = getattr(torchvision.models, spec.name)(weights=None)
+        encoder.fc = nn.Identity()
+        model = SimclrModel(encoder, _head(spec))
+    return model.to(memory_format=torch.channels_last)
+
+
+def load_encoder(spec: EncoderSpec, state: Path, device: str) -> nn.Module:
+    """The encoder saved in the directory `state`, in evaluation mode."""
+    model = build(spec, 0)
+    checkpoint.load_weights(model, state)
+    return model.encoder.to(device).eval()
+
+
+def untrained_encoder(spec: EncoderSpec, seed: int, device: str) -> nn.Module:
+    """The encoder as round 0 starts from it, in evaluation mode."""
+    return build(spec, seed).encoder.to(device).eval()
+
+
+def _head(spec: EncoderSpec) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    width = spec.features
+    for number, units in enumerate(spec.head):
+        last = number == len(spec.head) - 1
+        layers.append(nn.Linear(width, units))
+        if not last:
+            layers += [nn.BatchNorm1d(units)] if spec.head_batch_norm else []
+            layers.append(nn.ReLU(inplace=True))
+        width = units
+    return nn.Sequential(*layers)

@@ -1,0 +1,182 @@
+"""The augmentations of SimCLR as batched tensor operations on the device, with parameters drawn per image.
+
+Order: one resampling (crop, flips, rotation), colour jitter (brightness, contrast, saturation, hue, in this order),
+greyscale, Gaussian blur, ImageNet normalisation. torchvision shuffles the jitter's order per call; here it is fixed.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from winnow.domain import ViewsSpec
+from winnow.simclr.chance import uniforms
+
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+REFERENCE_SIZE = 224  # blur_sigma is in pixels at this size
+_GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma, as Pillow and torchvision use
+_NUMBERS = 16  # uniform numbers drawn for each view
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What happens to each of n images; every field is (n,) float32 on the device.
+
+    left, top, width, height: the crop as shares of the side. turn: degrees. mirror, flip, grey: 0 or 1.
+    brightness, contrast, saturation: factors. hue: turns. sigma: pixels, 0 for no blur.
+    """
+
+    left: Tensor
+    top: Tensor
+    width: Tensor
+    height: Tensor
+    mirror: Tensor
+    flip: Tensor
+    turn: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor
+    grey: Tensor
+    sigma: Tensor
+
+
+class Views:
+    """Draws and makes views. A sample's view is a pure function of (seed, epoch, sample, view)."""
+
+    def __init__(self, spec: ViewsSpec, image_size: int, seed: int) -> None:
+        self.spec = spec
+        self.image_size = image_size
+        self.seed = seed
+        self._radius = math.ceil(3 * spec.blur_sigma[1] * image_size / REFERENCE_SIZE)
+
+    def __call__(self, images: Tensor, samples: Tensor, *, epoch: int, view: int) -> Tensor:
+        """(n, H, W, 3) uint8 images → (n, 3, H, W) float32 views, normalised."""
+        drawn = self.draw(samples, epoch=epoch, view=view)
+        x = resample(scale(images), drawn)
+        x = jitter(x, drawn)
+        x = torch.lerp(x, luma(x).expand_as(x), drawn.grey[:, None, None, None])
+        if self.spec.blur > 0:
+            x = blur(x, drawn.sigma, self._radius)
+        return standardise(x)
+
+    def draw(self, samples: Tensor, *, epoch: int, view: int) -> Parameters:
+        """The parameters of n samples (int64, (n,)) in one view of one epoch."""
+        spec = self.spec
+        u = uniforms(samples, _NUMBERS, seed=self.seed, epoch=epoch, view=view).unbind(1)
+        area = _between(u[0], *spec.crop_scale)
+        ratio = _between(u[1], math.log(spec.crop_ratio[0]), math.log(spec.crop_ratio[1])).exp()
+        width = (area * ratio).sqrt().clamp(max=1)
+        height = (area / ratio).sqrt().clamp(max=1)
+        right_angle = (u[6] < spec.right_angle).float()
+        free = _between(u[7], -spec.rotation, spec.rotation)
+        jittered = (u[8] < spec.jitter).float()
+        size = self.image_size / REFERENCE_SIZE
+        return Parameters(
+            left=u[2] * (1 - width),
+            top=u[3] * (1 - height),
+            width=width,
+            height=height,
+            mirror=(u[4] < spec.horizontal_flip).float(),
+            flip=(u[5] < spec.vertical_flip).float(),
+            turn=torch.where(right_angle > 0, torch.full_like(free, 90.0), free),
+            brightness=_factor(u[9], spec.brightness, jittered),
+            contrast=_factor(u[10], spec.contrast, jittered),
+            saturation=_factor(u[11], spec.saturation, jittered),
+            hue=_between(u[12], -spec.hue, spec.hue) * jittered,
+            grey=(u[13] < spec.greyscale).float(),
+            sigma=_between(u[14], *spec.blur_sigma) * size * (u[15] < spec.blur),
+        )
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(n, H, W, 3) uint8 → (n, 3, H, W) float32: divided by 255, ImageNet mean and deviation. No augmentation."""
+    return standardise(scale(images))
+
+
+def scale(images: Tensor) -> Tensor:
+    """(n, H, W, 3) uint8 → (n, 3, H, W) float32 in [0, 1], channels_last in memory."""
+    return images.permute(0, 3, 1, 2).float() / 255
+
+
+def standardise(x: Tensor) -> Tensor:
+    """Subtract ImageNet's mean and divide by its deviation, per channel."""
+    mean, deviation = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (MEAN, DEVIATION))
+    return (x - mean) / deviation
+
+
+def resample(x: Tensor, drawn: Parameters) -> Tensor:
+    """Crop, mirror, flip and rotate in one bilinear resampling.
+
+    The rotation turns the cropped, flipped square counter-clockwise; what it brings in from outside the crop is the
+    image around it, reflected at the image's own border.
+    """
+    angle = torch.deg2rad(drawn.turn)
+    cos, sin = angle.cos(), angle.sin()
+    across = drawn.width * (1 - 2 * drawn.mirror)
+    down = drawn.height * (1 - 2 * drawn.flip)
+    middle_x = 2 * drawn.left + drawn.width - 1
+    middle_y = 2 * drawn.top + drawn.height - 1
+    rows = [across * cos, -across * sin, middle_x, down * sin, down * cos, middle_y]
+    theta = torch.stack(rows, 1).view(-1, 2, 3)  # (n, 2, 3)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)  # (n, H, W, 2)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False).clamp(0, 1)
+
+
+def jitter(x: Tensor, drawn: Parameters) -> Tensor:
+    """Brightness, contrast, saturation, hue. A factor of 1 and a shift of 0 leave an image as it is."""
+    x = (x * drawn.brightness[:, None, None, None]).clamp(0, 1)
+    middle = luma(x).mean((2, 3), keepdim=True)  # (n, 1, 1, 1)
+    x = torch.lerp(middle.expand_as(x), x, drawn.contrast[:, None, None, None]).clamp(0, 1)
+    x = torch.lerp(luma(x).expand_as(x), x, drawn.saturation[:, None, None, None]).clamp(0, 1)
+    return shift_hue(x, drawn.hue)
+
+
+def luma(x: Tensor) -> Tensor:
+    """(n, 3, H, W) → (n, 1, H, W), ITU-R 601."""
+    red, green, blue = x.unbind(1)
+    return (_GREY[0] * red + _GREY[1] * green + _GREY[2] * blue).unsqueeze(1)
+
+
+def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotate the hue of (n, 3, H, W) images in HSV by `turns` (n,) of a full circle."""
+    high, argmax = x.max(1)
+    low = x.amin(1)
+    spread = high - low
+    safe = torch.where(spread > 0, spread, torch.ones_like(spread))
+    red, green, blue = x.unbind(1)
+    sector = torch.where(
+        argmax == 0, (green - blue) / safe, torch.where(argmax == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe)
+    )
+    hue = (sector / 6 + turns[:, None, None]) % 1  # (n, H, W)
+    offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1)
+    k = (offsets + 6 * hue.unsqueeze(1)) % 6  # (n, 3, H, W)
+    weight = torch.minimum(k, 4 - k).clamp(0, 1)
+    return high.unsqueeze(1) - spread.unsqueeze(1) * weight
+
+
+def blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Separable Gaussian blur of (n, 3, H, W), `sigma` (n,) in pixels; 0 leaves an image as it is."""
+    radius = min(radius, min(x.shape[2:]) - 1)
+    offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)  # (k,)
+    kernel = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]) ** 2)  # (n, k)
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    for axis, pad in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
+        length = x.shape[axis]
+        padded = F.pad(x, pad, mode="reflect")
+        x = torch.zeros_like(x)
+        for j in range(2 * radius + 1):
+            x.addcmul_(padded.narrow(axis, j, length), kernel[:, j, None, None, None])
+    return x
+
+
+def _between(u: Tensor, low: float, high: float) -> Tensor:
+    return low + u * (high - low)
+
+
+def _factor(u: Tensor, strength: float, applied: Tensor) -> Tensor:
+    """Uniform in [max(0, 1 - strength), 1 + strength] where applied, else 1."""
+    return 1 + (_between(u, max(0.0, 1 - strength), 1 + strength) - 1) * applied

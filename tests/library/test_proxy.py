@@ -1,0 +1,110 @@
+"""The proxy, embeddings and floors; and that training on tissue beats the untrained encoder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from library.arrays import tissue
+
+from winnow import metrics
+from winnow.domain import ExperimentSpec, ProxySpec
+from winnow.errors import InvalidInput
+from winnow.simclr import Proxy, embed, fit_proxy, floors, load_encoder, train_round, untrained_encoder
+
+
+def clouds(classes: int, n: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, n)
+    centres = np.eye(classes, 6) * 6
+    return (centres[labels] + random.normal(size=(n, 6))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("standardise", [False, True])
+def test_it_tells_clouds_apart(classes: int, standardise: bool) -> None:
+    features, labels = clouds(classes)
+    proxy = fit_proxy(
+        features, labels, classes=classes, spec=ProxySpec(learning_rate=0.05, standardise=standardise), seed=0
+    )
+    probabilities = proxy.probabilities(features)
+    assert probabilities.shape == (len(labels), classes)
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-6)
+    assert (probabilities.argmax(1) == labels).mean() > 0.95
+    assert len(proxy.weights) == (1 if classes == 2 else classes)
+
+
+def test_a_seed_repeats_and_a_file_round_trips(tmp_path: Path) -> None:
+    features, labels = clouds(3)
+    first, second, other = (fit_proxy(features, labels, classes=3, spec=ProxySpec(), seed=s) for s in (1, 1, 2))
+    assert np.array_equal(first.weights, second.weights)
+    assert not np.array_equal(first.weights, other.weights)
+    first.save(tmp_path / "proxy.safetensors")
+    loaded = Proxy.load(tmp_path / "proxy.safetensors")
+    assert np.array_equal(loaded.probabilities(features), first.probabilities(features))
+
+
+def test_a_feature_that_never_varies_is_no_trouble() -> None:
+    features, labels = clouds(2)
+    features[:, 3] = 7.0
+    proxy = fit_proxy(features, labels, classes=2, spec=ProxySpec(standardise=True), seed=0)
+    assert np.isfinite(proxy.probabilities(features)).all()
+
+
+def test_extreme_logits_stay_finite() -> None:
+    proxy = Proxy(np.full((1, 2), 1e4, np.float32), np.zeros(1, np.float32), np.zeros(2), np.ones(2))  # type: ignore[arg-type]
+    assert proxy.probabilities(np.ones((1, 2), np.float32)).tolist() == [[0.0, 1.0]]
+
+
+def test_one_class_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="one class"):
+        fit_proxy(np.ones((5, 3), np.float32), np.ones(5, np.int64), classes=2, spec=ProxySpec(), seed=0)
+
+
+def test_epochs_are_reported_one_by_one() -> None:
+    features, labels = clouds(2)
+    seen: list[int] = []
+    fit_proxy(features, labels, classes=2, spec=ProxySpec(epochs=4), seed=0, on_epoch=lambda n, _: seen.append(n))
+    assert seen == [1, 2, 3, 4]
+
+
+SPEC = ExperimentSpec.model_validate(
+    {
+        "name": "t",
+        "dataset": "t",
+        "positive_class": "TUM",
+        "budget": 5,
+        "simclr": {"epochs": 12, "batch_size": 32, "learning_rate": 1e-3},
+        "proxy": {"task": "classes", "standardise": True, "epochs": 100, "learning_rate": 1e-2},
+    }
+)
+
+
+def test_embedding_keeps_order_and_writes_a_memmap(tmp_path: Path) -> None:
+    images, _ = tissue(12, 32)
+    encoder = untrained_encoder(SPEC.encoder, 0, "cpu")
+    indices = np.array([5, 1, 9, 0, 3], np.int64)
+    whole = embed(encoder, images, indices, batch_size=2, out=tmp_path / "h.npy")
+    assert whole.shape == (5, 512) and whole.dtype == np.float32
+    assert np.allclose(embed(encoder, images, indices[2:3]), whole[2], atol=1e-4)
+    assert np.array_equal(np.load(tmp_path / "h.npy", allow_pickle=False), whole)
+    assert embed(encoder, images, indices[:0]).shape == (0, 512)
+
+
+def test_training_on_tissue_beats_the_untrained_encoder(tmp_path: Path) -> None:
+    images, names = tissue(420, 32)
+    classes = sorted(set(names))
+    labels = np.array([classes.index(name) for name in names])
+    every = np.arange(420, dtype=np.int64)
+    pool, labelled, test = every[:200], every[200:300], every[300:]
+    untrained = floors.untrained_floor(images, labelled, labels[labelled], test, classes=len(classes), spec=SPEC)
+    histogram = floors.colour_histogram_floor(images, labelled, labels[labelled], test, classes=len(classes))
+    trained = train_round(images, pool, spec=SPEC, number=0, workspace=tmp_path, start=None)
+    encoder = load_encoder(SPEC.encoder, trained.state, "cpu")
+    proxy = fit_proxy(embed(encoder, images, labelled), labels[labelled], classes=len(classes), spec=SPEC.proxy, seed=0)
+    learned = proxy.probabilities(embed(encoder, images, test))
+    scores = [
+        metrics.score(p, labels[test], classes=classes, positive="TUM")["macro_f1"]
+        for p in (learned, untrained, histogram)
+    ]
+    assert scores[0] > scores[1], scores
+    assert scores[2] > 1.5 / len(classes), "colour alone tells tissue apart better than chance"

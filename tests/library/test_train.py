@@ -1,0 +1,177 @@
+"""A round: learns, resumes to the same weights, stops in time, and says why it cannot go on."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from library.arrays import ArrayImages, tissue
+from safetensors.torch import load_file
+
+from winnow.domain import ExperimentSpec, SimclrSpec
+from winnow.errors import InvalidInput, TrainingFailed
+from winnow.simclr import Progress, TrainedRound, TrainingStopped, checkpoint, train_round
+from winnow.simclr.train import learning_rate
+
+INDICES = np.arange(22, dtype=np.int64)
+
+
+@pytest.fixture(scope="module")
+def images() -> ArrayImages:
+    return tissue(22, 32)[0]
+
+
+def spec(**simclr: Any) -> ExperimentSpec:
+    settings = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, **simclr}
+    return ExperimentSpec.model_validate(
+        {"name": "t", "dataset": "t", "positive_class": "TUM", "budget": 5, "simclr": settings}
+    )
+
+
+def train(images: ArrayImages, workspace: Path, **changes: Any) -> TrainedRound:
+    arguments = {"spec": spec(), "number": 0, "start": None, "workspace": workspace, **changes}
+    return train_round(images, INDICES, **arguments)
+
+
+def same(a: Path, b: Path) -> bool:
+    return all(
+        torch.equal(x, load_file(b / name)[key])
+        for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER)
+        for key, x in load_file(a / name).items()
+    )
+
+
+class StopAfter:
+    """Says stop once it was asked `calls` times."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+
+    def __call__(self) -> bool:
+        self.calls -= 1
+        return self.calls < 0
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images: ArrayImages, tmp_path_factory: pytest.TempPathFactory) -> TrainedRound:
+    return train(images, tmp_path_factory.mktemp("whole"))
+
+
+def test_a_repeat_is_bit_identical(images: ArrayImages, uninterrupted: TrainedRound, tmp_path: Path) -> None:
+    assert same(train(images, tmp_path).state, uninterrupted.state)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_resuming_gives_the_weights_of_the_uninterrupted_run(
+    images: ArrayImages, uninterrupted: TrainedRound, tmp_path: Path, steps: int
+) -> None:
+    with pytest.raises(TrainingStopped):
+        train(images, tmp_path, should_stop=StopAfter(steps))
+    resumed = train(images, tmp_path)
+    assert same(resumed.state, uninterrupted.state)
+    assert resumed.visits == uninterrupted.visits == 3 * 22
+    assert resumed.losses == pytest.approx(uninterrupted.losses)
+
+
+def test_a_death_between_checkpoints_resumes_from_the_last_epoch(
+    images: ArrayImages, uninterrupted: TrainedRound, tmp_path: Path
+) -> None:
+    class Died(Exception):
+        pass
+
+    def die(progress: Progress) -> None:
+        if (progress.epoch, progress.step) == (1, 2):
+            raise Died
+
+    with pytest.raises(Died):
+        train(images, tmp_path, on_progress=die)
+    found = checkpoint.newest(tmp_path, 0)
+    assert found is not None and checkpoint.load_counters(found).epoch == 1
+    assert same(train(images, tmp_path).state, uninterrupted.state)
+
+
+def test_checkpoints_are_announced_and_only_the_newest_is_kept(images: ArrayImages, tmp_path: Path) -> None:
+    seen: list[str] = []
+    train(images, tmp_path, on_checkpoint=lambda path: seen.append(path.name))
+    assert seen == ["checkpoint-000001-00000000", "checkpoint-000002-00000000"]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == seen[-1:]
+
+
+def test_a_stop_takes_effect_within_one_step(images: ArrayImages, tmp_path: Path) -> None:
+    steps: list[Progress] = []
+    with pytest.raises(TrainingStopped) as caught:
+        train(images, tmp_path, should_stop=lambda: len(steps) >= 2, on_progress=steps.append)
+    assert len(steps) == 2
+    assert checkpoint.load_counters(caught.value.checkpoint).step == 2
+
+
+def test_weights_and_moments_carry_over_unless_reset(
+    images: ArrayImages, uninterrupted: TrainedRound, tmp_path: Path
+) -> None:
+    fresh = train(images, tmp_path / "a", number=1, epochs=1)
+    carried = train(images, tmp_path / "b", number=1, epochs=1, start=uninterrupted.state)
+    forgot = train(
+        images, tmp_path / "c", number=1, epochs=1, start=uninterrupted.state, spec=spec(reset_optimizer=True)
+    )
+    moments = [load_file(r.state / checkpoint.OPTIMIZER)["0.step"].item() for r in (fresh, carried, forgot)]
+    assert moments == [3, 12, 3]
+    assert not same(fresh.state, carried.state)
+    assert not same(forgot.state, fresh.state)
+
+
+def test_visits_stop_at_the_limit(images: ArrayImages, tmp_path: Path) -> None:
+    assert train(images, tmp_path, max_visits=30).visits == 30
+    assert train(images, tmp_path / "odd", max_visits=23).visits == 22, "a lone image cannot be contrasted"
+
+
+def test_partial_batches_are_kept_or_dropped(images: ArrayImages, tmp_path: Path) -> None:
+    assert train(images, tmp_path / "keep", epochs=1).visits == 22
+    assert train(images, tmp_path / "drop", epochs=1, spec=spec(drop_last=True)).visits == 16
+    lone = train_round(images, INDICES[:9], spec=spec(), number=0, workspace=tmp_path / "lone", start=None, epochs=1)
+    assert lone.visits == 8
+
+
+def test_training_lowers_the_loss(images: ArrayImages, tmp_path: Path) -> None:
+    losses = train(images, tmp_path, spec=spec(epochs=12, batch_size=11)).losses
+    assert len(losses) == 12
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+def test_an_exploding_loss_says_what_to_do(images: ArrayImages, tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match=r"lower simclr\.learning_rate"):
+        train(images, tmp_path, spec=spec(learning_rate=1e30))
+
+
+def test_one_image_cannot_be_contrasted(images: ArrayImages, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="needs 2"):
+        train_round(images, INDICES[:1], spec=spec(), number=0, workspace=tmp_path, start=None)
+
+
+def test_bf16_trains_too(images: ArrayImages, tmp_path: Path) -> None:
+    assert np.isfinite(train(images, tmp_path, epochs=1, spec=spec(precision="bf16")).losses).all()
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint(images: ArrayImages, tmp_path: Path) -> None:
+    state = train(images, tmp_path, epochs=1).state
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    before = (state / checkpoint.COUNTERS).read_text()
+
+    class Unwritable(checkpoint.Counters):
+        def __init__(self) -> None:
+            super().__init__(round=0)
+            self.losses = [object()]  # type: ignore[list-item]
+
+    with pytest.raises(TypeError):
+        checkpoint.save(state, model, optimizer, Unwritable())
+    assert (state / checkpoint.COUNTERS).read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_the_rate_is_a_pure_function_of_the_step() -> None:
+    cosine = SimclrSpec(schedule="cosine", learning_rate=1e-4, learning_rate_end=1e-5)
+    assert learning_rate(cosine, 0, 100) == pytest.approx(1e-4)
+    assert learning_rate(cosine, 50, 100) == pytest.approx(5.5e-5)
+    assert learning_rate(cosine, 100, 100) == pytest.approx(1e-5)
+    assert learning_rate(SimclrSpec(), 77, 100) == 1e-4
