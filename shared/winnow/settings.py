@@ -17,40 +17,52 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="WINNOW_", frozen=True, env_ignore_empty=True, extra="ignore")
 
-    state_dir: Path = Field(Path(".winnow"), description="Holds everything of the embedded stack")
-    database_url: str = Field("", description="SQLAlchemy address; SQLite in state_dir by default")
-    broker_url: str = Field("", description="redis://… or filesystem:///DIR; a folder in state_dir by default")
-    artefact_dir: Path = Field(Path(), description="Artefact store; artefacts/ in state_dir by default")
-    scratch_dir: Path = Field(Path(), description="Local work space of a trainer; scratch/ in state_dir by default")
+    state_dir: Path = Field(default=Path(".winnow"), description="Holds everything of the embedded stack")
+    database_url: str = Field(default="", description="SQLAlchemy address; SQLite in state_dir by default")
+    broker_url: str = Field(default="", description="redis://… or filesystem:///DIR; a folder in state_dir by default")
+    artefact_dir: Path = Field(default=Path(), description="Artefact store; artefacts/ in state_dir by default")
+    scratch_dir: Path = Field(
+        default=Path(), description="Local work space of a trainer; scratch/ in state_dir by default"
+    )
     data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="Folders that datasets may be read from, separated by ':'"
+        default=(), description="Folders that datasets may be read from, separated by ':'"
     )
 
-    coordinator_host: str = Field("127.0.0.1", description="Off loopback, every request needs an API key")
-    coordinator_port: int = Field(8000, ge=0, le=65535)
-    coordinator_url: str = Field("http://127.0.0.1:8000", description="Where clients find the coordinator")
-    sampler_host: str = Field("127.0.0.1", description="Off loopback, sampler_token is required")
-    sampler_port: int = Field(8001, ge=0, le=65535)
-    sampler_url: str = Field("http://127.0.0.1:8001", description="Where the coordinator finds the sampler")
-    sampler_token: SecretStr = Field(SecretStr(""), description="Shared by coordinator and sampler")
-    api_key: SecretStr = Field(SecretStr(""), description="What the command line and the client send")
-    bootstrap_key: SecretStr = Field(SecretStr(""), description="Stored (hashed) as the first admin key at start")
+    coordinator_host: str = Field(default="127.0.0.1", description="Off loopback, every request needs an API key")
+    coordinator_port: int = Field(default=8000, ge=0, le=65535)
+    coordinator_url: str = Field(default="http://127.0.0.1:8000", description="Where clients find the coordinator")
+    sampler_host: str = Field(default="127.0.0.1", description="Off loopback, sampler_token is required")
+    sampler_port: int = Field(default=8001, ge=0, le=65535)
+    sampler_url: str = Field(default="http://127.0.0.1:8001", description="Where the coordinator finds the sampler")
+    sampler_token: SecretStr = Field(default=SecretStr(""), description="Shared by coordinator and sampler")
+    api_key: SecretStr = Field(default=SecretStr(""), description="What the command line and the client send")
+    bootstrap_key: SecretStr = Field(
+        default=SecretStr(""), description="Stored (hashed) as the first admin key at start"
+    )
 
-    lease_seconds: float = Field(30.0, gt=0, description="A claim that is not renewed for this long is lost")
-    renew_seconds: float = Field(5.0, gt=0, description="Between renewals of a claim")
-    poll_seconds: float = Field(15.0, gt=0, description="Between a worker's looks for work it heard no bell for")
-    steward_seconds: float = Field(1.0, gt=0, description="Between the steward's rounds")
-    ring_again_seconds: float = Field(30.0, gt=0, description="A waiting row unclaimed for this long is rung again")
-    max_losses: int = Field(10, ge=1, description="Attempts that may end with their machine lost")
-    max_failures: int = Field(3, ge=1, description="Attempts that may end in an error of the code or the data")
-    retry_seconds: float = Field(5.0, ge=0, description="Wait before a failed attempt is repeated")
-    inline_limit: int = Field(200_000, ge=1, description="Numbers that one inline array of the sampler may hold")
-    answer_seconds: float = Field(2.0, gt=0, description="The sampler answers 202 when a selection takes longer")
+    lease_seconds: float = Field(default=30.0, gt=0, description="A claim that is not renewed for this long is lost")
+    renew_seconds: float = Field(default=5.0, gt=0, description="Between renewals of a claim")
+    poll_seconds: float = Field(
+        default=15.0, gt=0, description="Between a worker's looks for work it heard no bell for"
+    )
+    steward_seconds: float = Field(default=1.0, gt=0, description="Between the steward's rounds")
+    ring_again_seconds: float = Field(
+        default=30.0, gt=0, description="A waiting row unclaimed for this long is rung again"
+    )
+    max_losses: int = Field(default=10, ge=1, description="Attempts that may end with their machine lost")
+    max_failures: int = Field(default=3, ge=1, description="Attempts that may end in an error of the code or the data")
+    retry_seconds: float = Field(default=5.0, ge=0, description="Wait before a failed attempt is repeated")
+    inline_limit: int = Field(
+        default=200_000, ge=1, description="Numbers that one inline array of the sampler may hold"
+    )
+    answer_seconds: float = Field(
+        default=2.0, gt=0, description="The sampler answers 202 when a selection takes longer"
+    )
 
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int = Field(0, ge=0, description="CPU threads of a training process; 0 leaves it to torch")
-    log_format: str = Field("console", pattern="^(console|json)$")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(default=0, ge=0, description="CPU threads of a training process; 0 leaves it to torch")
+    log_format: str = Field(default="console", pattern="^(console|json)$")
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     @field_validator("data_roots", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -64,6 +64,24 @@ def indices(session: Session, dataset_id: str, role: str) -> NDArray[np.int64]:
     """Ascending idx of all samples of one role."""
     wanted = select(Sample.idx).where(Sample.dataset_id == dataset_id, Sample.role == role).order_by(Sample.idx)
     return np.fromiter(session.scalars(wanted), np.int64)
+
+
+def keys(session: Session, dataset_id: str, role: str) -> list[str]:
+    """Keys of one role, in the order of `indices`."""
+    wanted = select(Sample.key).where(Sample.dataset_id == dataset_id, Sample.role == role).order_by(Sample.idx)
+    return list(session.scalars(wanted))
+
+
+def label_counts(session: Session, dataset_id: str, role: str) -> dict[str | None, int]:
+    """How many samples of one role have each label; None for those without one."""
+    counted = select(Sample.label, func.count()).where(Sample.dataset_id == dataset_id, Sample.role == role)
+    return dict(session.execute(counted.group_by(Sample.label)).all())
+
+
+def names(session: Session, ids: Iterable[str]) -> dict[str, str]:
+    """Names of several datasets, by id."""
+    wanted = select(Dataset.id, Dataset.name).where(Dataset.id.in_(set(ids)))
+    return dict(session.execute(wanted).all())
 
 
 def labels(session: Session, dataset_id: str, role: str) -> list[str | None]:

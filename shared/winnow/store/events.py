@@ -22,6 +22,12 @@ def append(session: Session, experiment_id: str, type: str, **data: Any) -> None
     session.flush()
 
 
+def of_round(session: Session, experiment_id: str, number: int) -> list[Event]:
+    """Everything that happened to one round, oldest first."""
+    about = Event.data["round"].as_integer() == number
+    return list(session.scalars(select(Event).where(Event.experiment_id == experiment_id, about).order_by(Event.seq)))
+
+
 def after(session: Session, experiment_id: str, seq: int, *, limit: int = 500) -> list[Event]:
     """Events later than `seq`, oldest first."""
     wanted = select(Event).where(Event.experiment_id == experiment_id, Event.seq > seq)

@@ -43,6 +43,12 @@ def page(session: Session, *, before: str | None, limit: int, status: str | None
     return list(session.scalars(wanted.where(Experiment.id < before) if before else wanted))
 
 
+def in_status(session: Session, *statuses: ExperimentStatus) -> list[str]:
+    """Ids of the experiments in any of these states, oldest first."""
+    wanted = select(Experiment.id).where(Experiment.status.in_(statuses)).order_by(Experiment.id)
+    return list(session.scalars(wanted))
+
+
 def transition(session: Session, id: str, target: ExperimentStatus, *, error: str | None = None) -> None:
     """Compare and set. Raises WrongState when the table forbids it or another writer was first, NotFound."""
     experiment = session.get(Experiment, id, populate_existing=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from winnow.errors import NotFound
@@ -55,11 +56,29 @@ def answered(session: Session, principal: str, key: str) -> IdempotencyKey | Non
     return session.get(IdempotencyKey, (principal, key))
 
 
-def remember(
-    session: Session, principal: str, key: str, digest: str, *, status: int, body: dict[str, Any], location: str | None
-) -> None:
-    """Keep an answer for a day. Two first requests at once: the second's commit fails, and its repeat is replayed."""
+def reserve(session: Session, principal: str, key: str, digest: str) -> IdempotencyKey | None:
+    """Take an Idempotency-Key for this transaction, or return the row with the first answer.
+
+    A request that arrives while the first one is still at work waits here until that one commits or rolls back.
+    """
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - KEPT_SECONDS))
-    answer = {"digest": digest, "status": status, "body": body, "location": location}
-    session.add(IdempotencyKey(principal=principal, key=key, created_at=now(), **answer))
-    session.flush()
+    try:
+        with session.begin_nested():
+            session.add(
+                IdempotencyKey(principal=principal, key=key, digest=digest, status=0, body={}, created_at=now())
+            )
+    except IntegrityError:
+        return session.get_one(IdempotencyKey, (principal, key), populate_existing=True)
+    return None
+
+
+def remember(
+    session: Session, principal: str, key: str, *, status: int, body: dict[str, Any], location: str | None
+) -> None:
+    """Keep the answer to a reserved key for a day."""
+    session.execute(
+        update(IdempotencyKey)
+        .where(IdempotencyKey.principal == principal, IdempotencyKey.key == key)
+        .values(status=status, body=body, location=location)
+        .execution_options(synchronize_session=False)
+    )

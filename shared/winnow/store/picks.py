@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from winnow.store.engine import insert_rows
-from winnow.store.tables import Pick
+from winnow.store.tables import Pick, Sample
 
 
 def insert(
@@ -26,6 +26,17 @@ def selected(session: Session, experiment_id: str, *, up_to: int) -> NDArray[np.
     """S^t, t = `up_to`: ascending idx of everything picked for rounds 0 to t."""
     wanted = select(Pick.sample_idx).where(Pick.experiment_id == experiment_id, Pick.round <= up_to)
     return np.sort(np.fromiter(session.scalars(wanted), np.int64))
+
+
+def with_keys(session: Session, experiment_id: str, dataset_id: str, round: int) -> list[tuple[int, int, str, float]]:
+    """One batch in rank order, as (rank, idx, the sample's key, score)."""
+    wanted = (
+        select(Pick.rank, Pick.sample_idx, Sample.key, Pick.score)
+        .join(Sample, (Sample.dataset_id == dataset_id) & (Sample.idx == Pick.sample_idx))
+        .where(Pick.experiment_id == experiment_id, Pick.round == round)
+        .order_by(Pick.rank)
+    )
+    return [(rank, idx, key, score) for rank, idx, key, score in session.execute(wanted)]
 
 
 def of_round(session: Session, experiment_id: str, round: int) -> list[Pick]:

@@ -50,6 +50,21 @@ def of_experiment(session: Session, experiment_id: str) -> list[Round]:
     return list(session.scalars(select(Round).where(Round.experiment_id == experiment_id).order_by(Round.number)))
 
 
+def of_experiments(session: Session, experiment_ids: Sequence[str]) -> dict[str, list[Round]]:
+    """All rounds of several experiments, by experiment and number."""
+    found: dict[str, list[Round]] = {id: [] for id in experiment_ids}
+    wanted = select(Round).where(Round.experiment_id.in_(experiment_ids)).order_by(Round.number)
+    for row in session.scalars(wanted):
+        found[row.experiment_id].append(row)
+    return found
+
+
+def newest(session: Session, experiment_id: str) -> Round | None:
+    """The round with the highest number."""
+    wanted = select(Round).where(Round.experiment_id == experiment_id).order_by(Round.number.desc()).limit(1)
+    return session.scalar(wanted)
+
+
 def start(session: Session, round: Round) -> None:
     """Say that a claimed round trains; the first one sets its experiment running."""
     experiment = experiments.get(session, round.experiment_id)
@@ -90,9 +105,19 @@ def complete(session: Session, id: str, *, seconds: dict[str, float], attempt: i
 
 
 def give_back(
-    session: Session, work: Work, id: str, attempt: int, cause: Cause, message: str | None, patience: Patience
+    session: Session,
+    work: Work,
+    id: str,
+    attempt: int,
+    cause: Cause,
+    message: str | None,
+    patience: Patience,
+    *,
+    wait: float = 0.0,
 ) -> str:
     """End a claim without a result: one step back, or failed when patience is spent. Returns the new status.
+
+    Nobody claims the row again before `wait` seconds have passed, or the longer wait of a failed attempt.
 
     Raises Fenced.
     """
@@ -100,7 +125,8 @@ def give_back(
     losses, failures = row.losses + (cause == "lost"), row.failures + (cause == "failed")
     spent = losses > patience.max_losses or failures >= patience.max_failures or cause == "rejected"
     failed = DatasetStatus.FAILED if work is INGEST else RoundStatus.FAILED
-    wait = patience.retry_seconds * 2 ** (failures - 1) if cause == "failed" else 0.0
+    if cause == "failed":
+        wait = max(wait, patience.retry_seconds * 2 ** (failures - 1))
     values: dict[str, Any] = {"losses": losses, "failures": failures, "error": message, "not_before": now() + wait}
     target = failed if spent else work.waiting
     claims.finish(session, work, id, attempt, target, **values)

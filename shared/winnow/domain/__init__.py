@@ -1,0 +1,55 @@
+"""What an experiment is: its spec, the states it goes through, and the seeds drawn from its one seed.
+
+Nothing here needs torch or a database. The defaults are the paper's (Reasat & Smith, "Data Efficient
+Contrastive Learning in Histopathology using Active Sampling", section III-B).
+"""
+
+from winnow.domain.datasets import TISSUE_TYPES, DatasetSpec, LabelledDraw, Role, Source, SyntheticTissue
+from winnow.domain.experiments import (
+    PRESETS,
+    Arm,
+    EncoderSpec,
+    ExperimentSpec,
+    ProxySpec,
+    SimclrSpec,
+    ViewsSpec,
+    expand,
+)
+from winnow.domain.seeds import derive_seed
+from winnow.domain.spec import Name, Spec
+from winnow.domain.states import (
+    TRANSITIONS,
+    DatasetStatus,
+    ExperimentStatus,
+    RoundStatus,
+    allowed_from,
+    is_final,
+    require_transition,
+)
+
+__all__ = [
+    "PRESETS",
+    "TISSUE_TYPES",
+    "TRANSITIONS",
+    "Arm",
+    "DatasetSpec",
+    "DatasetStatus",
+    "EncoderSpec",
+    "ExperimentSpec",
+    "ExperimentStatus",
+    "LabelledDraw",
+    "Name",
+    "ProxySpec",
+    "Role",
+    "RoundStatus",
+    "SimclrSpec",
+    "Source",
+    "Spec",
+    "SyntheticTissue",
+    "ViewsSpec",
+    "allowed_from",
+    "derive_seed",
+    "expand",
+    "is_final",
+    "require_transition",
+]

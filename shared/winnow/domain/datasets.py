@@ -1,0 +1,126 @@
+"""Where patches come from, and what each may be used for."""
+
+import math
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from winnow.domain.spec import Name, Spec
+
+
+class Role(StrEnum):
+    """What a sample may be used for. `pool` is unlabelled to the method, whatever its file says."""
+
+    POOL = "pool"
+    LABELLED = "labelled"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class Source(Spec):
+    """Where images come from.
+
+    folder    class sub-folders of PNG, JPEG or TIFF
+    manifest  CSV or Parquet with `path`, and any of `label`, `group`, `role`; paths relative to `root`
+    npz       MedMNIST style: `{split}_images` and `{split}_labels`
+    synthetic seeded H&E-like tissue, for demonstrations and tests
+    """
+
+    kind: Literal["folder", "manifest", "npz", "synthetic"]
+    path: str | None = Field(default=None, min_length=1, description="Folder, manifest file or .npz; not for synthetic")
+    root: str | None = Field(
+        default=None,
+        description="Manifest only: the folder its paths start from; by default, and if relative, the manifest's own",
+    )
+    role: Role = Field(default=Role.POOL, description="Role of every sample without one of its own")
+    columns: dict[Literal["path", "label", "group", "role"], str] = Field(
+        default_factory=dict, description="Manifest only: other names of its columns"
+    )
+    splits: dict[str, Role] = Field(
+        default_factory=dict,
+        description="Words of a manifest's role column, top folders or npz splits → role: {train: pool, val: test}",
+    )
+    labels: dict[str, str] = Field(default_factory=dict, description="Rename labels, e.g. {'0': non_idc}")
+    synthetic: "SyntheticTissue | None" = None
+
+    @model_validator(mode="after")
+    def _needs_its_place(self) -> Self:
+        if (self.kind == "synthetic") == (self.path is not None):
+            raise ValueError(f"a {self.kind} source {'takes no' if self.path else 'needs a'} path")
+        if self.kind != "manifest" and (self.root is not None or self.columns):
+            raise ValueError(f"a {self.kind} source takes no root and no columns; a manifest does")
+        if self.kind == "synthetic" and self.splits:
+            raise ValueError("a synthetic source takes no splits; synthetic.test_slides holds slides out")
+        if self.kind != "synthetic" and self.synthetic is not None:
+            raise ValueError(f"a {self.kind} source takes no synthetic")
+        return self
+
+
+TISSUE_TYPES = ("ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM")
+"""The nine classes of NCT-CRC-HE (Kather et al. 2018)."""
+
+
+class SyntheticTissue(Spec):
+    """H&E-like patches of the nine tissue types of NCT-CRC-HE, drawn in optical-density space."""
+
+    patches: int = Field(default=2000, ge=1, description="How many")
+    slides: int = Field(default=10, ge=1, description="Each slide has its own stain shift; it is the group key")
+    balance: dict[str, float] = Field(
+        default_factory=dict, description="Relative frequency by tissue type; those not named have 1.0 each"
+    )
+    test_slides: int = Field(
+        default=0, ge=0, description="The last k slides get role test; the others the source's role"
+    )
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _is_drawable(self) -> Self:
+        unknown = sorted(set(self.balance) - set(TISSUE_TYPES))
+        if unknown:
+            raise ValueError(f"balance: {unknown[0]!r} is no tissue type; they are {', '.join(TISSUE_TYPES)}")
+        weights = [self.balance.get(name, 1.0) for name in TISSUE_TYPES]
+        if not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
+            raise ValueError("balance: needs finite frequencies of at least 0, not all 0")
+        if self.test_slides >= self.slides:
+            raise ValueError(f"test_slides: {self.test_slides} of {self.slides} slides leave none for the pool")
+        return self
+
+
+class LabelledDraw(Spec):
+    """Take n samples of one role and make them another, at random or by label strata.
+
+    A draw into `test` or `validation` takes whole groups where groups exist, as many as reach `count`. A draw
+    into `labelled` takes patches, and leaves the rest of their group in the pool, as the paper does.
+    """
+
+    count: int = Field(ge=1)
+    role: Role = Role.LABELLED
+    from_role: Role = Role.POOL
+    source: int | None = Field(
+        default=None, ge=0, description="Draw from this source alone, by its place in `sources`, from 0"
+    )
+    by: Literal["random", "stratum"] = "random"
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _moves_something(self) -> Self:
+        if self.role is self.from_role:
+            raise ValueError(f"from_role: a draw from {self.role} into {self.role} moves nothing")
+        return self
+
+
+class DatasetSpec(Spec):
+    """Sources, roles and the size at which patches are packed."""
+
+    name: Name
+    sources: list[Source] = Field(min_length=1)
+    draws: list[LabelledDraw] = Field(default_factory=list)
+    image_size: int = Field(
+        default=224, ge=8, le=1024, description="Pixels a side; other sizes are resized and counted"
+    )
+    on_unreadable: Literal["fail", "skip"] = "fail"
+    max_pixels: int = Field(
+        default=50_000_000, ge=1, le=178_000_000, description="Images above this many pixels count as unreadable"
+    )
+    shard_size: int = Field(default=4096, ge=1, description="Patches in one packed shard")

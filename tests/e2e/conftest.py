@@ -1,0 +1,119 @@
+"""The embedded stack as a user starts it: `winnow up` in a temporary directory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import wait_until
+from e2e.invariants import Api
+
+QUICK: dict[str, str] = {
+    "WINNOW_LEASE_SECONDS": "6",
+    "WINNOW_RENEW_SECONDS": "1",
+    "WINNOW_POLL_SECONDS": "2",
+    "WINNOW_STEWARD_SECONDS": "0.2",
+    "WINNOW_RETRY_SECONDS": "0.5",
+}
+
+
+@dataclass
+class Stack:
+    """A running `winnow up`."""
+
+    state_dir: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    process: "subprocess.Popen[bytes] | None" = None
+    url: str = ""
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "winnow_cli.main", "up", "--state-dir", str(self.state_dir)]
+        log = (self.state_dir.parent / "up.log").open("ab")
+        self.process = subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, **QUICK, **self.environment}, start_new_session=True
+        )
+        self.url = wait_until(self._ready, 90, f"the stack to be ready; see {log.name}")
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+    def pid_of(self, service: str) -> int:
+        """Process id of one of the stack's services."""
+        return json.loads((self.state_dir / "stack.json").read_text())["services"][service]["pid"]
+
+    @property
+    def api(self) -> Api:
+        return Api(self.url)
+
+    def _ready(self) -> str:
+        assert self.process is not None and self.process.poll() is None, "winnow up ended early"
+        try:
+            url = json.loads((self.state_dir / "stack.json").read_text())["coordinator_url"]
+            return url if httpx.get(f"{url}/readyz").status_code == 200 else ""
+        except (OSError, ValueError, KeyError, httpx.TransportError):
+            return ""
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    running = Stack(tmp_path / "state")
+    running.state_dir.mkdir()
+    running.start()
+    yield running
+    if running.process is not None and running.process.poll() is None:
+        running.stop()
+
+
+def add_tissue(api: Api, **changes: Any) -> None:
+    """A small synthetic dataset, ready to train on."""
+    body = {
+        "name": "tissue",
+        "image_size": 32,
+        "sources": [{"kind": "synthetic", "synthetic": {"patches": 240, "slides": 6, "test_slides": 2}}],
+        "draws": [{"count": 40, "by": "stratum"}],
+        **changes,
+    }
+    answer = api.http.post("/datasets", json=body)
+    assert answer.status_code == 202, answer.text
+    ready = wait_until(lambda: _ended(api, "/datasets/tissue", ("ready", "failed")), 120, "the dataset to be ingested")
+    assert ready["status"] == "ready", ready
+
+
+def add_experiment(api: Api, arm: str, **changes: Any) -> str:
+    """A tiny experiment of two rounds; its id."""
+    body = {
+        "name": f"tiny-{arm}",
+        "dataset": "tissue",
+        "arm": arm,
+        "positive_class": "TUM",
+        "budget": 16,
+        "rounds": 2,
+        "candidates": 60,
+        "full_evaluate_every": 1,
+        "simclr": {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3},
+        "proxy": {"epochs": 5, "full_epochs": 10, "full_evaluate_every": 5},
+        **changes,
+    }
+    answer = api.http.post("/experiments", json=body)
+    assert answer.status_code == 201, answer.text
+    return answer.json()["id"]
+
+
+def wait_for(api: Api, id: str, *states: str, timeout: float = 240) -> dict[str, Any]:
+    """The experiment once it is in one of `states` (or has ended)."""
+    wanted = states or ("completed", "failed", "cancelled")
+    return wait_until(lambda: _ended(api, f"/experiments/{id}", wanted), timeout, f"experiment {id} to be {wanted}")
+
+
+def _ended(api: Api, path: str, states: tuple[str, ...]) -> dict[str, Any]:
+    row = api.get(path)
+    return row if row["status"] in states else {}

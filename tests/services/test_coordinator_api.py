@@ -1,0 +1,351 @@
+"""The REST surface over real HTTP: shapes, errors, pages, keys, idempotency."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from services.conftest import add_dataset, experiment_body, serving
+
+from winnow.domain import DatasetSpec, ExperimentStatus
+from winnow.settings import Settings
+from winnow.store import datasets, experiments
+from winnow_coordinator.app import make_app
+from winnow_coordinator.context import Coordinator
+
+
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    body = response.json()
+    assert (response.status_code, body["status"], body["code"]) == (status, status, code), body
+    return body
+
+
+# --- datasets -----------------------------------------------------------------------------------
+
+
+def test_a_dataset_is_accepted_and_waits(api: httpx.Client, settings: Settings) -> None:
+    folder = settings.data_roots[0] / "patches" / "tumour"
+    folder.mkdir(parents=True)
+    (folder / "1.png").write_bytes(b"looked at when it is ingested")
+    source = {"kind": "folder", "path": str(folder.parent)}
+    response = api.post("/datasets", json={"name": "d", "sources": [source]})
+    assert response.status_code == 202, response.text
+    found = api.get(response.headers["location"].removeprefix("/api/v1")).json()
+    assert (found["name"], found["status"], found["image_size"], found["samples"]) == ("d", "queued", 224, 0)
+    assert found == api.get("/datasets/d").json()
+    problem(api.post("/datasets", json={"name": "d", "sources": [source]}), 409, "already-exists")
+
+
+def test_paths_outside_the_roots_are_forbidden(api: httpx.Client, settings: Settings, tmp_path: Path) -> None:
+    root = settings.data_roots[0]
+    (tmp_path / "secret").mkdir()
+    (root / "link").symlink_to(tmp_path / "secret")
+    for path in (tmp_path / "secret", root / "link", root / ".." / "secret", Path("/etc")):
+        response = api.post("/datasets", json={"name": "d", "sources": [{"kind": "folder", "path": str(path)}]})
+        problem(response, 403, "path-forbidden")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"name": "d"}, "sources"),
+        ({"name": "d", "sources": []}, "sources"),
+        ({"name": "../d", "sources": [{"kind": "synthetic"}]}, "name"),
+        ({"name": "d", "sources": [{"kind": "folder"}]}, "sources.0"),
+        ({"name": "d", "sources": [{"kind": "synthetic"}], "typo": 1}, "typo"),
+    ],
+)
+def test_a_bad_dataset_names_its_field(api: httpx.Client, body: dict[str, Any], field: str) -> None:
+    assert problem(api.post("/datasets", json=body), 422, "invalid")["field"] == field
+
+
+def test_a_missing_folder_is_refused(api: httpx.Client, settings: Settings) -> None:
+    source = {"kind": "folder", "path": str(settings.data_roots[0] / "nowhere")}
+    body = problem(api.post("/datasets", json={"name": "d", "sources": [source]}), 422, "invalid")
+    assert body["field"].startswith("sources.0")
+
+
+def test_samples_page_by_role(api: httpx.Client, coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    seen: list[int] = []
+    cursor = None
+    while True:
+        given = {"cursor": cursor} if cursor else {}
+        page = api.get("/datasets/tissue/samples", params={"role": "pool", "limit": 15, **given}).json()
+        seen += [item["idx"] for item in page["items"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert seen == list(range(40))
+    problem(api.get("/datasets/tissue/samples", params={"cursor": "!"}), 422, "invalid")
+    problem(api.get("/datasets/none/samples"), 404, "not-found")
+
+
+# --- experiments --------------------------------------------------------------------------------
+
+
+def test_an_experiment_begins_with_its_first_batch(api: httpx.Client, coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    response = api.post("/experiments", json=experiment_body())
+    assert response.status_code == 201, response.text
+    body = api.get(response.headers["location"].removeprefix("/api/v1")).json()
+    assert (body["status"], body["rounds_total"], body["rounds_done"]) == ("created", 3, 0)
+    assert (body["current_round"]["number"], body["current_round"]["samples"]) == (0, 5)
+    assert body["created_at"].endswith("Z") and body["latest"] is None
+    picked = [item["idx"] for item in api.get(f"/experiments/{body['id']}/rounds/0/selection").json()["items"]]
+    assert len(set(picked)) == 5 and set(picked) <= set(range(40))
+    again = api.post("/experiments", json=experiment_body(arm="k_center")).json()
+    same = api.get(f"/experiments/{again['id']}/rounds/0/selection").json()["items"]
+    assert [item["idx"] for item in same] == picked  # one seed, one S^0
+
+
+def test_a_preset_gives_the_defaults(api: httpx.Client, coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    changes = {"preset": "authors-code", "simclr": {"batch_size": 4}}
+    spec = api.post("/experiments", json=experiment_body(**changes)).json()["spec"]
+    assert (spec["initial"], spec["simclr"]["drop_last"], spec["simclr"]["batch_size"]) == ("stratum", True, 4)
+
+
+def test_the_full_arm_holds_the_pool(api: httpx.Client, coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    changes = {"arm": "full", "budget": 1000, "full_evaluate_every": 2, "simclr": {"epochs": 5}}
+    body = api.post("/experiments", json=experiment_body(**changes)).json()
+    assert (body["rounds_total"], body["current_round"]["samples"]) == (3, 40)
+    items = api.get(f"/experiments/{body['id']}/rounds/0/selection").json()["items"]
+    assert [item["idx"] for item in items] == list(range(40))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"budget": 0}, "budget"),
+        ({"budget": 41, "candidates": "all"}, "budget"),
+        ({"budget": 1}, "budget"),
+        ({"rounds": 9}, "rounds"),
+        ({"candidates": 3}, "candidates"),
+        ({"positive_class": "zebra"}, "positive_class"),
+        ({"positive_class": None}, "positive_class"),
+        ({"evaluate_on": "validation"}, "evaluate_on"),
+        ({"arm": "best"}, "arm"),
+        ({"budgett": 5}, "budgett"),
+        ({"preset": "mine"}, "preset"),
+        ({"arms": ["random"]}, "arms"),
+        ({"simclr": {"drop_last": True}}, "simclr.batch_size"),
+        ({"views": {"crop_scale": [0.5, 0.1]}}, "views.crop_scale"),
+    ],
+)
+def test_a_spec_that_does_not_fit_names_its_field(
+    api: httpx.Client, coordinator: Coordinator, changes: dict[str, Any], field: str
+) -> None:
+    add_dataset(coordinator)
+    body = problem(api.post("/experiments", json=experiment_body(**changes)), 422, "invalid")
+    assert body["field"] == field
+    assert api.get("/experiments").json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("dataset", "changes", "field"),
+    [
+        ({"pool": "", "labelled": "ab", "test": "ab"}, {}, "dataset"),
+        ({"pool": "ab" * 20, "labelled": "aaaa", "test": "ab"}, {}, "dataset"),
+        ({"pool": "ab" * 20, "labelled": "", "test": "ab"}, {}, "dataset"),
+        ({"pool": "abc" * 20, "labelled": "abab", "test": "ab"}, {"positive_class": "c"}, "positive_class"),
+        ({"pool": "ab" * 20, "labelled": ["a", "b", None], "test": "ab"}, {}, "dataset"),
+        ({"pool": ["a", None] * 20, "labelled": "ab", "test": "ab"}, {"initial": "stratum"}, "initial"),
+        ({"pool": "ab" * 20, "labelled": "ab", "test": ["a", None]}, {}, "evaluate_on"),
+        ({"pool": "ab" * 20, "labelled": "ab", "test": "ab", "image_size": 31}, {}, "dataset"),
+    ],
+)
+def test_a_dataset_that_cannot_serve_is_refused(
+    api: httpx.Client, coordinator: Coordinator, dataset: dict[str, Any], changes: dict[str, Any], field: str
+) -> None:
+    add_dataset(coordinator, **dataset)
+    body = problem(api.post("/experiments", json=experiment_body(**changes)), 422, "invalid")
+    assert body["field"] == field
+
+
+def test_the_dataset_must_exist_and_be_ready(api: httpx.Client, coordinator: Coordinator) -> None:
+    problem(api.post("/experiments", json=experiment_body()), 404, "not-found")
+    with coordinator.database.begin() as session:
+        spec = {"name": "tissue", "sources": [{"kind": "folder", "path": "/patches"}]}
+        datasets.insert(session, DatasetSpec.model_validate(spec))
+    body = problem(api.post("/experiments", json=experiment_body()), 409, "wrong-state")
+    assert (body["current"], body["allowed"]) == ("queued", ["ingesting", "failed"])
+    assert "needs it ready" in body["detail"]
+
+
+def test_pause_resume_and_cancel_follow_the_table(api: httpx.Client, coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    id = api.post("/experiments", json=experiment_body()).json()["id"]
+    assert api.post(f"/experiments/{id}/pause").status_code == 202
+    assert api.post(f"/experiments/{id}/resume").json()["status"] == "running"
+    assert api.post(f"/experiments/{id}/cancel").json()["status"] == "cancelling"
+    body = problem(api.post(f"/experiments/{id}/pause"), 409, "wrong-state")
+    assert (body["current"], body["allowed"]) == ("cancelling", ["cancelled"])
+    with coordinator.database.begin() as session:
+        experiments.transition(session, id, ExperimentStatus.CANCELLED)
+    body = problem(api.post(f"/experiments/{id}/pause"), 409, "wrong-state")
+    assert (body["current"], body["allowed"]) == ("cancelled", [])
+
+
+def test_experiments_page_and_filter(api: httpx.Client, coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    ids = [api.post("/experiments", json=experiment_body(name=f"e{n}")).json()["id"] for n in range(5)]
+    api.post(f"/experiments/{ids[0]}/cancel")
+    first = api.get("/experiments", params={"limit": 3}).json()
+    rest = api.get("/experiments", params={"limit": 3, "cursor": first["next"]}).json()
+    assert [item["id"] for item in first["items"] + rest["items"]] == ids[::-1]
+    assert rest["next"] is None
+    filtered = api.get("/experiments", params={"status": "cancelling"}).json()["items"]
+    assert [item["id"] for item in filtered] == ids[:1]
+    problem(api.get("/experiments", params={"status": "odd"}), 422, "invalid")
+    problem(api.get("/experiments", params={"limit": 0}), 422, "invalid")
+
+
+def test_selection_by_accept(api: httpx.Client, coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    id = api.post("/experiments", json=experiment_body()).json()["id"]
+    url = f"/experiments/{id}/rounds/0/selection"
+    expected = [item["idx"] for item in api.get(url).json()["items"]]
+    npy = api.get(url, headers={"Accept": "application/x-npy"})
+    assert np.load(io.BytesIO(npy.content)).tolist() == expected
+    text = api.get(url, headers={"Accept": "text/csv, application/json;q=0.5"}).text.splitlines()
+    assert text[0] == "rank,idx,key,score"
+    assert [int(line.split(",")[1]) for line in text[1:]] == expected
+    assert len(api.get(url, headers={"Accept": "application/x-ndjson"}).text.splitlines()) == 5
+    problem(api.get(url, headers={"Accept": "image/png"}), 406, "not-acceptable")
+
+
+def test_unknown_things_are_not_found(api: httpx.Client, coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    id = api.post("/experiments", json=experiment_body()).json()["id"]
+    for path in (
+        "/datasets/none",
+        "/experiments/none",
+        "/experiments/none/rounds",
+        "/experiments/none/events",
+        "/experiments/none/metrics",
+        f"/experiments/{id}/rounds/7",
+        f"/experiments/{id}/rounds/0/artefacts/candidates/index",
+        f"/experiments/{id}/rounds/0/artefacts/..%2f..%2fsecret",
+        "/nothing",
+    ):
+        problem(api.get(path), 404, "not-found")
+    problem(api.post("/experiments/none/pause"), 404, "not-found")
+    problem(api.delete("/experiments"), 405, "method-not-allowed")
+    body = problem(api.post("/experiments", content=b"{", headers={"Content-Type": "application/json"}), 422, "invalid")
+    assert body["errors"]
+
+
+# --- Idempotency-Key ----------------------------------------------------------------------------
+
+
+def test_a_repeat_replays_the_first_answer(api: httpx.Client, coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    key = {"Idempotency-Key": "k1"}
+    first = api.post("/experiments", json=experiment_body(), headers=key)
+    second = api.post("/experiments", json=experiment_body(), headers=key)
+    assert second.headers["idempotency-replayed"] == "true"
+    assert (second.status_code, second.json(), second.headers["location"]) == (
+        first.status_code,
+        first.json(),
+        first.headers["location"],
+    )
+    assert len(api.get("/experiments").json()["items"]) == 1
+    body = problem(api.post("/experiments", json=experiment_body(seed=2), headers=key), 422, "idempotency-conflict")
+    assert body["field"] == "Idempotency-Key"
+
+
+def test_a_refused_request_keeps_no_answer(api: httpx.Client, coordinator: Coordinator) -> None:
+    key = {"Idempotency-Key": "k1"}
+    problem(api.post("/experiments", json=experiment_body(), headers=key), 404, "not-found")
+    add_dataset(coordinator)
+    assert api.post("/experiments", json=experiment_body(), headers=key).status_code == 201
+
+
+def test_a_dataset_is_replayed_even_when_its_folder_is_gone(api: httpx.Client, settings: Settings) -> None:
+    folder = settings.data_roots[0] / "p" / "a"
+    folder.mkdir(parents=True)
+    (folder / "1.png").write_bytes(b"x")
+    body = {"name": "d", "sources": [{"kind": "folder", "path": str(folder.parent)}]}
+    first = api.post("/datasets", json=body, headers={"Idempotency-Key": "d1"})
+    (folder / "1.png").unlink()
+    second = api.post("/datasets", json=body, headers={"Idempotency-Key": "d1"})
+    assert (second.status_code, second.json()) == (202, first.json())
+
+
+# --- keys and health ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guarded(settings: Settings, coordinator: Coordinator) -> Any:
+    """A coordinator bound off loopback, with a bootstrap key."""
+    changed = {"coordinator_host": "0.0.0.0", "bootstrap_key": "wnw_first"}
+    outside = Coordinator.open(Settings(**{**settings.model_dump(), **changed}))
+    app = make_app(outside, steward=False)
+    with serving(app) as url, httpx.Client(base_url=f"{url}/api/v1") as client:
+        yield client
+    outside.close()
+
+
+def test_keys_are_required_off_loopback(guarded: httpx.Client) -> None:
+    refused = guarded.get("/experiments")
+    problem(refused, 401, "not-authorised")
+    assert refused.headers["www-authenticate"] == "Bearer"
+    problem(guarded.get("/experiments", headers={"Authorization": "Bearer wnw_no"}), 401, "not-authorised")
+    assert guarded.get("/experiments", headers={"Authorization": "Bearer wnw_first"}).status_code == 200
+
+
+def test_scopes_ascend_and_keys_end(guarded: httpx.Client) -> None:
+    admin = {"Authorization": "Bearer wnw_first"}
+    made = guarded.post("/keys", json={"name": "look", "scopes": ["read"]}, headers=admin)
+    assert made.status_code == 201
+    reader = {"Authorization": f"Bearer {made.json()['key']}"}
+    assert guarded.get("/workers", headers=reader).json() == {"items": [], "next": None}
+    body = problem(guarded.post("/experiments", json=experiment_body(), headers=reader), 403, "not-authorised")
+    assert body["missing_scope"] == "run"
+    problem(guarded.get("/keys", headers=reader), 403, "not-authorised")
+    listed = guarded.get("/keys", headers=admin).json()["items"]
+    assert [item["name"] for item in listed] == ["look", "bootstrap"] and "key" not in listed[0]
+    assert guarded.delete(f"/keys/{made.json()['id']}", headers=admin).status_code == 204
+    problem(guarded.get("/workers", headers=reader), 401, "not-authorised")
+    problem(guarded.delete(f"/keys/{made.json()['id']}", headers=admin), 404, "not-found")
+
+
+def test_a_replayed_key_does_not_show_its_text(guarded: httpx.Client) -> None:
+    headers = {"Authorization": "Bearer wnw_first", "Idempotency-Key": "k"}
+    shown = [guarded.post("/keys", json={"name": "n", "scopes": ["run"]}, headers=headers).json() for _ in range(2)]
+    assert shown[0]["key"].startswith("wnw_") and shown[1] == {**shown[0], "key": None}
+
+
+def test_another_name_for_loopback_needs_a_key(api: httpx.Client) -> None:
+    problem(api.get("/experiments", headers={"Host": "evil.example"}), 401, "not-authorised")
+
+
+def test_health_metrics_and_description(api: httpx.Client, coordinator: Coordinator) -> None:
+    root = str(api.base_url).removesuffix("/api/v1/")
+    add_dataset(coordinator)
+    assert httpx.get(f"{root}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{root}/readyz").status_code == 200
+    api.get("/experiments/none")
+    text = httpx.get(f"{root}/metrics").text
+    assert 'winnow_rows{status="ready",table="dataset"} 1.0' in text
+    assert 'status="404"' in text and "none" not in text
+    described = httpx.get(f"{root}/openapi.json").json()
+    post = described["paths"]["/api/v1/experiments"]["post"]
+    assert post["requestBody"]["content"]["application/json"]["examples"]["paper"]["value"]["arm"] == "entropy"
+    assert "preset" in described["components"]["schemas"]["ExperimentRequest"]["properties"]
+    assert "application/problem+json" in post["responses"]["422"]["content"]
+
+
+def test_a_database_that_is_down_is_said(settings: Settings, tmp_path: Path) -> None:
+    gone = Settings(**{**settings.model_dump(), "database_url": "postgresql://nobody@127.0.0.1:1/none"})
+    opened = Coordinator.open(gone)
+    with serving(make_app(opened, steward=False)) as url:
+        problem(httpx.get(f"{url}/readyz"), 503, "unavailable")
+        problem(httpx.get(f"{url}/api/v1/experiments"), 503, "unavailable")
+        assert httpx.get(f"{url}/healthz").status_code == 200
+    opened.close()
