@@ -11,6 +11,8 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from winnow.errors import PathForbidden
+
 
 class Settings(BaseSettings):
     """Where things are and how patient the services are. Times are in seconds."""
@@ -87,6 +89,12 @@ class Settings(BaseSettings):
         if self.renew_seconds * 2 > self.lease_seconds:
             raise ValueError("renew_seconds: must be at most half of lease_seconds, so that one renewal may fail")
         return self
+
+    def require_allowed(self, path: Path) -> None:
+        """Raise PathForbidden unless `path`, with its symlinks resolved, lies under an allow-listed data root."""
+        resolved = path.resolve()
+        if not any(resolved.is_relative_to(root.resolve()) for root in self.data_roots):
+            raise PathForbidden(str(path), [str(root) for root in self.data_roots])
 
 
 def is_loopback(host: str) -> bool:

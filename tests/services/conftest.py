@@ -2,25 +2,27 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from conftest import wait_until
 from fastapi import FastAPI
+from sqlalchemy.orm import Session
 
-from winnow.domain import DatasetSpec
+from winnow.artefacts import put_array
+from winnow.domain import DatasetSpec, derive_seed
+from winnow.selection.draws import draw_candidates
 from winnow.settings import Settings
-from winnow.store import claims, datasets
-from winnow.store.tables import Dataset
+from winnow.store import artefacts, claims, datasets, experiments, picks, rounds
+from winnow.store.tables import Artefact, Dataset, Round
 from winnow_coordinator.app import make_app
 from winnow_coordinator.context import Coordinator
-
-Serve = Callable[[FastAPI], str]
 
 
 @contextmanager
@@ -104,3 +106,62 @@ def experiment_body(**changes: Any) -> dict[str, Any]:
     """A small experiment on the dataset `tissue`."""
     small = {"name": "e", "dataset": "tissue", "positive_class": "a", "budget": 5, "rounds": 3, "candidates": 12}
     return {**small, **changes}
+
+
+class Driver:
+    """Does to rounds what a trainer does, with made-up arrays instead of a network."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self.random = np.random.default_rng(0)
+
+    def claim(self, *, lease: float = 30) -> Round:
+        """Take the longest-waiting round and say that it trains."""
+        with self.coordinator.database.begin() as session:
+            row = claims.claim(session, claims.TRAIN, "trainer", lease)
+            assert isinstance(row, Round)
+            rounds.start(session, row)
+            return row
+
+    def train(self, *, visits: int = 100) -> Round:
+        """Claim, leave the arrays that picks are made from, finish."""
+        row = self.claim()
+        with self.coordinator.database.begin() as session:
+            arrays = self._arrays(session, row)
+            kept = [self._put(row, kind, array) for kind, array in arrays.items()]
+            result = {
+                "visits": visits * (row.number + 1),
+                "seconds": {"train": 2.0, "embed": 1.0},
+                "metrics": {"f1": 0.5},
+                "report": {"floors": {"untrained": {"f1": 0.4}}},
+            }
+            rounds.complete_training(session, row.id, row.attempt, result=result, rows=kept)
+        return row
+
+    def _arrays(self, session: Session, row: Round) -> dict[str, np.ndarray[Any, Any]]:
+        experiment = experiments.get(session, row.experiment_id)
+        spec = experiments.spec_of(experiment)
+        pool = datasets.indices(session, experiment.dataset_id, "pool")
+        selected = picks.selected(session, experiment.id, up_to=row.number)
+        seed = derive_seed(spec.seed, "candidates", row.number)
+        candidates = draw_candidates(pool, selected, spec.candidates, seed=seed)
+        share = self.random.random(len(candidates), np.float32)
+        return {
+            "candidates/index": candidates,
+            "candidates/embeddings": self.random.random((len(candidates), 8), np.float32),
+            "candidates/probabilities": np.stack([share, 1 - share], axis=1),
+            "selected/index": selected,
+            "selected/embeddings": self.random.random((len(selected), 8), np.float32),
+        }
+
+    def _put(self, row: Round, kind: str, array: np.ndarray[Any, Any]) -> Artefact:
+        place = f"experiments/{row.experiment_id}/rounds/{row.number:04d}/a{row.attempt}/{kind.replace('/', '-')}.npy"
+        stored = put_array(self.coordinator.artefacts, place, array)
+        shape = {"shape": list(array.shape)}
+        at = {"experiment_id": row.experiment_id, "round": row.number, "attempt": row.attempt}
+        return artefacts.row(stored, kind=kind, manifest=shape, **at)
+
+
+@pytest.fixture
+def driver(coordinator: Coordinator) -> Driver:
+    return Driver(coordinator)

@@ -1,6 +1,7 @@
 """The REST surface over real HTTP: shapes, errors, pages, keys, idempotency."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,16 @@ def test_a_repeat_replays_the_first_answer(api: httpx.Client, coordinator: Coord
     assert len(api.get("/experiments").json()["items"]) == 1
     body = problem(api.post("/experiments", json=experiment_body(seed=2), headers=key), 422, "idempotency-conflict")
     assert body["field"] == "Idempotency-Key"
+
+
+def test_repeats_at_once_create_one(api: httpx.Client, coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    key = {"Idempotency-Key": "k1"}
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda _: api.post("/experiments", json=experiment_body(), headers=key), range(4)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert sum("idempotency-replayed" in answer.headers for answer in answers) == 3
 
 
 def test_a_refused_request_keeps_no_answer(api: httpx.Client, coordinator: Coordinator) -> None:

@@ -24,7 +24,8 @@ FILES = (WEIGHTS, OPTIMIZER, COUNTERS)
 
 @dataclass
 class Counters:
-    """Where training stands: the round, the next epoch and step, image visits of the round, mean loss by epoch.
+    """Where training stands: the round, the next epoch and step, image visits of the round, mean loss by epoch,
+    seconds by phase over all attempts.
 
     `loss_sum` and `loss_images` belong to the epoch under way.
     """
@@ -36,6 +37,7 @@ class Counters:
     loss_sum: float = 0.0
     loss_images: int = 0
     losses: list[float] = field(default_factory=list[float])
+    seconds: dict[str, float] = field(default_factory=lambda: {"load": 0.0, "train": 0.0})
 
 
 def save(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counters: Counters) -> Path:

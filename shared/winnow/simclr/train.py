@@ -102,7 +102,6 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
             checkpoint.load_optimizer(optimizer, origin)
     views = Views(spec.views, images.image_size, derive_seed(spec.seed, "views", number))
     steps = len(_batches(indices, settings))
-    seconds = {"load": 0.0, "train": 0.0}
     clock = _Clock(total=epochs * steps, done=counters.epoch * steps + counters.step)
     loss_read: float | None = None
     model.train()
@@ -139,8 +138,8 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
                 counters.loss_images += len(batch)
             counters.visits += len(batch)
             counters.step += 1
-            seconds["load"] += loaded - began
-            seconds["train"] += time.perf_counter() - loaded
+            counters.seconds["load"] += loaded - began
+            counters.seconds["train"] += time.perf_counter() - loaded
             if on_progress is not None:
                 on_progress(clock.tick(counters, epochs, steps, len(batch), loss_read))
         counters.losses.append(counters.loss_sum / max(counters.loss_images, 1))
@@ -149,7 +148,7 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
             _keep(workspace, model, optimizer, counters, on_checkpoint)
 
     state = checkpoint.save(workspace / "state", model, optimizer, counters)
-    return TrainedRound(state, counters.visits, seconds, counters.losses)
+    return TrainedRound(state, counters.visits, counters.seconds, counters.losses)
 
 
 def learning_rate(settings: SimclrSpec, step: int, steps: int) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from winnow.artefacts import Stored
@@ -29,10 +29,18 @@ def row(
 
 
 def insert(session: Session, rows: Sequence[Artefact]) -> None:
-    """Insert manifests; one of the same key is replaced."""
+    """Insert manifests; one of the same attempt and kind gives way."""
     for new in rows:
-        session.merge(new)
+        same = (Artefact.experiment_id == new.experiment_id, Artefact.round == new.round)
+        session.execute(delete(Artefact).where(*same, Artefact.attempt == new.attempt, Artefact.kind == new.kind))
+    session.add_all(rows)
     session.flush()
+
+
+def drop(session: Session, experiment_id: str, round: int, *, stem: str) -> list[str]:
+    """Forget the manifests whose kind starts with `stem`; the keys whose bytes may then go."""
+    of_stem = (Artefact.experiment_id == experiment_id, Artefact.round == round, Artefact.kind.startswith(f"{stem}/"))
+    return list(session.scalars(delete(Artefact).where(*of_stem).returning(Artefact.key)))
 
 
 def of_round(session: Session, experiment_id: str, round: int, *, attempt: int | None = None) -> dict[str, Artefact]:

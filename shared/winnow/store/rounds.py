@@ -73,9 +73,9 @@ def start(session: Session, round: Round) -> None:
     events.append(session, experiment.id, "round.training", round=round.number, attempt=round.attempt)
 
 
-def record(session: Session, round: Round, attempt: int, rows: Sequence[Artefact]) -> None:
-    """Insert manifests of stored artefacts while the claim holds. Raises Fenced."""
-    claims.renew(session, TRAIN, round.id, attempt, _remaining(round), None)
+def record(session: Session, id: str, attempt: int, lease: float, rows: Sequence[Artefact]) -> None:
+    """Insert manifests of stored artefacts under the claim, which is renewed by it. Raises Fenced."""
+    claims.renew(session, TRAIN, id, attempt, lease, None)
     artefacts.insert(session, rows)
 
 
@@ -167,8 +167,3 @@ def _tell(session: Session, row: Round, cause: Cause, message: str | None, spent
     if spent:
         reason = f"round {row.number}: {message or 'its machine was lost too often'}"
         experiments.transition(session, row.experiment_id, ExperimentStatus.FAILED, error=reason)
-
-
-def _remaining(round: Round) -> float:
-    assert round.lease_until is not None and round.heartbeat_at is not None
-    return round.lease_until - round.heartbeat_at

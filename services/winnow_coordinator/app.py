@@ -1,0 +1,85 @@
+"""The HTTP application: routes, errors, middleware, and the steward that lives as long as it does."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from sqlalchemy.exc import IntegrityError
+
+import winnow
+from winnow.settings import is_loopback
+from winnow.store import keys
+from winnow.telemetry import logger
+from winnow_coordinator import problems
+from winnow_coordinator.context import Coordinator
+from winnow_coordinator.monitoring import Meters, Observed
+from winnow_coordinator.routes import datasets, experiments, health, rounds, workers
+from winnow_coordinator.routes import keys as key_routes
+from winnow_coordinator.steward import Steward
+
+_log = logger("coordinator")
+
+DESCRIPTION = """Trains SimCLR encoders on the patches that matter, round by round.
+
+Errors are problem+json (RFC 9457) with a stable `code`. Lists page by `cursor`. Every POST that creates takes an
+`Idempotency-Key`. Off loopback every request needs a key: `Authorization: Bearer wnw_…`."""
+
+
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        return self.openapi_schema or problems.relabel(super().openapi())
+
+
+def make_app(coordinator: Coordinator, *, steward: bool = True) -> FastAPI:
+    """The application. `steward=False` leaves leases, bells and picks to another coordinator."""
+    meters = Meters(coordinator.database)
+    app = _Api(
+        title="Winnow coordinator",
+        version=winnow.__version__,
+        description=DESCRIPTION,
+        lifespan=_lifespan(coordinator, steward=steward),
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.coordinator = coordinator
+    app.state.meters = meters
+    problems.install(app)
+    app.add_middleware(Observed, meters=meters)
+    for nouns in (datasets, experiments, rounds, workers, key_routes):
+        app.include_router(nouns.router, prefix="/api/v1")
+    app.include_router(health.router)
+    return app
+
+
+def _lifespan(coordinator: Coordinator, *, steward: bool):
+    @asynccontextmanager
+    async def live(app: FastAPI) -> AsyncIterator[None]:
+        _store_first_key(coordinator)
+        works = Steward(coordinator)
+        if steward:
+            works.start()
+        try:
+            yield
+        finally:
+            coordinator.stopping.set()
+            works.stop()
+
+    return live
+
+
+def _store_first_key(coordinator: Coordinator) -> None:
+    first = coordinator.settings.bootstrap_key.get_secret_value()
+    if first:
+        try:
+            with coordinator.database.begin() as session:
+                keys.create(session, "bootstrap", keys.SCOPES, key=first)
+        except IntegrityError:
+            _log.info("key.stored_already", reason="another coordinator started at the same moment")
+    elif not is_loopback(coordinator.settings.coordinator_host):
+        _log.warning("key.none_given", next="set WINNOW_BOOTSTRAP_KEY unless an admin key exists")
+
+
+def _operation_id(route: APIRoute) -> str:
+    noun = route.tags[0] if route.tags else "coordinator"
+    return f"{noun}_{route.name}"

@@ -1,0 +1,46 @@
+"""What every route and every thread of a coordinator shares, built once at the composition root."""
+
+import threading
+from dataclasses import dataclass, field
+
+from celery import Celery
+from sqlalchemy.orm import Session
+
+from winnow.artefacts import ArtefactStore, DirectoryStore
+from winnow.queue import INGEST_TASK, TRAIN_TASK, Bells, make_app
+from winnow.settings import Settings
+from winnow.store import Database, now
+from winnow.store.rounds import Patience
+from winnow.store.tables import Dataset, Round
+
+
+@dataclass(frozen=True)
+class Coordinator:
+    """Settings, database, artefacts, bells; `stopping` is set once the process is to end."""
+
+    settings: Settings
+    database: Database
+    artefacts: ArtefactStore
+    celery: Celery
+    bells: Bells
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Coordinator":
+        celery = make_app(settings)
+        store = DirectoryStore(settings.artefact_dir)
+        return cls(settings, Database(settings.database_url), store, celery, Bells(celery))
+
+    def close(self) -> None:
+        self.stopping.set()
+        self.celery.close()
+        self.database.close()
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(self.settings.max_losses, self.settings.max_failures, self.settings.retry_seconds)
+
+    def ring(self, session: Session, row: Dataset | Round) -> None:
+        """Ring for a row that waits for a trainer, once the transaction is committed."""
+        row.rung_at = now()
+        self.bells.ring(session, INGEST_TASK if isinstance(row, Dataset) else TRAIN_TASK, row.id)

@@ -1,0 +1,56 @@
+"""Datasets: accepted here, ingested by a trainer."""
+
+from sqlalchemy.orm import Session
+
+from winnow import datasets as sources
+from winnow.domain import DatasetSpec, Role
+from winnow.store import datasets
+from winnow.store.tables import Dataset, Sample
+from winnow_coordinator import pages
+from winnow_coordinator.context import Coordinator
+from winnow_coordinator.schemas import DatasetView, Page, SampleView
+
+
+def accept(coordinator: Coordinator, session: Session, spec: DatasetSpec) -> DatasetView:
+    """A new dataset, to be ingested. Raises AlreadyExists."""
+    row = datasets.insert(session, spec)
+    coordinator.ring(session, row)
+    return view(row)
+
+
+def check(coordinator: Coordinator, spec: DatasetSpec) -> None:
+    """Refuse what no trainer could ingest. Raises InvalidInput with the field, PathForbidden.
+
+    Listing a large folder takes a while: call it outside any transaction.
+    """
+    sources.check(spec, coordinator.settings.require_allowed)
+
+
+def page(session: Session, cursor: str | None, limit: int) -> Page[DatasetView]:
+    """Datasets, newest first."""
+    rows = datasets.page(session, before=pages.decode(cursor), limit=limit + 1)
+    shown, following = pages.cut(rows, limit, lambda row: row.id)
+    return Page(items=[view(row) for row in shown], next=following)
+
+
+def samples(session: Session, name: str, role: Role | None, cursor: str | None, limit: int) -> Page[SampleView]:
+    """Samples by idx."""
+    dataset = datasets.get(session, name)
+    rows = datasets.samples_page(session, dataset.id, after=pages.decode_number(cursor), limit=limit + 1, role=role)
+    shown, following = pages.cut(rows, limit, _position)
+    return Page(items=[SampleView.model_validate(row) for row in shown], next=following)
+
+
+def view(row: Dataset) -> DatasetView:
+    """A dataset as the API shows it."""
+    counts: dict[str, dict[str, int]] = row.counts
+    derived = {
+        "samples": sum(n for by_label in counts.values() for n in by_label.values()),
+        "image_size": row.spec["image_size"],
+    }
+    columns = {name: getattr(row, name) for name in DatasetView.model_fields if name not in derived}
+    return DatasetView.model_validate(columns | derived)
+
+
+def _position(row: Sample) -> int:
+    return row.idx

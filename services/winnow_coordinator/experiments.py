@@ -1,0 +1,130 @@
+"""Experiments: begun, listed, paused, resumed, cancelled."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from fastapi.exceptions import RequestValidationError
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from winnow.domain import (
+    PRESETS,
+    Arm,
+    ExperimentSpec,
+    ExperimentStatus,
+    Role,
+    RoundStatus,
+    derive_seed,
+    expand,
+    is_final,
+)
+from winnow.errors import InvalidInput
+from winnow.selection.draws import draw_initial
+from winnow.store import datasets, experiments, picks, rounds
+from winnow.store.tables import Dataset, Experiment, Round
+from winnow_coordinator import fitness, pages
+from winnow_coordinator.context import Coordinator
+from winnow_coordinator.schemas import ExperimentRequest, ExperimentView, Page, RoundView
+
+
+def parse(request: ExperimentRequest) -> ExperimentSpec:
+    """The spec with its preset filled in. Raises InvalidInput, RequestValidationError."""
+    document = request.root
+    for name in ("arms", "seeds"):
+        if name in document:
+            raise InvalidInput(name, f"one request begins one experiment; send one for each of {name}")
+    if document.get("preset", "paper") not in PRESETS:
+        raise InvalidInput("preset", f"{document['preset']!r} is none of {', '.join(PRESETS)}")
+    for name in ("name", "dataset"):  # expand() would give a default name
+        if name not in document:
+            raise InvalidInput(name, "Field required")
+    try:
+        return expand(document)[0]
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from error
+
+
+def begin(coordinator: Coordinator, session: Session, spec: ExperimentSpec) -> ExperimentView:
+    """Insert the experiment, its S^0 and round 0. Raises NotFound, WrongState (dataset not ready), InvalidInput."""
+    dataset = datasets.get(session, spec.dataset)
+    stock = fitness.take_stock(session, dataset, spec)
+    fitness.require_fit(spec, stock)
+    experiment = experiments.insert(session, spec, dataset.id)
+    samples = stock.pool_size
+    if spec.arm is not Arm.FULL:
+        first = _draw_first(session, dataset, spec)
+        picks.insert(session, experiment.id, 0, first, [0.0] * len(first))
+        samples = len(first)
+    coordinator.ring(session, rounds.insert(session, experiment.id, 0, samples=samples))
+    session.flush()
+    return get(session, experiment.id)
+
+
+def get(session: Session, id: str) -> ExperimentView:
+    """One experiment. Raises NotFound."""
+    return _views(session, [experiments.get(session, id)])[0]
+
+
+def page(session: Session, status: ExperimentStatus | None, cursor: str | None, limit: int) -> Page[ExperimentView]:
+    """Experiments, newest first."""
+    rows = experiments.page(session, before=pages.decode(cursor), limit=limit + 1, status=status)
+    shown, following = pages.cut(rows, limit, lambda row: row.id)
+    return Page(items=_views(session, shown), next=following)
+
+
+def pause(session: Session, id: str) -> ExperimentView:
+    """Ask for a pause; whoever works on a round stops within one step. Raises NotFound, WrongState."""
+    experiments.transition(session, id, ExperimentStatus.PAUSING)
+    return get(session, id)
+
+
+def resume(coordinator: Coordinator, session: Session, id: str) -> ExperimentView:
+    """Go on. Raises NotFound, WrongState."""
+    experiments.transition(session, id, ExperimentStatus.RUNNING)
+    newest = rounds.newest(session, id)
+    if newest is not None and newest.status == RoundStatus.QUEUED:
+        coordinator.ring(session, newest)
+        session.flush()
+    return get(session, id)
+
+
+def cancel(session: Session, id: str) -> ExperimentView:
+    """Ask for the end; results so far stay. Raises NotFound, WrongState."""
+    experiments.transition(session, id, ExperimentStatus.CANCELLING)
+    return get(session, id)
+
+
+def _draw_first(session: Session, dataset: Dataset, spec: ExperimentSpec) -> NDArray[np.int64]:
+    pool = datasets.indices(session, dataset.id, Role.POOL)
+    labels = datasets.labels(session, dataset.id, Role.POOL) if spec.initial == "stratum" else []
+    known = [label for label in labels if label is not None]
+    return draw_initial(pool, spec.budget, seed=derive_seed(spec.seed, "initial"), by=spec.initial, labels=known)
+
+
+def _views(session: Session, rows: Sequence[Experiment]) -> list[ExperimentView]:
+    names = datasets.names(session, (row.dataset_id for row in rows))
+    by_id = rounds.of_experiments(session, [row.id for row in rows])
+    return [_view(row, names, by_id[row.id]) for row in rows]
+
+
+def _view(row: Experiment, names: Mapping[str, str], its_rounds: Sequence[Round]) -> ExperimentView:
+    spec = experiments.spec_of(row)
+    open_rounds = [one for one in its_rounds if not is_final(RoundStatus(one.status))]
+    scored = [one for one in its_rounds if one.metrics]
+    fields = {
+        "id": row.id,
+        "name": row.name,
+        "dataset": names[row.dataset_id],
+        "arm": spec.arm,
+        "status": row.status,
+        "error": row.error,
+        "rounds_total": spec.total_rounds,
+        "rounds_done": sum(one.status == RoundStatus.DONE for one in its_rounds),
+        "current_round": RoundView.model_validate(open_rounds[-1]) if open_rounds else None,
+        "latest": RoundView.model_validate(scored[-1]) if scored else None,
+        "spec": row.spec,
+        "created_at": row.created_at,
+        "ended_at": row.ended_at,
+    }
+    return ExperimentView.model_validate(fields)

@@ -1,0 +1,121 @@
+"""Whether an experiment's spec fits its dataset: what can be refused before anything is trained."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from winnow.domain import Arm, DatasetStatus, ExperimentSpec, Role, allowed_from
+from winnow.errors import InvalidInput, WrongState
+from winnow.store import datasets
+from winnow.store.tables import Dataset
+
+MIN_IMAGE_SIZE = 32
+"""Pixels a side below which a ResNet, which halves its input five times, has nothing left to see."""
+
+
+class DatasetNotReady(WrongState):
+    """The dataset is still ingested, or its ingest failed."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        current = DatasetStatus(dataset.status)
+        super().__init__("dataset", dataset.name, current, DatasetStatus.READY, allowed_from(current))
+        hint = dataset.error or "unknown reason" if current is DatasetStatus.FAILED else "wait until it is ready"
+        self.args = (f"dataset {dataset.name} is {current}, an experiment needs it ready: {hint}",)
+
+
+@dataclass(frozen=True)
+class Stock:
+    """Samples by label (None: no label) of the roles that an experiment uses."""
+
+    name: str
+    classes: list[str]
+    image_size: int
+    pool: dict[str | None, int]
+    labelled: dict[str | None, int]
+    evaluated: dict[str | None, int]
+
+    @property
+    def pool_size(self) -> int:
+        return sum(self.pool.values())
+
+
+def take_stock(session: Session, dataset: Dataset, spec: ExperimentSpec) -> Stock:
+    """Count what `dataset` has for `spec`. Raises DatasetNotReady."""
+    if dataset.status != DatasetStatus.READY:
+        raise DatasetNotReady(dataset)
+
+    def count(role: str) -> dict[str | None, int]:
+        return datasets.label_counts(session, dataset.id, role)
+
+    return Stock(
+        name=dataset.name,
+        classes=dataset.classes,
+        image_size=dataset.spec["image_size"],
+        pool=count(Role.POOL),
+        labelled=count(Role.LABELLED),
+        evaluated=count(spec.evaluate_on),
+    )
+
+
+def require_fit(spec: ExperimentSpec, stock: Stock) -> None:
+    """Raise InvalidInput, with the spec's field, for whatever could only fail later."""
+    _require_size(spec, stock)
+    _require_pool(spec, stock)
+    _require_positive_class(spec, stock)
+    _require_labels(spec, stock)
+
+
+def _require_size(spec: ExperimentSpec, stock: Stock) -> None:
+    if stock.image_size < MIN_IMAGE_SIZE:
+        size = f"{stock.name} is packed at {stock.image_size} pixels"
+        raise InvalidInput("dataset", f"{size}; {spec.encoder.name} needs {MIN_IMAGE_SIZE} or more")
+
+
+def _require_pool(spec: ExperimentSpec, stock: Stock) -> None:
+    pool = stock.pool_size
+    if pool == 0:
+        raise InvalidInput("dataset", f"{stock.name} has no samples with the role pool")
+    if spec.arm is not Arm.FULL:
+        _require_budget(spec, stock)
+    first = pool if spec.arm is Arm.FULL else spec.budget
+    if first < 2:
+        raise InvalidInput("budget", "contrastive training needs 2 or more samples: the others are the negatives")
+    if spec.simclr.drop_last and first < spec.simclr.batch_size:
+        reason = f"with drop_last, {first} samples make no batch of {spec.simclr.batch_size}"
+        raise InvalidInput("simclr.batch_size", reason)
+
+
+def _require_budget(spec: ExperimentSpec, stock: Stock) -> None:
+    pool, needed = stock.pool_size, spec.rounds * spec.budget
+    if spec.budget > pool:
+        raise InvalidInput("budget", f"{spec.budget} of a pool of {pool}")
+    if needed > pool:
+        reason = f"{spec.rounds} rounds of {spec.budget} need {needed} pool samples; {stock.name} has {pool}"
+        raise InvalidInput("rounds", f"{reason}. At most {pool // spec.budget} rounds fit")
+    if spec.initial == "stratum" and None in stock.pool:
+        raise InvalidInput("initial", f"strata need a label for each pool sample; {stock.pool[None]} have none")
+
+
+def _require_positive_class(spec: ExperimentSpec, stock: Stock) -> None:
+    if spec.positive_class is not None and spec.positive_class not in stock.classes:
+        known = ", ".join(stock.classes) or "none"
+        raise InvalidInput("positive_class", f"{stock.name} has no label {spec.positive_class!r}; its labels: {known}")
+
+
+def _require_labels(spec: ExperimentSpec, stock: Stock) -> None:
+    labelled = stock.labelled
+    if not labelled:
+        raise InvalidInput("dataset", f"{stock.name} has no labelled samples; add a draw with role labelled")
+    if None in labelled:
+        raise InvalidInput("dataset", f"{labelled[None]} samples of {stock.name} with the role labelled have no label")
+    if len(labelled) < 2:
+        raise InvalidInput(
+            "dataset", f"all labelled samples of {stock.name} are {next(iter(labelled))}; two classes are needed"
+        )
+    if spec.proxy.task == "positive" and spec.positive_class not in labelled:
+        raise InvalidInput("positive_class", f"no labelled sample of {stock.name} is {spec.positive_class}")
+    if not stock.evaluated:
+        raise InvalidInput("evaluate_on", f"{stock.name} has no samples with the role {spec.evaluate_on}")
+    if None in stock.evaluated:
+        count = stock.evaluated[None]
+        raise InvalidInput("evaluate_on", f"{count} samples of {stock.name} with that role have no label")

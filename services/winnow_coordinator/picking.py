@@ -1,0 +1,192 @@
+"""From a trained round to the next one: the claim, the sampler's answer, the picks."""
+
+from typing import Any
+
+import numpy as np
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from winnow.artefacts import get_array
+from winnow.domain import Arm, ExperimentSpec, ExperimentStatus, Role, RoundStatus
+from winnow.errors import Fenced, Unavailable, WinnowError
+from winnow.store import artefacts, claims, datasets, events, experiments, picks, rounds
+from winnow.store.claims import SELECT
+from winnow.store.rounds import Cause
+from winnow.store.tables import Round
+from winnow.telemetry import logger
+from winnow_coordinator.context import Coordinator
+from winnow_coordinator.orders import Batch, Order, make_request, read_batch, read_nothing, require_artefact
+from winnow_coordinator.sampler import POLL_SECONDS, Sampler
+
+LONGEST_WAIT = 30.0
+"""Seconds between two tries when the sampler stays away."""
+_log = logger("coordinator.picking")
+
+
+class Interrupted(WinnowError):
+    """The experiment is to pause or end, or this process is."""
+
+    code = "interrupted"
+
+
+class Picker:
+    """Takes trained rounds one at a time. Any number of them may run, in any number of coordinators."""
+
+    def __init__(self, coordinator: Coordinator, owner: str) -> None:
+        self._coordinator = coordinator
+        self._database = coordinator.database
+        self._owner = owner
+        self._sampler = Sampler(coordinator.settings)
+        self._away = 0
+
+    def close(self) -> None:
+        self._sampler.close()
+
+    def pick_next(self) -> bool:
+        """Bring the longest-waiting trained round to its end; False when there is none."""
+        with self._database.begin() as session:
+            round = claims.claim(session, SELECT, self._owner, self._coordinator.settings.lease_seconds)
+            if round is None:
+                return False
+            assert isinstance(round, Round)
+            _add_wait(session, round)
+            if not picks_after(experiments.spec_of(experiments.get(session, round.experiment_id)), round):
+                advance(self._coordinator, session, round, None)
+                return True
+        self._pick(round)
+        return True
+
+    def _pick(self, round: Round) -> None:
+        try:
+            order = self._prepare(round)
+            batch = self._ask(round, order) if order.budget else read_nothing(order)
+            self._keep(round, batch)
+        except Fenced:
+            _log.warning("picking.fenced", experiment=round.experiment_id, round=round.number)
+        except Interrupted:
+            self._give_back(round, "stopped", None)
+        except Unavailable as error:
+            self._away += 1
+            wait = min(self._coordinator.settings.retry_seconds * 2 ** min(self._away - 1, 8), LONGEST_WAIT)
+            self._give_back(round, "stopped", str(error), wait=wait)
+        except SQLAlchemyError:  # the lease ends by itself, and the round is claimed anew
+            raise
+        except Exception as error:  # whatever it is, the round must say so
+            self._give_back(round, "failed", str(error) or repr(error))
+
+    def _prepare(self, round: Round) -> Order:
+        with self._database.read() as session:
+            experiment = experiments.get(session, round.experiment_id)
+            spec = experiments.spec_of(experiment)
+            stored = artefacts.of_round(session, experiment.id, round.number)
+            if spec.arm is Arm.RANDOM and spec.random_from == "pool":
+                pool = datasets.indices(session, experiment.dataset_id, Role.POOL)
+                candidates = np.setdiff1d(pool, picks.selected(session, experiment.id, up_to=round.number))
+            else:
+                index = require_artefact(stored, round, "candidates/index")
+                candidates = get_array(self._coordinator.artefacts, index.key, sha256=index.sha256)
+        request = make_request(spec, round, stored, len(candidates))
+        return Order(spec, np.asarray(candidates, np.int64), request)
+
+    def _ask(self, round: Round, order: Order) -> Batch:
+        heart = _Heart(self._coordinator, round)
+        picked = self._sampler.select(order.request, heart.beat)
+        self._away = 0
+        return read_batch(order, picked)
+
+    def _keep(self, round: Round, batch: Batch) -> None:
+        with self._database.begin() as session:
+            if rounds.wanted_of(session, round) == ExperimentStatus.CANCELLING:
+                claims.finish(session, SELECT, round.id, round.attempt, RoundStatus.CANCELLED)
+                return
+            advance(self._coordinator, session, round, batch)
+        _log.info("round.picked", experiment=round.experiment_id, round=round.number, picked=len(batch.indices))
+
+    def _give_back(self, round: Round, cause: Cause, message: str | None, *, wait: float = 0.0) -> None:
+        _log.warning("picking.given_back", experiment=round.experiment_id, round=round.number, reason=message)
+        try:
+            with self._database.begin() as session:
+                if rounds.wanted_of(session, round) == ExperimentStatus.CANCELLING:
+                    claims.finish(session, SELECT, round.id, round.attempt, RoundStatus.CANCELLED)
+                    return
+                patience = self._coordinator.patience
+                rounds.give_back(session, SELECT, round.id, round.attempt, cause, message, patience, wait=wait)
+        except Fenced:
+            _log.warning("picking.fenced", experiment=round.experiment_id, round=round.number)
+
+
+class _Heart:
+    """Renews the claim while the sampler computes, and hears when the experiment is to stop."""
+
+    def __init__(self, coordinator: Coordinator, round: Round) -> None:
+        self._coordinator = coordinator
+        self._round = round
+
+    def beat(self, progress: dict[str, Any]) -> None:
+        """Wait a little. Raises Interrupted, and Fenced when the claim is lost."""
+        settings, round = self._coordinator.settings, self._round
+        if self._coordinator.stopping.wait(min(POLL_SECONDS, settings.renew_seconds)):
+            raise Interrupted("the coordinator stops")
+        shown = {"phase": "pick", "step": progress.get("done", 0), "steps": progress.get("total", 0)}
+        with self._coordinator.database.begin() as session:
+            claims.renew(session, SELECT, round.id, round.attempt, settings.lease_seconds, shown)
+            wanted = rounds.wanted_of(session, round)
+        if wanted in (ExperimentStatus.PAUSING, ExperimentStatus.CANCELLING):
+            raise Interrupted(f"the experiment is {wanted}")
+
+
+def picks_after(spec: ExperimentSpec, round: Round) -> bool:
+    """Whether a batch is picked when `round` ends: not by `full`, the last round, or once all visits are made."""
+    return spec.arm is not Arm.FULL and not is_last(spec, round)
+
+
+def is_last(spec: ExperimentSpec, round: Round) -> bool:
+    """Whether the experiment ends with `round`."""
+    return round.number + 1 >= spec.total_rounds or (spec.visits is not None and round.visits >= spec.visits)
+
+
+def advance(coordinator: Coordinator, session: Session, round: Round, batch: Batch | None) -> None:
+    """End a claimed round: with its picks and the next round, or with the experiment. Raises Fenced."""
+    spec = experiments.spec_of(experiments.get(session, round.experiment_id))
+    if batch is not None:
+        _write_report(session, round, batch)
+    seconds = {"pick": batch.seconds} if batch is not None else {}
+    rounds.complete(session, round.id, seconds=seconds, attempt=round.attempt)
+    exhausted = batch is not None and not len(batch.indices)
+    if is_last(spec, round) or exhausted:
+        experiments.transition(session, round.experiment_id, ExperimentStatus.COMPLETED)
+        return
+    number, added = round.number + 1, 0
+    if batch is not None:
+        picks.insert(session, round.experiment_id, number, batch.indices, batch.scores)
+        added = len(batch.indices)
+    coordinator.ring(session, rounds.insert(session, round.experiment_id, number, samples=round.samples + added))
+    session.flush()
+
+
+def _write_report(session: Session, round: Round, batch: Batch) -> None:
+    row = session.get_one(Round, round.id)
+    row.report = {**row.report, "pick": batch.report}
+    session.flush()
+    said = {key: batch.report[key] for key in ("budget", "picked", "candidates", "notes")}
+    events.append(session, round.experiment_id, "round.picked", round=round.number, **said)
+
+
+def _add_wait(session: Session, round: Round) -> None:
+    """Add the time since the round last began to wait to its seconds, and, once, the time it waited for a trainer."""
+    assert round.heartbeat_at is not None
+    waited = max(0.0, round.heartbeat_at - round.waiting_since)
+    so_far = round.seconds.get("wait")
+    if so_far is None:
+        so_far = _queued_seconds(session, round)
+    round.seconds = {**round.seconds, "wait": so_far + waited}
+    session.flush()
+
+
+def _queued_seconds(session: Session, round: Round) -> float:
+    total, since = 0.0, round.created_at
+    for event in events.of_round(session, round.experiment_id, round.number):
+        if event.type == "round.training":
+            total += event.at - since
+        since = event.at
+    return total

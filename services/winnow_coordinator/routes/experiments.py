@@ -1,0 +1,87 @@
+"""/api/v1/experiments: begin, look, pause, resume, cancel, follow."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from winnow.domain import ExperimentStatus
+from winnow_coordinator import event_stream, examples, experiments, rounds
+from winnow_coordinator.access import Here, Reading, Writing
+from winnow_coordinator.auth import Reader, Runner
+from winnow_coordinator.idempotency import Answer, Idempotent
+from winnow_coordinator.pages import Cursor, Limit
+from winnow_coordinator.problems import responses
+from winnow_coordinator.schemas import ExperimentRequest, ExperimentView, MetricsView, Page
+
+router = APIRouter(prefix="/experiments", tags=["experiments"], responses=responses(401, 403, 422, 503))
+Request = Annotated[ExperimentRequest, Body(openapi_examples=examples.EXPERIMENT_REQUESTS)]
+LastEventId = Annotated[int | None, Header(ge=0, description="Sent by a client that resumes; stands before `after`")]
+After = Annotated[int, Query(ge=0, description="Only events with a higher id")]
+EVENTS = {200: {"content": {"text/event-stream": {"example": 'id: 3\nevent: round.trained\ndata: {"round": 0}\n\n'}}}}
+
+
+@router.post("", status_code=201, response_model=ExperimentView, responses=responses(404, 409))
+def begin(request: Request, caller: Runner, here: Here, once: Idempotent, session: Writing) -> Response:
+    """Begin an experiment on a ready dataset. S^0 is drawn at once; a trainer takes round 0 when it is free."""
+
+    def create() -> Answer:
+        view = experiments.begin(here, session, experiments.parse(request))
+        return Answer(201, view, f"/api/v1/experiments/{view.id}")
+
+    return once.run(session, request.root, create)
+
+
+@router.get("")
+def list_all(
+    caller: Reader,
+    session: Reading,
+    status: ExperimentStatus | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[ExperimentView]:
+    """Experiments, newest first."""
+    return experiments.page(session, status, cursor, limit)
+
+
+@router.get("/{id}", responses=responses(404))
+def get(id: str, caller: Reader, session: Reading) -> ExperimentView:
+    """One experiment, with the round that runs and the newest with metrics."""
+    return experiments.get(session, id)
+
+
+@router.post("/{id}/pause", status_code=202, responses=responses(404, 409))
+def pause(id: str, caller: Runner, session: Writing) -> ExperimentView:
+    """Pause: training stops within one step and keeps a checkpoint."""
+    return experiments.pause(session, id)
+
+
+@router.post("/{id}/resume", status_code=202, responses=responses(404, 409))
+def resume(id: str, caller: Runner, here: Here, session: Writing) -> ExperimentView:
+    """Go on after a pause."""
+    return experiments.resume(here, session, id)
+
+
+@router.post("/{id}/cancel", status_code=202, responses=responses(404, 409))
+def cancel(id: str, caller: Runner, session: Writing) -> ExperimentView:
+    """End for good: training stops within one step; results so far stay."""
+    return experiments.cancel(session, id)
+
+
+@router.get("/{id}/metrics", responses=responses(404))
+def metrics(id: str, caller: Reader, session: Reading) -> MetricsView:
+    """Samples, image visits, seconds and metrics by round, and the floors."""
+    return rounds.metrics(session, id)
+
+
+@router.get("/{id}/events", response_class=StreamingResponse, responses={**EVENTS, **responses(404)})
+async def follow(
+    id: str, caller: Reader, here: Here, last_event_id: LastEventId = None, after: After = 0
+) -> StreamingResponse:
+    """Server-sent events until the experiment has ended. `progress` events carry no id: they are not replayed."""
+    start = after if last_event_id is None else last_event_id
+    await run_in_threadpool(event_stream.look, here, id, start)  # an unknown id is a 404, not an empty stream
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    frames = event_stream.follow(here, id, start)
+    return StreamingResponse(frames, media_type="text/event-stream", headers=headers)

@@ -1,0 +1,37 @@
+"""/api/v1/keys"""
+
+from fastapi import APIRouter, Response
+
+from winnow.store import keys
+from winnow_coordinator.access import Reading, Writing
+from winnow_coordinator.auth import Admin
+from winnow_coordinator.idempotency import Answer, Idempotent
+from winnow_coordinator.problems import responses
+from winnow_coordinator.schemas import KeyRequest, KeyView, NewKeyView, Page
+
+router = APIRouter(prefix="/keys", tags=["keys"], responses=responses(401, 403, 422, 503))
+
+
+@router.post("", status_code=201, response_model=NewKeyView)
+def create(request: KeyRequest, caller: Admin, once: Idempotent, session: Writing) -> Response:
+    """Make a key. Its text is shown this once."""
+
+    def make() -> Answer:
+        row, text = keys.create(session, request.name, request.scopes)
+        shown = KeyView.model_validate(row).model_dump()
+        location = f"/api/v1/keys/{row.id}"
+        return Answer(201, NewKeyView(**shown, key=text), location, kept=NewKeyView(**shown, key=None))
+
+    return once.run(session, request.model_dump(mode="json"), make)
+
+
+@router.get("")
+def list_all(caller: Admin, session: Reading) -> Page[KeyView]:
+    """All keys, newest first; revoked ones too."""
+    return Page(items=[KeyView.model_validate(row) for row in keys.page(session)])
+
+
+@router.delete("/{id}", status_code=204, responses=responses(404))
+def revoke(id: str, caller: Admin, session: Writing) -> None:
+    """End a key at once."""
+    keys.revoke(session, id)

@@ -1,0 +1,60 @@
+"""/api/v1/experiments/{id}/rounds: what each round did, picked and stored."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Response
+from fastapi.responses import FileResponse
+
+from winnow_coordinator import batches, rounds
+from winnow_coordinator.access import Here, Reading
+from winnow_coordinator.auth import Reader
+from winnow_coordinator.pages import Cursor, Limit
+from winnow_coordinator.problems import responses
+from winnow_coordinator.schemas import Page, RoundDetail, RoundView, SelectionView
+
+router = APIRouter(prefix="/experiments/{id}/rounds", tags=["rounds"], responses=responses(401, 403, 404, 422, 503))
+Number = Annotated[int, Path(ge=0, lt=2**31)]
+SELECTION: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": SelectionView,
+        "content": {
+            "application/x-ndjson": {"schema": {"type": "string"}},
+            "text/csv": {"schema": {"type": "string"}, "example": "rank,idx,key,score\n0,40211,STR/a.tif,0.69\n"},
+            "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
+MEDIA_TYPES = {".npy": "application/x-npy", ".json": "application/json"}
+
+
+@router.get("")
+def list_all(id: str, caller: Reader, session: Reading, cursor: Cursor = None, limit: Limit = 100) -> Page[RoundView]:
+    """Rounds so far, by number."""
+    return rounds.page(session, id, cursor, limit)
+
+
+@router.get("/{number}")
+def get(id: str, number: Number, caller: Reader, session: Reading) -> RoundDetail:
+    """One round, with the manifests of its artefacts."""
+    return rounds.get(session, id, number)
+
+
+@router.get("/{number}/selection", response_class=Response, responses={**SELECTION, **responses(406)})
+def selection(
+    id: str, number: Number, caller: Reader, session: Reading, accept: Annotated[str | None, Header()] = None
+) -> Response:
+    """The batch that this round added to S^t, in the order of picking; npy holds idx alone."""
+    content, media_type = batches.render(batches.of_round(session, id, number), accept)
+    return Response(content, media_type=media_type, headers={"Vary": "Accept"})
+
+
+@router.get("/{number}/artefacts/{kind:path}", response_class=FileResponse, responses=BYTES)
+def artefact(id: str, number: Number, kind: str, caller: Reader, here: Here, session: Reading) -> FileResponse:
+    """The bytes of one artefact, say `candidates/embeddings`. The ETag is their sha256."""
+    row = rounds.artefact(session, id, number, kind)
+    path = here.artefacts.local(row.key)
+    media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
+    return FileResponse(path, media_type=media_type, headers={"ETag": f'"{row.sha256}"'}, filename=path.name)

@@ -1,0 +1,113 @@
+"""The sampling service, asked over HTTP: one request is one selection, however often it is sent."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import httpx
+
+from winnow.errors import InvalidInput, Unavailable
+from winnow.settings import Settings
+
+POLL_SECONDS = 0.5
+Beat = Callable[[dict[str, Any]], None]
+"""Called with the progress ({done, total}) while a selection is computed; it waits a little, and raises to stop."""
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What the sampler answered: positions among the candidates, in the order of picking."""
+
+    id: str
+    positions: list[int]
+    scores: list[float]
+    radius: float | None
+    seconds: float
+    notes: list[str]
+
+
+class Sampler:
+    """A client of one sampler."""
+
+    def __init__(self, settings: Settings) -> None:
+        token = settings.sampler_token.get_secret_value()
+        self._url = settings.sampler_url
+        self._http = httpx.Client(
+            base_url=settings.sampler_url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(settings.answer_seconds + 5, connect=5),
+            trust_env=False,  # a proxy for the outside world does not know the sampler
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def select(self, request: dict[str, Any], beat: Beat) -> Picked:
+        """The selection for `request`, waited for.
+
+        Raises Unavailable when the sampler is down or fails (try again), InvalidInput when it refuses the request
+        (trying again is in vain), and whatever `beat` raises, after the job was cancelled.
+        """
+        answer = self._ask("POST", "/v1/selections", json=request)
+        while answer["status"] in ("queued", "running"):
+            path = f"/v1/selections/{answer['id']}"
+            try:
+                beat(answer.get("progress") or {})
+            except BaseException:
+                self._cancel(path)
+                raise
+            found = self._ask("GET", path, missing=True)
+            answer = found or self._ask("POST", "/v1/selections", json=request)  # a restarted sampler knows no jobs
+        return _read(answer)
+
+    def _cancel(self, path: str) -> None:
+        try:
+            self._http.delete(path)
+        except httpx.HTTPError:
+            return  # nobody waits for its result; the sampler ends it by itself
+
+    def _ask(self, method: str, path: str, *, json: Any = None, missing: bool = False) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, json=json)
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise Unavailable(f"the sampler at {self._url} does not answer ({reason}); it is asked again") from error
+        if missing and response.status_code == 404:
+            return {}
+        if response.is_success:
+            return _document(response)
+        raise self._refusal(response)
+
+    def _refusal(self, response: httpx.Response) -> Exception:
+        problem = _document(response, strict=False)
+        reason = f"{response.status_code} {problem.get('detail') or response.reason_phrase}"
+        if response.status_code in (401, 403):
+            return Unavailable(f"the sampler at {self._url} refuses the token ({reason}); check WINNOW_SAMPLER_TOKEN")
+        if response.is_server_error or response.status_code in (408, 429):
+            return Unavailable(f"the sampler at {self._url} fails ({reason}); it is asked again")
+        return InvalidInput("selection", f"the sampler refuses it: {reason}")
+
+
+def _document(response: httpx.Response, *, strict: bool = True) -> dict[str, Any]:
+    try:
+        body: Any = response.json()
+    except ValueError:
+        body = None
+    if isinstance(body, dict):
+        return cast("dict[str, Any]", body)
+    if strict:
+        raise Unavailable(f"{response.url} answers something that is not a selection; is it the sampler?")
+    return {}
+
+
+def _read(answer: dict[str, Any]) -> Picked:
+    if answer["status"] == "done":
+        return Picked(
+            id=answer["id"],
+            positions=answer["indices"],
+            scores=answer["scores"],
+            radius=answer.get("radius"),
+            seconds=answer["seconds"],
+            notes=answer.get("notes") or [],
+        )
+    raise Unavailable(f"the sampler ended the selection as {answer['status']}: {answer.get('error') or 'no reason'}")

@@ -1,0 +1,58 @@
+"""The steward: threads that look after leases and bells, and that pick. Long picks hold up nothing else."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+from winnow.telemetry import logger
+from winnow_coordinator.context import Coordinator
+from winnow_coordinator.picking import Picker
+from winnow_coordinator.tidying import Tidier
+
+PICKERS = 2
+_log = logger("coordinator.steward")
+
+
+class Steward:
+    """One thread that tidies and a few that pick, from `start` to `stop`."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._pickers: list[Picker] = []
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        host = socket.gethostname()
+        self._pickers = [Picker(self._coordinator, f"steward-{host}-{os.getpid()}-{n}") for n in range(PICKERS)]
+        tidier = Tidier(self._coordinator)
+        self._run("tidier", tidier.tidy)
+        for n, picker in enumerate(self._pickers):
+            self._run(f"picker-{n}", lambda picker=picker: _pick_all(self._coordinator, picker))
+
+    def stop(self) -> None:
+        """End the threads; a pick in flight is given back."""
+        self._coordinator.stopping.set()
+        for thread in self._threads:
+            thread.join()
+        for picker in self._pickers:
+            picker.close()
+
+    def _run(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._repeat, args=(name, work), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _repeat(self, name: str, work: Callable[[], None]) -> None:
+        while True:
+            try:
+                work()
+            except Exception as error:  # the thread must outlive a database that is down and a defect alike
+                _log.exception("steward.stumbled", thread=name, reason=str(error), next="goes on in a moment")
+            if self._coordinator.stopping.wait(self._coordinator.settings.steward_seconds):
+                return
+
+
+def _pick_all(coordinator: Coordinator, picker: Picker) -> None:
+    while not coordinator.stopping.is_set() and picker.pick_next():
+        pass

@@ -1,0 +1,36 @@
+"""`python -m winnow_trainer`: a Celery worker with a pool of one thread (docs/architecture.md says why)."""
+
+from typing import Any
+
+from celery import signals
+
+from winnow import telemetry
+from winnow.queue import make_app
+from winnow.settings import Settings
+from winnow_trainer import tasks
+from winnow_trainer.worker import Worker
+
+FLAGS = ["worker", *"--pool threads --concurrency 1 --loglevel WARNING --without-gossip --without-mingle".split()]
+
+
+def main() -> None:
+    """Work until SIGTERM, which leaves with a checkpoint."""
+    settings = Settings()
+    telemetry.configure(settings, "trainer")
+    app = make_app(settings)
+    worker = Worker(settings)
+    tasks.register(app, worker)
+
+    def leave(**_: Any) -> None:
+        worker.leave()
+
+    signals.worker_shutting_down.connect(leave)
+    worker.start()
+    try:
+        app.worker_main([*FLAGS, "--hostname", f"trainer-{worker.id.replace(':', '-')}@{worker.host}"])
+    finally:
+        worker.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The two kinds of work: what a claimed row asks of a child, and what becomes of the child's messages."""
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from winnow.artefacts import ArtefactStore, Stored
+from winnow.domain import Arm, ExperimentSpec, ExperimentStatus, Role, RoundStatus, derive_seed
+from winnow.errors import InvalidInput
+from winnow.selection.draws import draw_candidates
+from winnow.settings import Settings
+from winnow.store import artefacts, claims, datasets, experiments, picks, rounds
+from winnow.store.claims import INGEST, TRAIN, Work
+from winnow.store.rounds import Cause, Patience
+from winnow.store.tables import Artefact, Dataset, Round
+from winnow_trainer.protocol import Message
+
+
+class Assignment(Protocol):
+    """A claimed row in the terms of the supervisor. Every method works inside the caller's transaction."""
+
+    work: Work
+    id: str
+    attempt: int
+
+    def prepare(self, session: Session, scratch: Path) -> dict[str, Any]:
+        """The job for the child; arrays go into `scratch`. Raises InvalidInput for what can never work."""
+        ...
+
+    def wanted(self, session: Session) -> ExperimentStatus:
+        """RUNNING to go on, PAUSING or CANCELLING to stop."""
+        ...
+
+    def record(self, session: Session, message: Message) -> list[str]:
+        """Keep a checkpoint's manifests; the keys of the ones it replaces. Raises Fenced."""
+        ...
+
+    def complete(self, session: Session, message: Message) -> list[str]:
+        """Store the result and leave the working status; the keys that are no longer needed. Raises Fenced."""
+        ...
+
+    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> None:
+        """End the claim without a result. Raises Fenced."""
+        ...
+
+
+class Ingest:
+    """A dataset to decode and pack."""
+
+    work = INGEST
+
+    def __init__(self, row: Dataset, settings: Settings) -> None:
+        self.id, self.attempt = row.id, row.attempt
+        self._row, self._settings = row, settings
+
+    def prepare(self, session: Session, scratch: Path) -> dict[str, Any]:
+        return {
+            "kind": "ingest",
+            "spec": self._row.spec,
+            "prefix": f"datasets/{self.id}/a{self.attempt}",
+            "data_roots": [str(root) for root in self._settings.data_roots],
+        }
+
+    def wanted(self, session: Session) -> ExperimentStatus:
+        return ExperimentStatus.RUNNING
+
+    def record(self, session: Session, message: Message) -> list[str]:
+        return []
+
+    def complete(self, session: Session, message: Message) -> list[str]:
+        with Path(message["samples"]).open() as lines:
+            samples = [json.loads(line) for line in lines]
+        result = {name: message[name] for name in ("classes", "counts", "report", "location")}
+        datasets.complete(session, self.id, self.attempt, samples=samples, **result)
+        return []
+
+    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> None:
+        rounds.give_back(session, INGEST, self.id, self.attempt, cause, message, patience)
+
+
+class Train:
+    """A round to train."""
+
+    work = TRAIN
+
+    def __init__(self, row: Round, settings: Settings, store: ArtefactStore) -> None:
+        self.id, self.attempt = row.id, row.attempt
+        self._row, self._settings, self._store = row, settings, store
+        self._checkpoint: list[str] = []
+
+    def prepare(self, session: Session, scratch: Path) -> dict[str, Any]:
+        row = self._row
+        experiment = experiments.get(session, row.experiment_id)
+        spec = experiments.spec_of(experiment)
+        dataset = session.get_one(Dataset, experiment.dataset_id)
+        picks_next = spec.arm is not Arm.FULL and row.number + 1 < spec.total_rounds
+        self._write_arrays(session, scratch, spec, dataset, picks_next)
+        rounds.start(session, row)
+        before = rounds.get(session, row.experiment_id, row.number - 1).visits if row.number else 0
+        return {
+            "kind": "train",
+            "spec": experiment.spec,
+            "number": row.number,
+            "classes": dataset.classes,
+            "location": dataset.location,
+            "prefix": f"experiments/{row.experiment_id}/rounds/{row.number:04d}/a{self.attempt}",
+            "picks": picks_next,
+            "visits_before": before,
+            "start": self._keys(session, row.number - 1, "state") if row.number else None,
+            "checkpoint": self._keys(session, row.number, "checkpoint"),
+        }
+
+    def wanted(self, session: Session) -> ExperimentStatus:
+        return rounds.wanted_of(session, self._row)
+
+    def record(self, session: Session, message: Message) -> list[str]:
+        rows = [self._manifest(made) for made in message["artefacts"]]
+        rounds.record(session, self.id, self.attempt, self._settings.lease_seconds, rows)
+        replaced, self._checkpoint = self._checkpoint, [row.key for row in rows]
+        return replaced
+
+    def complete(self, session: Session, message: Message) -> list[str]:
+        result = {name: message[name] for name in ("visits", "seconds", "metrics", "report")}
+        rows = [self._manifest(made) for made in message["artefacts"]]
+        rounds.complete_training(session, self.id, self.attempt, result=result, rows=rows)
+        return artefacts.drop(session, self._row.experiment_id, self._row.number, stem="checkpoint")
+
+    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> None:
+        if self.wanted(session) == ExperimentStatus.CANCELLING:
+            claims.finish(session, TRAIN, self.id, self.attempt, RoundStatus.CANCELLED)
+        else:
+            rounds.give_back(session, TRAIN, self.id, self.attempt, cause, message, patience)
+
+    def _write_arrays(
+        self, session: Session, scratch: Path, spec: ExperimentSpec, dataset: Dataset, picks_next: bool
+    ) -> None:
+        pool = datasets.indices(session, dataset.id, Role.POOL)
+        selected = pool
+        if spec.arm is not Arm.FULL:
+            selected = picks.selected(session, self._row.experiment_id, up_to=self._row.number)
+        candidates = np.empty(0, np.int64)
+        if picks_next:
+            seed = derive_seed(spec.seed, "candidates", self._row.number)
+            candidates = draw_candidates(pool, selected, spec.candidates, seed=seed)
+        arrays = {"selected": selected, "candidates": candidates}
+        for name, role in (("labelled", Role.LABELLED), ("evaluated", Role(spec.evaluate_on))):
+            arrays[name] = datasets.indices(session, dataset.id, role)
+            arrays[f"{name}_labels"] = self._labels(session, dataset, role)
+        for name, array in arrays.items():
+            np.save(scratch / f"{name}.npy", array, allow_pickle=False)
+
+    @staticmethod
+    def _labels(session: Session, dataset: Dataset, role: Role) -> Any:
+        numbers = {name: number for number, name in enumerate(dataset.classes)}
+        labels = datasets.labels(session, dataset.id, role)
+        if None in labels:
+            raise InvalidInput(role, "some of these samples have no label")
+        return np.array([numbers[label] for label in labels if label is not None], np.int64)
+
+    def _keys(self, session: Session, number: int, stem: str) -> dict[str, str] | None:
+        """Keys of the three files of a state or of the newest complete checkpoint, if there is one."""
+        found = artefacts.of_round(session, self._row.experiment_id, number)
+        parts = {name: found.get(f"{stem}/{name}") for name in ("weights", "optimizer", "counters")}
+        whole = {name: row.key for name, row in parts.items() if row is not None}
+        attempts = {row.attempt for row in parts.values() if row is not None}
+        return whole if len(whole) == len(parts) and len(attempts) == 1 else None
+
+    def _manifest(self, made: Message) -> Artefact:
+        stored = Stored(made["key"], made["size"], made["sha256"])
+        return artefacts.row(
+            stored,
+            experiment_id=self._row.experiment_id,
+            round=self._row.number,
+            attempt=self.attempt,
+            kind=made["kind"],
+            manifest=made["manifest"],
+        )

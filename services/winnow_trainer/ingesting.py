@@ -1,0 +1,39 @@
+"""The child's side of an ingest: decode and pack in scratch, then move the shards into the artefact store."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from winnow.artefacts import DirectoryStore
+from winnow.datasets import ingest
+from winnow.domain import DatasetSpec
+from winnow.settings import Settings
+from winnow_trainer.protocol import Line
+
+
+def ingest_dataset(job: dict[str, Any], line: Line) -> dict[str, Any]:
+    """Ingest, and say where the shards and the table of samples are. Raises what winnow.datasets.ingest raises."""
+    settings = Settings(data_roots=tuple(Path(root) for root in job["data_roots"]))
+    scratch = Path(job["scratch"])
+    packed = scratch / "packed"
+    done = ingest(
+        DatasetSpec.model_validate(job["spec"]),
+        packed,
+        allow=settings.require_allowed,
+        on_progress=lambda read, total: line.progress(phase="ingest", step=read, steps=total),
+        should_stop=line.should_stop,
+    )
+    store = DirectoryStore(Path(job["artefact_dir"]))
+    for path in sorted(packed.iterdir()):
+        store.put(f"{job['prefix']}/{path.name}", path)
+    samples = scratch / "samples.jsonl"
+    with samples.open("w") as out:
+        out.writelines(json.dumps(asdict(row)) + "\n" for row in done.samples)
+    return {
+        "samples": str(samples),
+        "classes": done.classes,
+        "counts": done.counts,
+        "report": done.report,
+        "location": job["prefix"],
+    }

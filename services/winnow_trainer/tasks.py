@@ -1,0 +1,19 @@
+"""The tasks that bells call. Each takes one id: claim or return, work, finish."""
+
+from celery import Celery
+
+from winnow.queue import INGEST_TASK, TRAIN_TASK
+from winnow.store.claims import INGEST, TRAIN
+from winnow_trainer.worker import Worker
+
+
+def register(app: Celery, worker: Worker) -> None:
+    """Make `worker` answer the bells of `app`."""
+
+    @app.task(name=TRAIN_TASK)
+    def train(id: str) -> None:
+        worker.attend(TRAIN, id)
+
+    @app.task(name=INGEST_TASK)
+    def ingest(id: str) -> None:
+        worker.attend(INGEST, id)

@@ -1,0 +1,136 @@
+"""The worker: hears bells, looks for work by itself, and works on one thing at a time."""
+
+import os
+import socket
+import threading
+
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from winnow import __version__
+from winnow.artefacts import DirectoryStore
+from winnow.settings import Settings
+from winnow.store import Database, claims, workers
+from winnow.store.claims import INGEST, TRAIN, Claimed, Work
+from winnow.store.tables import Dataset
+from winnow.telemetry import logger
+from winnow_trainer.assignments import Assignment, Ingest, Train
+from winnow_trainer.devices import Device, Devices
+from winnow_trainer.supervisor import Supervisor
+
+_log = logger("trainer.worker")
+
+
+class Worker:
+    """One trainer process. `attend` and `poll` may be called from different threads; one of them works at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database(settings.database_url)
+        self.store = DirectoryStore(settings.artefact_dir)
+        self.host = socket.gethostname()
+        self.id = f"{self.host}:{os.getpid()}"
+        self.leaving = threading.Event()
+        self._devices = Devices(settings, self.database, self.id)
+        self._at_work = threading.Lock()
+        self._busy_with: str | None = None
+        self._device: Device | None = None
+        self._threads = [
+            threading.Thread(target=loop, name=loop.__name__, daemon=True) for loop in (self._poll, self._report)
+        ]
+
+    def start(self) -> None:
+        """Begin to look for work and to say that this worker lives."""
+        for thread in self._threads:
+            thread.start()
+
+    def leave(self) -> None:
+        """Ask whatever runs to stop at the next step and give its claim back. Returns at once."""
+        self.leaving.set()
+
+    def close(self) -> None:
+        """Wait until nothing runs, and take this worker's row along."""
+        self.leaving.set()
+        with self._at_work:
+            pass
+        for thread in self._threads:
+            thread.join(10)
+        try:
+            with self.database.begin() as session:
+                workers.forget(session, self.id)
+        except OperationalError as error:
+            _log.warning("worker.unforgotten", reason=str(error.orig), next="it ages out")
+        self.database.close()
+
+    def attend(self, work: Work, id: str | None = None) -> bool:
+        """Claim the row `id` (or the longest-waiting one) and work on it; False when there was nothing to claim."""
+        with self._at_work:
+            if self.leaving.is_set():
+                return False
+            device = self._devices.take()
+            if device is None:
+                _log.info("devices.busy", next="looked for again")
+                return False
+            row = self._claim(work, id)
+            if row is None:
+                return False
+            self._busy_with, self._device = row.id, device
+            try:
+                self._supervise(row, device)
+            finally:
+                self._busy_with, self._device = None, None
+            return True
+
+    def _claim(self, work: Work, id: str | None) -> Claimed | None:
+        try:
+            with self.database.begin() as session:
+                return claims.claim(session, work, self.id, self.settings.lease_seconds, id=id)
+        except OperationalError as error:
+            _log.warning("database.down", reason=str(error.orig), next="looked for work again later")
+            return None
+
+    def _supervise(self, row: Claimed, device: Device) -> None:
+        Supervisor(
+            self._assignment(row),
+            settings=self.settings,
+            database=self.database,
+            store=self.store,
+            leaving=self.leaving,
+            device=device.name,
+            environment=device.environment,
+        ).run()
+
+    def _assignment(self, row: Claimed) -> Assignment:
+        if isinstance(row, Dataset):
+            return Ingest(row, self.settings)
+        return Train(row, self.settings, self.store)
+
+    def _poll(self) -> None:
+        """Look for work that no bell told of."""
+        while not self.leaving.wait(self.settings.poll_seconds):
+            while any(self.attend(work) for work in (INGEST, TRAIN)):
+                pass
+
+    def _report(self) -> None:
+        """Say that this worker lives, and keep its device."""
+        while True:
+            try:
+                self._say_alive()
+                if (device := self._device) is not None:
+                    self._devices.keep(device)
+            except (OperationalError, IntegrityError) as error:
+                _log.warning("report.failed", reason=str(error.orig), next="said again later")
+            if self.leaving.wait(self.settings.renew_seconds):
+                return
+
+    def _say_alive(self) -> None:
+        devices = [{"uuid": uuid, "name": name} for uuid, name in self._devices.gpus] or [{"name": "cpu"}]
+        with self.database.begin() as session:
+            workers.report(
+                session,
+                self.id,
+                host=self.host,
+                pid=os.getpid(),
+                devices=devices,
+                version=__version__,
+                busy_with=self._busy_with,
+            )

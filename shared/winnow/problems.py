@@ -1,0 +1,184 @@
+"""Errors as RFC 9457 problem+json: the one place where Winnow's errors meet HTTP codes, for every service."""
+
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from winnow import errors
+from winnow.telemetry import logger
+
+MEDIA_TYPE = "application/problem+json"
+_log = logger("problems")
+
+STATUS: dict[type[errors.WinnowError], int] = {
+    errors.InvalidInput: 422,
+    errors.PathForbidden: 403,
+    errors.NotAuthorised: 401,
+    errors.NotFound: 404,
+    errors.AlreadyExists: 409,
+    errors.WrongState: 409,
+    errors.Fenced: 409,
+    errors.ArtefactCorrupt: 500,
+    errors.TrainingFailed: 500,
+    errors.Unavailable: 503,
+}
+"""HTTP status by error; a subclass answers as its parent does."""
+
+_FRAMEWORK_CODES = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable"}
+_SHOWN = ("field", "current", "allowed", "missing_scope")
+
+
+class FieldProblem(BaseModel):
+    """One value that cannot be used, by its dotted path."""
+
+    field: str
+    reason: str
+
+
+class Problem(BaseModel):
+    """What every error answers. Clients may branch on `code`; it does not change."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "urn:winnow:problem:invalid",
+                "title": "Unprocessable Content",
+                "status": 422,
+                "detail": "rounds: 20 rounds of 1000 need 20000 pool samples; nct has 9900",
+                "code": "invalid",
+                "field": "rounds",
+                "errors": [{"field": "rounds", "reason": "20 rounds of 1000 need 20000 pool samples; nct has 9900"}],
+            }
+        }
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    field: str | None = Field(default=None, description="The value at fault")
+    errors: list[FieldProblem] | None = Field(default=None, description="Every value at fault")
+    current: str | None = Field(default=None, description="wrong-state: the state now")
+    allowed: list[str] | None = Field(default=None, description="wrong-state: the states that it may become")
+    missing_scope: str | None = Field(default=None, description="not-authorised: the scope that the key lacks")
+
+
+class TooLarge(errors.InvalidInput):
+    """More than one request may carry."""
+
+    code = "too-large"
+
+
+class NotAcceptable(errors.WinnowError):
+    """The Accept header names nothing that can be sent."""
+
+    code = "not-acceptable"
+
+    def __init__(self, accept: str, offered: Sequence[str]) -> None:
+        super().__init__(f"Accept: {accept} names none of {', '.join(offered)}")
+
+
+STATUS[NotAcceptable] = 406
+STATUS[TooLarge] = 413
+
+
+def install(app: FastAPI) -> None:
+    """Let `app` answer every error as a problem."""
+    app.add_exception_handler(errors.WinnowError, _answer_winnow)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_framework)
+    app.add_exception_handler(Exception, _answer_unexpected)
+
+
+def answer(
+    status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any
+) -> JSONResponse:
+    """A problem document. `more` holds the fields of this kind of problem; None is left out."""
+    problem = Problem(
+        type=f"urn:winnow:problem:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        **more,
+    )
+    body = problem.model_dump(mode="json", exclude_none=True)
+    return JSONResponse(body, status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+
+
+def status_of(error: errors.WinnowError) -> int:
+    """The HTTP status of an error."""
+    if isinstance(error, errors.NotAuthorised) and error.missing_scope:
+        return 403
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI: the problems that a route answers."""
+    return {
+        status: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": HTTPStatus(status).phrase}
+        for status in statuses
+    }
+
+
+def relabel(document: dict[str, Any]) -> dict[str, Any]:
+    """An OpenAPI description with problems under their own media type; FastAPI puts every model under JSON's."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for described in operation["responses"].values():
+                content = described.get("content", {})
+                if MEDIA_TYPE in content and "application/json" in content:
+                    content[MEDIA_TYPE] = content.pop("application/json")
+    return document
+
+
+def field_errors(found: Sequence[Mapping[str, Any]]) -> list[FieldProblem]:
+    """What pydantic found, by dotted path. A check over several fields names its field first: `field: reason`."""
+    return [_field_error(one) for one in found]
+
+
+def _field_error(found: Mapping[str, Any]) -> FieldProblem:
+    path = [str(part) for part in found["loc"] if part not in ("body", "query", "path", "header")]
+    reason = str(found["msg"]).removeprefix("Value error, ")
+    if named := re.match(r"([a-z_.]+): (.+)", reason, re.DOTALL):
+        path.append(named[1])
+        reason = named[2]
+    return FieldProblem(field=".".join(path) or "body", reason=reason)
+
+
+def _answer_winnow(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.WinnowError)
+    status = status_of(error)
+    if status >= 500:
+        _log.error("request.failed", code=error.code, reason=str(error))
+    more = {name: getattr(error, name) for name in _SHOWN if getattr(error, name, None) is not None}
+    if isinstance(error, errors.InvalidInput):
+        more["errors"] = [FieldProblem(field=error.field, reason=error.reason)]
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return answer(status, error.code, str(error), headers=headers, **more)
+
+
+def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = field_errors(error.errors())
+    detail = "; ".join(f"{one.field}: {one.reason}" for one in found)
+    return answer(422, "invalid", detail, field=found[0].field, errors=found)
+
+
+def _answer_framework(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = _FRAMEWORK_CODES.get(error.status_code, "http-error")
+    return answer(error.status_code, code, str(error.detail), headers=error.headers)
+
+
+def _answer_unexpected(request: Request, error: Exception) -> JSONResponse:
+    _log.error("request.failed", code="internal", path=request.url.path, exc_info=error)
+    return answer(500, "internal", "the service failed; its log says why")
