@@ -4,15 +4,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, TimeoutError
 
 import winnow
+from winnow import errors, problems
 from winnow.settings import is_loopback
 from winnow.store import keys
 from winnow.telemetry import logger
-from winnow_coordinator import problems
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.monitoring import Meters, Observed
 from winnow_coordinator.routes import datasets, experiments, health, rounds, workers
@@ -45,6 +46,8 @@ def make_app(coordinator: Coordinator, *, steward: bool = True) -> FastAPI:
     app.state.coordinator = coordinator
     app.state.meters = meters
     problems.install(app)
+    for down in (OperationalError, InterfaceError, TimeoutError):
+        app.add_exception_handler(down, _answer_database)
     app.add_middleware(Observed, meters=meters)
     for nouns in (datasets, experiments, rounds, workers, key_routes):
         app.include_router(nouns.router, prefix="/api/v1")
@@ -78,6 +81,12 @@ def _store_first_key(coordinator: Coordinator) -> None:
             _log.info("key.stored_already", reason="another coordinator started at the same moment")
     elif not is_loopback(coordinator.settings.coordinator_host):
         _log.warning("key.none_given", next="set WINNOW_BOOTSTRAP_KEY unless an admin key exists")
+
+
+def _answer_database(request: Request, error: Exception) -> JSONResponse:
+    _log.error("database.down", reason=str(error))
+    detail = "the database does not answer; try again"
+    return problems.answer(503, errors.Unavailable.code, detail, headers={"Retry-After": "2"})
 
 
 def _operation_id(route: APIRoute) -> str:

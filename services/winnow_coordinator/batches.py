@@ -9,8 +9,8 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from winnow.domain import Arm, Role
+from winnow.problems import NotAcceptable
 from winnow.store import datasets, experiments, picks, rounds
-from winnow_coordinator.problems import NotAcceptable
 from winnow_coordinator.schemas import PickView, SelectionView
 
 Picks = list[PickView]

@@ -10,7 +10,10 @@ from winnow.settings import Settings
 from winnow_trainer import tasks
 from winnow_trainer.worker import Worker
 
-FLAGS = ["worker", *"--pool threads --concurrency 1 --loglevel WARNING --without-gossip --without-mingle".split()]
+FLAGS = ("worker", "--pool", "threads", "--concurrency", "1", "--loglevel", "WARNING", "--without-gossip")
+    "worker",
+    *["--pool", "threads", "--concurrency", "1", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"],
+]
 
 
 def main() -> None:

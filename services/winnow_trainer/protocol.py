@@ -9,7 +9,6 @@
 
 import json
 import os
-import sys
 import threading
 import time
 from typing import Any
@@ -47,8 +46,9 @@ class Line:
             self.tell("progress", **fields)
 
     def _listen(self) -> None:
-        for line in sys.stdin.buffer:
-            if line == STOP:
+        # Unbuffered: a buffered reader's lock, held by this thread, would crash the interpreter's end.
+        while heard := os.read(0, 4096):
+            if STOP.strip() in heard:
                 self._stop.set()
         os._exit(3)  # the supervisor is gone, and its claim with it
 

@@ -5,13 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Response
 
 from winnow.domain import DatasetSpec, Role
+from winnow.problems import responses
 from winnow.store import datasets as rows
 from winnow_coordinator import datasets, examples
 from winnow_coordinator.access import Here, Reading, Writing
 from winnow_coordinator.auth import Reader, Runner
 from winnow_coordinator.idempotency import Answer, Idempotent
 from winnow_coordinator.pages import Cursor, Limit
-from winnow_coordinator.problems import responses
 from winnow_coordinator.schemas import DatasetView, Page, SampleView
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], responses=responses(401, 403, 422, 503))

@@ -7,12 +7,12 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from winnow.domain import ExperimentStatus
+from winnow.problems import responses
 from winnow_coordinator import event_stream, examples, experiments, rounds
 from winnow_coordinator.access import Here, Reading, Writing
 from winnow_coordinator.auth import Reader, Runner
 from winnow_coordinator.idempotency import Answer, Idempotent
 from winnow_coordinator.pages import Cursor, Limit
-from winnow_coordinator.problems import responses
 from winnow_coordinator.schemas import ExperimentRequest, ExperimentView, MetricsView, Page
 
 router = APIRouter(prefix="/experiments", tags=["experiments"], responses=responses(401, 403, 422, 503))

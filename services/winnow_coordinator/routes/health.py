@@ -5,8 +5,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 
 from winnow.errors import Unavailable
+from winnow.problems import responses
 from winnow_coordinator.access import Here
-from winnow_coordinator.problems import responses
 from winnow_coordinator.schemas import HealthView
 
 router = APIRouter(tags=["health"])

@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter, Response
 
+from winnow.problems import responses
 from winnow.store import keys
 from winnow_coordinator.access import Reading, Writing
 from winnow_coordinator.auth import Admin
 from winnow_coordinator.idempotency import Answer, Idempotent
-from winnow_coordinator.problems import responses
 from winnow_coordinator.schemas import KeyRequest, KeyView, NewKeyView, Page
 
 router = APIRouter(prefix="/keys", tags=["keys"], responses=responses(401, 403, 422, 503))

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Response
 from fastapi.responses import FileResponse
 
+from winnow.problems import responses
 from winnow_coordinator import batches, rounds
 from winnow_coordinator.access import Here, Reading
 from winnow_coordinator.auth import Reader
 from winnow_coordinator.pages import Cursor, Limit
-from winnow_coordinator.problems import responses
 from winnow_coordinator.schemas import Page, RoundDetail, RoundView, SelectionView
 
 router = APIRouter(prefix="/experiments/{id}/rounds", tags=["rounds"], responses=responses(401, 403, 404, 422, 503))

@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter
 
+from winnow.problems import responses
 from winnow.store import workers
 from winnow_coordinator.access import Here, Reading
 from winnow_coordinator.auth import Reader
-from winnow_coordinator.problems import responses
 from winnow_coordinator.schemas import Page, WorkerView
 
 router = APIRouter(prefix="/workers", tags=["workers"], responses=responses(401, 403, 503))
