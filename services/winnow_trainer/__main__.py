@@ -10,7 +10,7 @@ from winnow.settings import Settings
 from winnow_trainer import tasks
 from winnow_trainer.worker import Worker
 
-FLAGS = ("worker", "--pool", "threads", "--concurrency", "1", "--loglevel", "WARNING", "--without-gossip")
+FLAGS = [
     "worker",
     *["--pool", "threads", "--concurrency", "1", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"],
 ]

@@ -119,8 +119,8 @@ class Train:
     def record(self, session: Session, message: Message) -> list[str]:
         rows = [self._manifest(made) for made in message["artefacts"]]
         rounds.record(session, self.id, self.attempt, self._settings.lease_seconds, rows)
-        replaced, self._checkpoint = self._checkpoint, [row.key for row in rows]
-        return replaced
+        before, self._checkpoint = self._checkpoint, [row.key for row in rows]
+        return [key for key in before if key not in self._checkpoint]  # a stop right behind a checkpoint writes it anew
 
     def complete(self, session: Session, message: Message) -> list[str]:
         result = {name: message[name] for name in ("visits", "seconds", "metrics", "report")}

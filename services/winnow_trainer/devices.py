@@ -3,6 +3,7 @@
 import socket
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from winnow.settings import Settings
 from winnow.store import Database, workers
@@ -34,12 +35,20 @@ def find_gpus() -> list[tuple[str, str]]:
     return [(uuid.strip(), name.strip()) for uuid, _, name in pairs]
 
 
+def find_machine() -> str:
+    """What tells this machine from others. Containers on it have a hostname each and would share a GPU unawares."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
 class Devices:
     """The GPUs that this worker may use. A GPU is leased in the database by (host, uuid)."""
 
     def __init__(self, settings: Settings, database: Database, owner: str) -> None:
         self._settings, self._database, self._owner = settings, database, owner
-        self._host = socket.gethostname()
+        self._host = find_machine()
         self.gpus = [] if settings.device == "cpu" else find_gpus()
         if settings.device.startswith("cuda") and not self.gpus:
             raise SystemExit(

@@ -53,7 +53,8 @@ class Worker:
         with self._at_work:
             pass
         for thread in self._threads:
-            thread.join(10)
+            if thread.is_alive():
+                thread.join(10)
         try:
             with self.database.begin() as session:
                 workers.forget(session, self.id)

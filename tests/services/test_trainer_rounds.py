@@ -1,0 +1,219 @@
+"""The trainer on real rows: a child trains, its results are stored once, and every way to end is told."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import wait_until
+from services.trainer_parts import add_dataset, add_round, read_round, worker_at, working
+from sqlalchemy import update
+
+from winnow.artefacts import digest_of, get_array
+from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus
+from winnow.store import artefacts, experiments, picks, rounds
+from winnow.store.claims import TRAIN
+from winnow.store.tables import Artefact, Round
+from winnow_trainer.worker import Worker
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    with worker_at(tmp_path / "state") as made:
+        add_dataset(made)
+        yield made
+
+
+def artefacts_of(worker: Worker, round: Round) -> dict[str, Artefact]:
+    with worker.database.read() as session:
+        return artefacts.of_round(session, round.experiment_id, round.number)
+
+
+def want(worker: Worker, round: Round, status: ExperimentStatus) -> None:
+    with worker.database.begin() as session:
+        experiments.transition(session, round.experiment_id, status)
+
+
+def wait_for_epoch(worker: Worker, round: Round, epoch: int) -> None:
+    wait_until(lambda: read_round(worker, round).progress.get("epoch", 0) >= epoch, 60, f"epoch {epoch}")
+
+
+def children() -> list[int]:
+    """Process ids of training children on this machine."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in listed.splitlines() if "winnow_trainer.child" in line]
+
+
+def test_a_round_is_trained_and_everything_is_stored(worker: Worker) -> None:
+    round = add_round(worker, arm="k_center")
+    assert worker.attend(TRAIN, round.id)
+    done = read_round(worker, round)
+    assert (done.status, done.error) == (RoundStatus.TRAINED, None)
+    assert done.visits == 2 * 16
+    assert set(done.seconds) == {"load", "train", "embed", "proxy", "evaluate"}
+    assert done.metrics["n"] > 0 and len(done.report["losses"]) == 2
+    assert set(done.report["floors"]) == {"colour_histogram", "untrained_encoder"}
+    stored = artefacts_of(worker, round)
+    assert {"state/weights", "state/optimizer", "state/counters", "proxy", "selected/embeddings"} <= set(stored)
+    assert not [kind for kind in stored if kind.startswith("checkpoint")]
+    for row in stored.values():
+        path = worker.store.local(row.key)
+        assert digest_of(path) == row.sha256 and path.stat().st_size == row.size
+        assert "/a1/" in row.key
+    candidates = get_array(worker.store, stored["candidates/index"].key)
+    with worker.database.read() as session:
+        selected = picks.selected(session, round.experiment_id, up_to=0)
+    assert np.array_equal(get_array(worker.store, stored["selected/index"].key), selected)
+    assert not np.isin(candidates, selected).any()
+    assert get_array(worker.store, stored["candidates/embeddings"].key).shape == (len(candidates), 512)
+    probabilities = get_array(worker.store, stored["candidates/probabilities"].key)
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert not list(worker.settings.scratch_dir.iterdir()), "scratch is left clean"
+
+
+def test_a_bell_heard_twice_changes_nothing(worker: Worker) -> None:
+    round = add_round(worker)
+    assert worker.attend(TRAIN, round.id)
+    assert not worker.attend(TRAIN, round.id)
+    assert read_round(worker, round).attempt == 1
+
+
+def test_the_full_arm_trains_on_the_pool_and_reports_the_proxys_curve(worker: Worker) -> None:
+    proxy = {"full_epochs": 4, "full_evaluate_every": 2}
+    round = add_round(worker, arm="full", full_evaluate_every=1, proxy=proxy)
+    assert worker.attend(TRAIN, round.id)
+    done = read_round(worker, round)
+    assert done.visits == done.samples
+    assert [point["epoch"] for point in done.report["proxy_curve"]] == [2, 4]
+
+
+def test_a_limit_of_visits_is_kept(worker: Worker) -> None:
+    round = add_round(worker, visits=20)
+    assert worker.attend(TRAIN, round.id)
+    assert read_round(worker, round).visits == 20
+
+
+def test_pause_keeps_a_checkpoint_and_resuming_gives_the_same_weights(worker: Worker) -> None:
+    whole, paused = (add_round(worker, simclr={"epochs": 12}) for _ in range(2))
+    assert worker.attend(TRAIN, whole.id)
+    with working(worker.attend, TRAIN, paused.id):
+        wait_for_epoch(worker, paused, 2)
+        want(worker, paused, ExperimentStatus.PAUSING)
+    row = read_round(worker, paused)
+    assert row.status == RoundStatus.QUEUED and (row.losses, row.failures) == (0, 0)
+    assert {"checkpoint/weights", "checkpoint/optimizer", "checkpoint/counters"} <= set(artefacts_of(worker, paused))
+    assert not worker.attend(TRAIN, paused.id), "a pausing experiment is not claimed"
+    want(worker, paused, ExperimentStatus.PAUSED)
+    want(worker, paused, ExperimentStatus.RUNNING)
+    assert worker.attend(TRAIN, paused.id)
+    assert read_round(worker, paused).visits == 12 * 16
+    weights = [artefacts_of(worker, round)["state/weights"].sha256 for round in (whole, paused)]
+    assert weights[0] == weights[1]
+
+
+def test_cancel_ends_the_round(worker: Worker) -> None:
+    round = add_round(worker, simclr={"epochs": 500})
+    with working(worker.attend, TRAIN, round.id):
+        wait_for_epoch(worker, round, 1)
+        want(worker, round, ExperimentStatus.CANCELLING)
+    assert read_round(worker, round).status == RoundStatus.CANCELLED
+
+
+def test_leaving_gives_the_claim_back_with_a_checkpoint(worker: Worker) -> None:
+    round = add_round(worker, simclr={"epochs": 500})
+    with working(worker.attend, TRAIN, round.id):
+        wait_for_epoch(worker, round, 1)
+        worker.leave()
+    assert read_round(worker, round).status == RoundStatus.QUEUED
+    assert "checkpoint/weights" in artefacts_of(worker, round)
+
+
+def test_a_fenced_attempt_kills_its_child_and_stores_nothing(worker: Worker) -> None:
+    round = add_round(worker, simclr={"epochs": 500})
+    with working(worker.attend, TRAIN, round.id):
+        wait_for_epoch(worker, round, 1)
+        with worker.database.begin() as session:
+            session.execute(update(Round).where(Round.id == round.id).values(attempt=7, owner="another"))
+    row = read_round(worker, round)
+    assert (row.status, row.owner, row.metrics) == (RoundStatus.TRAINING, "another", {})
+    assert "state/weights" not in artefacts_of(worker, round)
+    assert not children()
+
+
+def test_a_killed_child_fails_the_attempt_and_the_next_one_goes_on(worker: Worker) -> None:
+    round = add_round(worker, simclr={"epochs": 12})
+    with working(worker.attend, TRAIN, round.id):
+        wait_for_epoch(worker, round, 3)
+        (pid,) = children()
+        os.kill(pid, signal.SIGKILL)
+    row = read_round(worker, round)
+    assert (row.status, row.failures) == (RoundStatus.QUEUED, 1)
+    assert "SIGKILL" in str(row.error) and "memory" in str(row.error)
+    assert worker.attend(TRAIN, round.id)
+    done = read_round(worker, round)
+    assert (done.status, done.visits, len(done.report["losses"])) == (RoundStatus.TRAINED, 12 * 16, 12)
+
+
+def test_an_exploding_loss_fails_the_experiment_with_a_reason(worker: Worker) -> None:
+    round = add_round(worker, simclr={"learning_rate": 1e30})
+    assert worker.attend(TRAIN, round.id)
+    with worker.database.read() as session:
+        experiment = experiments.get(session, round.experiment_id)
+        assert rounds.get(session, round.experiment_id, 0).status == RoundStatus.FAILED
+    assert experiment.status == ExperimentStatus.FAILED
+    assert "simclr.learning_rate" in str(experiment.error)
+
+
+def test_a_missing_state_is_told_and_tried_again(worker: Worker) -> None:
+    round = add_round(worker)
+    with worker.database.begin() as session:
+        second = rounds.insert(session, round.experiment_id, 1, samples=16)
+    assert worker.attend(TRAIN, second.id)
+    assert read_round(worker, second).status == RoundStatus.TRAINED, "no state: from random weights"
+
+
+ORPHAN = """
+import sys, threading
+from pathlib import Path
+from winnow.settings import Settings
+from winnow.store.claims import TRAIN
+from winnow_trainer.worker import Worker
+worker = Worker(Settings(state_dir=Path(sys.argv[1]), device="cpu", threads=1))
+worker.attend(TRAIN, sys.argv[2])
+"""
+
+
+def test_a_dead_supervisor_leaves_no_child(worker: Worker) -> None:
+    round = add_round(worker, simclr={"epochs": 500})
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, str(worker.settings.state_dir), round.id], stderr=subprocess.DEVNULL
+    )
+    wait_for_epoch(worker, round, 1)
+    assert children()
+    supervisor.kill()
+    supervisor.wait(10)
+    wait_until(lambda: not children(), 10, "the child to die with its supervisor")
+
+
+def test_a_broken_file_fails_the_dataset_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "TUM"
+    folder.mkdir(parents=True)
+    (folder / "bad.png").write_bytes(b"not a picture")
+    with worker_at(tmp_path / "state", data_roots=(tmp_path / "data",)) as worker:
+        row = add_dataset(worker, sources=[{"kind": "folder", "path": str(folder.parent)}], draws=[])
+    assert row.status == DatasetStatus.FAILED
+    assert "bad.png" in str(row.error) and "on_unreadable" in str(row.error)
+
+
+def test_a_path_outside_the_roots_is_refused_by_the_worker_too(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "secret")
+    with worker_at(tmp_path / "state", data_roots=(tmp_path / "data",)) as worker:
+        row = add_dataset(worker, sources=[{"kind": "folder", "path": str(tmp_path / "data" / "link")}], draws=[])
+    assert row.status == DatasetStatus.FAILED
+    assert "outside the allowed data roots" in str(row.error)

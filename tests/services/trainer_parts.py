@@ -1,0 +1,77 @@
+"""A real worker on a real database, with a small dataset of synthetic tissue."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from winnow.domain import DatasetSpec, ExperimentSpec, derive_seed
+from winnow.selection.draws import draw_initial
+from winnow.settings import Settings
+from winnow.store import datasets, experiments, picks, rounds
+from winnow.store.claims import INGEST
+from winnow.store.tables import Dataset, Round
+from winnow_trainer.worker import Worker
+
+TISSUE: dict[str, Any] = {
+    "name": "tissue",
+    "image_size": 32,
+    "sources": [{"kind": "synthetic", "synthetic": {"patches": 90, "slides": 6, "test_slides": 2}}],
+    "draws": [{"count": 20, "by": "stratum"}],
+}
+
+
+@contextmanager
+def worker_at(state: Path, **changes: Any) -> Iterator[Worker]:
+    """A worker with its database migrated; nothing polls."""
+    quick = {"lease_seconds": 20, "renew_seconds": 0.2, "retry_seconds": 0, "threads": 1, "device": "cpu"}
+    worker = Worker(Settings(state_dir=state, **{**quick, **changes}))
+    worker.database.migrate()
+    try:
+        yield worker
+    finally:
+        worker.leave()
+        worker.close()
+
+
+def add_dataset(worker: Worker, **changes: Any) -> Dataset:
+    with worker.database.begin() as session:
+        row = datasets.insert(session, DatasetSpec.model_validate({**TISSUE, **changes}))
+    assert worker.attend(INGEST, row.id)
+    with worker.database.read() as session:
+        return datasets.get(session, row.id)
+
+
+def add_round(worker: Worker, **changes: Any) -> Round:
+    """An experiment with its S^0 and round 0, as the coordinator inserts them."""
+    simclr = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, **changes.pop("simclr", {})}
+    body = {"name": "e", "dataset": "tissue", "positive_class": "TUM", "budget": 16, "rounds": 2, "candidates": 30}
+    spec = ExperimentSpec.model_validate({**body, "simclr": simclr, "proxy": {"epochs": 3}, **changes})
+    with worker.database.begin() as session:
+        dataset = datasets.get(session, "tissue")
+        experiment = experiments.insert(session, spec, dataset.id)
+        pool = datasets.indices(session, dataset.id, "pool")
+        samples = len(pool)
+        if spec.arm != "full":
+            first = draw_initial(pool, spec.budget, seed=derive_seed(spec.seed, "initial"))
+            picks.insert(session, experiment.id, 0, first, [0.0] * len(first))
+            samples = spec.budget
+        return rounds.insert(session, experiment.id, 0, samples=samples)
+
+
+def read_round(worker: Worker, round: Round) -> Round:
+    with worker.database.read() as session:
+        return rounds.get(session, round.experiment_id, round.number)
+
+
+@contextmanager
+def working(target: Any, *arguments: Any) -> Iterator[threading.Thread]:
+    """`target` in a thread, joined at the end."""
+    thread = threading.Thread(target=target, args=arguments)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.join(60)
+        assert not thread.is_alive()
