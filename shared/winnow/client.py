@@ -1,0 +1,299 @@
+"""The Python client: one class, the same verbs as REST.
+
+    from winnow.client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        experiment = client.create_experiment({"name": "first", "dataset": "tissue", "positive_class": "TUM"})
+        for event in client.events(experiment["id"]):
+            print(event.type, event.data)
+
+Answers are the JSON objects that docs/rest.md shows. A call that may be repeated without harm is repeated when the
+coordinator does not answer: reads as they are, calls that create under one Idempotency-Key.
+"""
+
+import hashlib
+import io
+import json
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import numpy as np
+from httpx_sse import ServerSentEvent, connect_sse
+from numpy.typing import NDArray
+
+from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus, is_final
+from winnow.errors import ArtefactCorrupt, Unavailable, WinnowError
+
+Json = dict[str, Any]
+TRIES = 4
+FIRST_PAUSE = 0.5
+"""Seconds before the second try; each further pause is twice as long."""
+QUIET_SECONDS = 60.0
+"""The coordinator sends a comment every 15 s on a silent event stream; after this long it is taken for dead."""
+_AWAY = frozenset({502, 503, 504})
+
+
+class ApiProblem(WinnowError):
+    """The coordinator refused. `code` is stable, `problem` the whole RFC 9457 document."""
+
+    def __init__(self, status: int, problem: Json) -> None:
+        super().__init__(problem.get("detail") or problem.get("title") or f"HTTP {status}")
+        self.status = status
+        self.problem = problem
+        self.code = str(problem.get("code", "http-error"))
+
+
+@dataclass(frozen=True)
+class Event:
+    """One server-sent event. `id` is None for `progress`, which is not replayed."""
+
+    type: str
+    data: Json
+    id: int | None = None
+
+
+class Client:
+    """A coordinator, by its address.
+
+    Args:
+        url: where the coordinator is, without `/api/v1`.
+        key: an API key; not needed on loopback.
+        timeout: seconds to wait for an answer.
+
+    Every method raises ApiProblem when the coordinator refuses and Unavailable when it does not answer.
+    """
+
+    def __init__(self, url: str = "http://127.0.0.1:8000", key: str = "", *, timeout: float = 30.0) -> None:
+        self.url = url.rstrip("/")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=timeout)
+        self._pause = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def is_ready(self) -> bool:
+        """Whether the coordinator answers and reaches its database."""
+        try:
+            return self._http.get(f"{self.url}/readyz").is_success
+        except httpx.TransportError:
+            return False
+
+    # Datasets
+
+    def create_dataset(self, spec: DatasetSpec | Mapping[str, Any], *, idempotency_key: str | None = None) -> Json:
+        """Have a dataset ingested. It is usable once its `status` is ready: `wait_for_dataset`."""
+        return self._create("/datasets", spec, idempotency_key)
+
+    def datasets(self) -> Iterator[Json]:
+        """All datasets, newest first."""
+        return self._pages("/datasets")
+
+    def dataset(self, name: str) -> Json:
+        """One dataset, by name or id."""
+        return self._get(f"/datasets/{name}")
+
+    def wait_for_dataset(self, name: str) -> Iterator[Json]:
+        """Looks at a dataset, twice a second, until it is ready or failed; the last one says which."""
+        while True:
+            found = self.dataset(name)
+            yield found
+            if found["status"] in ("ready", "failed"):
+                return
+            self._pause.wait(0.5)
+
+    def samples(self, dataset: str, *, role: str | None = None) -> Iterator[Json]:
+        """A dataset's samples by idx."""
+        return self._pages(f"/datasets/{dataset}/samples", role=role)
+
+    # Experiments
+
+    def create_experiment(
+        self, spec: ExperimentSpec | Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> Json:
+        """Begin one experiment. A mapping may name a `preset`."""
+        return self._create("/experiments", spec, idempotency_key)
+
+    def experiments(self, *, status: str | None = None) -> Iterator[Json]:
+        """Experiments, newest first."""
+        return self._pages("/experiments", status=status)
+
+    def experiment(self, id: str) -> Json:
+        """One experiment."""
+        return self._get(f"/experiments/{id}")
+
+    def pause(self, id: str) -> Json:
+        """Ask for a pause; it takes effect within one training step and keeps a checkpoint."""
+        return self._order(id, "pause")
+
+    def resume(self, id: str) -> Json:
+        """Go on after a pause."""
+        return self._order(id, "resume")
+
+    def cancel(self, id: str) -> Json:
+        """End an experiment for good. Results so far stay."""
+        return self._order(id, "cancel")
+
+    def metrics(self, id: str) -> Json:
+        """`items`: samples, visits, seconds and metrics by round; `floors`: what they are held against."""
+        return self._get(f"/experiments/{id}/metrics")
+
+    def events(self, id: str, *, after: int = 0) -> Iterator[Event]:
+        """Events until the experiment has ended. A stream that breaks is taken up where it broke."""
+        failed = 0
+        while True:
+            news = False
+            try:
+                for heard in self._stream(id, after):
+                    failed, news = 0, True
+                    after = int(heard.id) if heard.id else after
+                    yield _event(heard)
+            except httpx.TransportError as error:
+                failed += 1
+                if failed == TRIES:
+                    raise self._unreachable(error) from error
+            if not failed and not news and is_final(ExperimentStatus(self.experiment(id)["status"])):
+                return  # a coordinator that stops ends its streams too: only one that had nothing to say is the last
+            self._pause.wait(FIRST_PAUSE)
+
+    # Rounds
+
+    def rounds(self, id: str) -> Iterator[Json]:
+        """An experiment's rounds so far, by number."""
+        return self._pages(f"/experiments/{id}/rounds")
+
+    def round(self, id: str, number: int) -> Json:
+        """One round, with the manifests of its artefacts."""
+        return self._get(f"/experiments/{id}/rounds/{number}")
+
+    def selection(self, id: str, number: int) -> list[Json]:
+        """The batch that a round added, in the order of picking: rank, idx, key, score."""
+        return self._get(f"/experiments/{id}/rounds/{number}/selection")["items"]
+
+    def artefact(self, id: str, number: int, kind: str) -> bytes:
+        """The bytes of an artefact, say `candidates/embeddings`. Raises ArtefactCorrupt unless their sha256 fits."""
+        answer = self._send("GET", f"/experiments/{id}/rounds/{number}/artefacts/{kind}")
+        if hashlib.sha256(answer.content).hexdigest() != answer.headers["ETag"].strip('"'):
+            raise ArtefactCorrupt(f"{id}/{number}/{kind}: what arrived does not match its sha256; try again")
+        return answer.content
+
+    def array(self, id: str, number: int, kind: str) -> NDArray[Any]:
+        """An artefact that is an array."""
+        return np.load(io.BytesIO(self.artefact(id, number, kind)), allow_pickle=False)
+
+    def download(self, id: str, number: int, kind: str, path: Path) -> None:
+        """Stream an artefact to a file. Raises ArtefactCorrupt, and leaves no file, unless its sha256 fits."""
+        part = path.with_name(f"{path.name}.part")
+        digest = hashlib.sha256()
+        try:
+            with self._http.stream("GET", f"/experiments/{id}/rounds/{number}/artefacts/{kind}") as answer:
+                _require_success(answer)
+                with part.open("wb") as file:
+                    for chunk in answer.iter_bytes():
+                        digest.update(chunk)
+                        file.write(chunk)
+            if digest.hexdigest() != answer.headers["ETag"].strip('"'):
+                raise ArtefactCorrupt(f"{id}/{number}/{kind}: what arrived does not match its sha256; try again")
+            part.replace(path)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    # The rest
+
+    def workers(self) -> Iterator[Json]:
+        """Trainers seen lately."""
+        return self._pages("/workers")
+
+    def create_key(self, name: str, scopes: list[str]) -> Json:
+        """Make an API key. `key` holds its text, which is shown this once."""
+        return self._create("/keys", {"name": name, "scopes": scopes}, None)
+
+    def keys(self) -> Iterator[Json]:
+        """All API keys, without their texts."""
+        return self._pages("/keys")
+
+    def revoke_key(self, id: str) -> None:
+        """End an API key at once."""
+        self._send("DELETE", f"/keys/{id}")
+
+    def _get(self, path: str, **query: Any) -> Json:
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._send("GET", path, params=given).json()
+
+    def _pages(self, path: str, **query: Any) -> Iterator[Json]:
+        cursor: str | None = None
+        while True:
+            page = self._get(path, cursor=cursor, **query)
+            yield from page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                return
+
+    def _create(
+        self, path: str, spec: DatasetSpec | ExperimentSpec | Mapping[str, Any], idempotency_key: str | None
+    ) -> Json:
+        body = dict(spec) if isinstance(spec, Mapping) else spec.model_dump(mode="json")
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return self._send("POST", path, json=body, headers=headers).json()
+
+    def _order(self, id: str, verb: str) -> Json:
+        return self._send("POST", f"/experiments/{id}/{verb}", repeatable=False).json()
+
+    def _send(self, method: str, path: str, *, repeatable: bool = True, **request: Any) -> httpx.Response:
+        """One call and its repeats. Raises ApiProblem, Unavailable."""
+        last = TRIES if repeatable else 1
+        for tried in range(1, last + 1):
+            try:
+                answer = self._http.request(method, path, **request)
+            except httpx.TransportError as error:
+                if tried == last:
+                    raise self._unreachable(error) from error
+            else:
+                if answer.status_code not in _AWAY or tried == last:
+                    _require_success(answer)
+                    return answer
+            self._pause.wait(FIRST_PAUSE * 2 ** (tried - 1))
+        raise AssertionError("the last try returns or raises")
+
+    def _stream(self, id: str, after: int) -> Iterator[ServerSentEvent]:
+        path, headers = f"/experiments/{id}/events", {"Last-Event-ID": str(after)}
+        with connect_sse(self._http, "GET", path, headers=headers, timeout=QUIET_SECONDS) as source:
+            _require_success(source.response)
+            yield from (heard for heard in source.iter_sse() if heard.data)  # comments come through empty
+
+    def _unreachable(self, error: httpx.TransportError) -> Unavailable:
+        reason = str(error) or type(error).__name__
+        return Unavailable(f"no answer from {self.url} ({reason}); is the stack up? `winnow up` starts one")
+
+
+def _event(heard: ServerSentEvent) -> Event:
+    return Event(heard.event, json.loads(heard.data), int(heard.id) if heard.event != "progress" and heard.id else None)
+
+
+def _require_success(answer: httpx.Response) -> None:
+    if answer.is_success:
+        return
+    try:
+        problem = json.loads(answer.read())
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"title": f"HTTP {answer.status_code} from {answer.url}, and no problem document: is that Winnow?"}
+    raise ApiProblem(answer.status_code, problem)

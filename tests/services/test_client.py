@@ -1,0 +1,143 @@
+"""The Python client against a real coordinator."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import free_port, wait_until
+from services.conftest import Driver, add_dataset, experiment_body, serving
+
+from winnow.client import ApiProblem, Client, Event
+from winnow.domain import ExperimentSpec, ExperimentStatus
+from winnow.errors import ArtefactCorrupt, Unavailable
+from winnow.store import experiments
+from winnow_coordinator.app import make_app
+from winnow_coordinator.context import Coordinator
+
+
+@pytest.fixture
+def client(coordinator: Coordinator) -> Iterator[Client]:
+    with serving(make_app(coordinator, steward=False)) as url, Client(url) as opened:
+        yield opened
+
+
+def test_everything_that_rest_shows(coordinator: Coordinator, client: Client) -> None:
+    assert client.is_ready()
+    add_dataset(coordinator)
+    made = client.create_experiment(ExperimentSpec.model_validate(experiment_body()))
+    id = made["id"]
+    Driver(coordinator).train()
+    assert [found["name"] for found in client.datasets()] == ["tissue"]
+    assert client.dataset("tissue")["samples"] == 48
+    assert {sample["role"] for sample in client.samples("tissue", role="test")} == {"test"}
+    assert len(list(client.samples("tissue"))) == 48
+    assert [found["id"] for found in client.experiments(status="running")] == [id] == [client.experiment(id)["id"]]
+    assert list(client.experiments(status="failed")) == []
+    assert [found["number"] for found in client.rounds(id)] == [0]
+    picks = client.selection(id, 0)
+    assert [pick["rank"] for pick in picks] == list(range(5))
+    assert client.metrics(id)["items"][0]["samples"] == 5
+    index = client.array(id, 0, "candidates/index")
+    assert index.dtype == np.int64 and len(index) == 12
+    assert not set(index.tolist()) & {pick["idx"] for pick in picks}
+    assert list(client.workers()) == []
+
+
+def test_a_creating_call_is_repeated_under_its_key(coordinator: Coordinator, client: Client) -> None:
+    add_dataset(coordinator)
+    first, second = (client.create_experiment(experiment_body(), idempotency_key="once") for _ in range(2))
+    assert first["id"] == second["id"] != client.create_experiment(experiment_body(name="other"))["id"]
+
+
+def test_orders(coordinator: Coordinator, client: Client) -> None:
+    add_dataset(coordinator)
+    id = client.create_experiment(experiment_body())["id"]
+    assert client.pause(id)["status"] == "pausing"
+    assert client.resume(id)["status"] == "running"
+    assert client.cancel(id)["status"] == "cancelling"
+    with pytest.raises(ApiProblem) as refused:
+        client.resume(id)
+    assert (refused.value.status, refused.value.code) == (409, "wrong-state")
+    assert refused.value.problem["current"] == "cancelling"
+
+
+def test_problems_name_the_field(coordinator: Coordinator, client: Client) -> None:
+    add_dataset(coordinator)
+    with pytest.raises(ApiProblem, match=r"budget: .*greater than or equal to 1") as refused:
+        client.create_experiment(experiment_body(budget=0))
+    assert refused.value.problem["field"] == "budget"
+    with pytest.raises(ApiProblem, match="no experiment 'nope'"):
+        client.experiment("nope")
+
+
+def test_keys_are_made_listed_and_revoked(client: Client) -> None:
+    made = client.create_key("notebook", ["run"])
+    assert made["key"]
+    assert [key["id"] for key in client.keys()] == [made["id"]]
+    client.revoke_key(made["id"])
+    assert next(client.keys())["revoked_at"]
+
+
+def test_events_are_taken_up_where_a_coordinator_left(coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    port = free_port()
+    heard: list[Event] = []
+    with serving(make_app(coordinator, steward=False), port=port) as url:
+        client = Client(url)
+        id = client.create_experiment(experiment_body())["id"]
+        listener = threading.Thread(target=lambda: heard.extend(client.events(id)))
+        listener.start()
+        coordinator.stopping.set()
+    coordinator.stopping.clear()
+    Driver(coordinator).train()
+    with serving(make_app(coordinator, steward=False), port=port):
+        with coordinator.database.begin() as session:
+            experiments.transition(session, id, ExperimentStatus.CANCELLING)
+            experiments.transition(session, id, ExperimentStatus.CANCELLED)
+        listener.join(30)
+        assert not listener.is_alive()
+    client.close()
+    numbered = [event.id for event in heard if event.id is not None]
+    assert numbered == sorted(set(numbered)), "each event once, in order"
+    assert {"round.trained", "experiment.cancelled"} <= {event.type for event in heard}
+
+
+def test_a_download_that_does_not_fit_its_sha256_leaves_no_file(
+    coordinator: Coordinator, client: Client, tmp_path: Path
+) -> None:
+    add_dataset(coordinator)
+    id = client.create_experiment(experiment_body())["id"]
+    Driver(coordinator).train()
+    target = tmp_path / "index.npy"
+    client.download(id, 0, "candidates/index", target)
+    assert np.array_equal(np.load(target), client.array(id, 0, "candidates/index"))
+    target.unlink()
+    (row,) = [a for a in client.round(id, 0)["artefacts"] if a["kind"] == "candidates/index"]
+    stored = coordinator.artefacts.local(row["key"])
+    stored.write_bytes(stored.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(ArtefactCorrupt):
+        client.download(id, 0, "candidates/index", target)
+    with pytest.raises(ArtefactCorrupt):
+        client.artefact(id, 0, "candidates/index")
+    assert not list(tmp_path.glob("index*"))
+
+
+def test_nobody_there_is_said_with_what_to_do() -> None:
+    with Client(f"http://127.0.0.1:{free_port()}") as client:
+        assert not client.is_ready()
+        with pytest.raises(Unavailable, match="winnow up"):
+            client.dataset("tissue")
+
+
+def test_a_coordinator_that_comes_back_is_waited_for(coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    port = free_port()
+    found: list[str] = []
+    with Client(f"http://127.0.0.1:{port}") as client:
+        asking = threading.Thread(target=lambda: found.append(client.dataset("tissue")["name"]))
+        asking.start()
+        with serving(make_app(coordinator, steward=False), port=port):
+            wait_until(lambda: found, 20, "the answer")
+        asking.join()
