@@ -1,0 +1,1 @@
+"""The command line, and the embedded stack that `winnow up` and `winnow demo` start."""

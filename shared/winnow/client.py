@@ -36,6 +36,7 @@ FIRST_PAUSE = 0.5
 """Seconds before the second try; each further pause is twice as long."""
 QUIET_SECONDS = 60.0
 """The coordinator sends a comment every 15 s on a silent event stream; after this long it is taken for dead."""
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _AWAY = frozenset({502, 503, 504})
 
 
@@ -72,7 +73,10 @@ class Client:
     def __init__(self, url: str = "http://127.0.0.1:8000", key: str = "", *, timeout: float = 30.0) -> None:
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=timeout)
+        outside = httpx.URL(self.url).host not in _LOOPBACK  # a proxy for the outside world does not know this machine
+        self._http = httpx.Client(
+            base_url=f"{self.url}/api/v1", headers=headers, timeout=timeout, trust_env=outside, follow_redirects=True
+        )
         self._pause = threading.Event()
 
     def __enter__(self) -> Self:
@@ -225,7 +229,7 @@ class Client:
         """Make an API key. `key` holds its text, which is shown this once."""
         return self._create("/keys", {"name": name, "scopes": scopes}, None)
 
-    def keys(self) -> Iterator[Json]:
+    def api_keys(self) -> Iterator[Json]:
         """All API keys, without their texts."""
         return self._pages("/keys")
 

@@ -75,9 +75,9 @@ def test_problems_name_the_field(coordinator: Coordinator, client: Client) -> No
 def test_keys_are_made_listed_and_revoked(client: Client) -> None:
     made = client.create_key("notebook", ["run"])
     assert made["key"]
-    assert [key["id"] for key in client.keys()] == [made["id"]]
+    assert [key["id"] for key in client.api_keys()] == [made["id"]]
     client.revoke_key(made["id"])
-    assert next(client.keys())["revoked_at"]
+    assert next(client.api_keys())["revoked_at"]
 
 
 def test_events_are_taken_up_where_a_coordinator_left(coordinator: Coordinator) -> None:

@@ -1,0 +1,123 @@
+"""`winnow dataset`: add, list, show."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.live import Live
+
+from winnow.client import Client
+from winnow.domain import DatasetSpec
+from winnow.errors import InvalidInput, TrainingFailed
+from winnow_cli import files
+from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, connect
+from winnow_cli.output import coloured, console, count, make_table, plain, print_json, print_table
+
+app = typer.Typer(help="Datasets: patches, packed once, each with one role.", no_args_is_help=True)
+Json = dict[str, Any]
+SOURCES_HELP = (
+    "Folder with a sub-folder for each class, manifest (.csv, .parquet, or a folder that holds manifest.csv), .npz, or "
+    "synthetic[:PATCHES]. Put a role before it where it is not the pool's: test=/data/CRC-VAL-HE-7K."
+)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Name of the dataset, or a YAML or JSON file with the whole spec.")],
+    sources: Annotated[list[str] | None, typer.Argument(metavar="[SOURCE]...", help=SOURCES_HELP)] = None,
+    size: Annotated[int, typer.Option(help="Pixels a side; patches of other sizes are resized and counted.")] = 224,
+    labelled: Annotated[int, typer.Option(help="Draw this many labelled patches from the pool.")] = 0,
+    by: Annotated[str, typer.Option(help="How to draw them: random, or stratum (equally by label).")] = "random",
+    held_out: Annotated[int, typer.Option("--test", help="Draw this many test patches, in whole groups.")] = 0,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Manifest: FIELD=ITS-NAME for path, label, group or role.")
+    ] = None,
+    split: Annotated[list[str] | None, typer.Option(help="A manifest's or .npz's split: ITS-NAME=ROLE.")] = None,
+    on_unreadable: Annotated[str, typer.Option(help="What broken files mean: fail or skip.")] = "fail",
+    wait: Annotated[bool, typer.Option(help="Wait until it is ingested.")] = True,
+    url: Url = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    json: AsJson = False,
+) -> None:
+    """Take patches in: decode, resize, pack, count, assign roles."""
+    if sources:
+        columns, splits = files.pairs(column, "--column"), files.pairs(split, "--split")
+        document: Json = {
+            "name": name,
+            "image_size": size,
+            "on_unreadable": on_unreadable,
+            "sources": [files.source_of(text, columns, splits) for text in sources],
+            "draws": [*draw("test", held_out, "random"), *draw("labelled", labelled, by)],
+        }
+        spec = files.parse(DatasetSpec, document, name)
+    elif Path(name).suffix in (".yaml", ".yml", ".json"):
+        spec = files.dataset(files.read(Path(name)), name)
+    else:
+        raise InvalidInput("SOURCE", f"say where the patches of {name!r} are, or name a YAML file with the spec")
+    with connect(url, state_dir) as client:
+        made = client.create_dataset(spec)
+        view = ingest(client, spec.name, quiet=json) if wait else made
+    print_json(view) if json else show_one(view)
+
+
+@app.command("list")
+def list_all(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """All datasets, newest first."""
+    with connect(url, state_dir) as client:
+        found = list(client.datasets())
+    if json:
+        print_json(found)
+        return
+    cells = ([view["name"], coloured(view["status"]), count(view["samples"]), view["image_size"]] for view in found)
+    print_table(["dataset", "status", ">patches", ">pixels"], cells)
+
+
+@app.command()
+def show(name: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """One dataset: patches by role and label, and what ingesting found."""
+    with connect(url, state_dir) as client:
+        view = client.dataset(name)
+    print_json(view) if json else show_one(view)
+
+
+def draw(role: Literal["test", "labelled"], number: int, by: str) -> list[Json]:
+    """A draw from the pool, if there is to be one."""
+    return [{"role": role, "count": number, "by": by}] if number else []
+
+
+def ingest(client: Client, name: str, *, quiet: bool = False) -> Json:
+    """Wait for a dataset and show how far it is. Its view. Raises TrainingFailed with the reason when it fails."""
+    if quiet or not console.is_terminal:
+        *_, view = client.wait_for_dataset(name)
+    else:
+        view: Json = {}
+        with Live(console=console, transient=True) as screen:
+            for view in client.wait_for_dataset(name):
+                screen.update(_progress(view))
+    if view["status"] == "failed":
+        raise TrainingFailed(f"dataset {name} could not be ingested: {view['error']}")
+    return view
+
+
+def show_one(view: Json) -> None:
+    """A dataset as a table of patches by role and label, and its report."""
+    console.print(f"{view['name']}: {coloured(view['status'])}, {view['image_size']} pixels a side")
+    if view["error"]:
+        console.print(f"[red]{plain(view['error'])}[/red]")
+    labels = sorted({label for by_label in view["counts"].values() for label in by_label})
+    cells = (
+        [role, *(count(by_label.get(label, 0)) for label in labels), count(sum(by_label.values()))]
+        for role, by_label in view["counts"].items()
+    )
+    if labels:
+        console.print(make_table(["role", *(f">{label}" for label in labels), ">all"], cells))
+    for key, value in view["report"].items():
+        if value not in (0, [], {}, None):
+            console.print(f"[dim]{key}: {plain(str(value))}[/dim]", soft_wrap=True)
+
+
+def _progress(view: Json) -> str:
+    progress = view["progress"]
+    step, steps = progress.get("step"), progress.get("steps")
+    how_far = f"{count(step)} of {count(steps)} patches" if steps else "waits for a trainer"
+    return f"{view['name']}: {view['status']}, {how_far}"

@@ -1,0 +1,165 @@
+"""`winnow doctor`: what is missing or misconfigured, and what to do about it."""
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import typer
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
+
+from winnow.client import ApiProblem, Client
+from winnow.errors import Unavailable
+from winnow.queue import make_app
+from winnow.settings import Settings, is_loopback
+from winnow.store import Database
+from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, connect
+from winnow_cli.output import console, plain, print_json, print_table
+
+LEAST_FREE_GB = 10
+PACKAGES = ("numpy", "faiss", "torch", "torchvision", "sqlalchemy", "celery", "redis", "fastapi")
+MARKS = {"ok": "[green]ok[/green]", "warn": "[yellow]warn[/yellow]", "fail": "[red]fail[/red]"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `advice` says what to do when it is not ok."""
+
+    what: str
+    state: Literal["ok", "warn", "fail"]
+    found: str
+    advice: str = ""
+
+
+def doctor(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """Say what is missing or misconfigured. Exit code 1 when something fails."""
+    findings = list(examine(url, state_dir))
+    if json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        print_table(["", "what", "found"], ([MARKS[one.state], one.what, plain(one.found)] for one in findings))
+        for one in findings:
+            if one.advice:
+                console.print(f"{MARKS[one.state]} {one.what}: {one.advice}", soft_wrap=True)
+    if any(one.state == "fail" for one in findings):
+        raise typer.Exit(1)
+
+
+def examine(url: str | None, state_dir: Path) -> Iterator[Finding]:
+    """Everything that is looked at."""
+    yield _python()
+    yield from (_package(name) for name in PACKAGES)
+    yield _accelerator()
+    try:
+        settings = Settings(state_dir=state_dir)
+    except ValidationError as error:
+        reasons = "; ".join(f"WINNOW_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
+        yield Finding("settings", "fail", reasons, "correct these variables; .env.example explains each")
+        return
+    yield from _settings(settings)
+    with connect(url, state_dir) as client:
+        yield from _coordinator(client)
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    advice = "" if fits else "Winnow is tested on Python 3.11 to 3.13: make setup PYTHON=python3.12"
+    return Finding("python", "ok" if fits else "warn", f"{version}, {os.cpu_count()} CPUs", advice)
+
+
+def _package(name: str) -> Finding:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        return Finding(name, "fail", f"cannot be imported: {error}", "make setup installs everything")
+    return Finding(name, "ok", str(getattr(module, "__version__", "installed")))
+
+
+def _accelerator() -> Finding:
+    try:
+        import torch
+    except ImportError:
+        return Finding("GPU", "warn", "unknown without torch", "make setup installs everything")
+    if not torch.cuda.is_available():
+        return Finding("GPU", "warn", "none that torch can use: training runs on the CPU, slowly")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Finding("GPU", "ok", ", ".join(names))
+
+
+def _settings(settings: Settings) -> Iterable[Finding]:
+    yield _writable("state directory", settings.state_dir)
+    for root in settings.data_roots:
+        there = root.is_dir() and os.access(root, os.R_OK | os.X_OK)
+        advice = "" if there else "mount it, or correct WINNOW_DATA_ROOTS"
+        yield Finding("data root", "ok" if there else "fail", str(root), advice)
+    if not is_loopback(settings.coordinator_host) and not settings.bootstrap_key.get_secret_value():
+        host = settings.coordinator_host
+        yield Finding("keys", "warn", f"bound to {host}", "set WINNOW_BOOTSTRAP_KEY, or nobody can make the first key")
+    yield _attempt("database", lambda: _ping(settings), "is it up, and WINNOW_DATABASE_URL right?")
+    yield _attempt("broker", lambda: _ring(settings), "is it up, and WINNOW_BROKER_URL right?")
+
+
+def _writable(what: str, folder: Path) -> Finding:
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not os.access(place, os.W_OK):
+        return Finding(what, "fail", f"{folder} is not writable", "change its owner, or set WINNOW_STATE_DIR")
+    free = shutil.disk_usage(place).free / 1e9
+    if free < LEAST_FREE_GB:
+        return Finding(
+            what, "warn", f"{folder}, {free:.0f} GB free", "packed patches, weights and embeddings need room"
+        )
+    return Finding(what, "ok", f"{folder}, {free:.0f} GB free")
+
+
+def _attempt(what: str, act: Callable[[], str], advice: str) -> Finding:
+    try:
+        return Finding(what, "ok", act())
+    except Exception as error:  # whatever a driver raises, the advice is the same
+        reason = str(getattr(error, "orig", error)).strip().splitlines()
+        return Finding(what, "fail", reason[0] if reason else type(error).__name__, advice)
+
+
+def _ping(settings: Settings) -> str:
+    database = Database(settings.database_url)
+    if settings.database_url.startswith("sqlite") and not Path(database.engine.url.database or "").exists():
+        return "SQLite; none there yet, `winnow up` makes it"
+    try:
+        database.ping()
+    except OperationalError:
+        raise
+    finally:
+        database.close()
+    return database.engine.url.render_as_string(hide_password=True)
+
+
+def _ring(settings: Settings) -> str:
+    if settings.broker_url.startswith("filesystem"):
+        return f"folder {settings.broker_url.removeprefix('filesystem://')}"
+    with make_app(settings).connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, timeout=5)
+        return connection.as_uri()
+
+
+def _coordinator(client: Client) -> Iterable[Finding]:
+    if not client.is_ready():
+        yield Finding("coordinator", "warn", f"{client.url} does not answer", "`winnow up` starts the embedded stack")
+        return
+    yield Finding("coordinator", "ok", client.url)
+    try:
+        alive = list(client.workers())
+    except ApiProblem as error:
+        yield Finding("API key", "fail", str(error), "set WINNOW_API_KEY to a key with scope read, run or admin")
+        return
+    except Unavailable as error:
+        yield Finding("coordinator", "fail", str(error))
+        return
+    devices = ", ".join(device["name"] for one in alive for device in one["devices"])
+    advice = "" if alive else "rounds wait until one starts; its log says why it does not"
+    yield Finding("trainers", "ok" if alive else "fail", f"{len(alive)} alive: {devices}" if alive else "none", advice)

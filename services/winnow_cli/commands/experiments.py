@@ -1,0 +1,139 @@
+"""`winnow run`, `watch`, `list`, `pause`, `resume`, `cancel`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from winnow.client import Client
+from winnow.domain import ExperimentSpec
+from winnow_cli import files
+from winnow_cli.live import follow
+from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, Ids, StateDir, Url, connect
+from winnow_cli.output import aside, coloured, console, count, plain, print_json, print_line, print_table, score
+from winnow_cli.report import COLUMNS, gather, headline, rows
+
+Json = dict[str, Any]
+
+
+def run(
+    spec: Annotated[Path, typer.Argument(help="YAML or JSON; docs/spec.md lists the keys, examples/ has some.")],
+    dataset: Annotated[str | None, typer.Option(help="Run on this dataset instead of the spec's.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Run this arm instead of the spec's; may be repeated.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Run with this seed instead of the spec's; may be repeated.")
+    ] = None,
+    detach: Annotated[bool, typer.Option(help="Begin, and return at once.")] = False,
+    url: Url = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    json: AsJson = False,
+) -> None:
+    """Begin the experiments of a spec and follow them. Ctrl-C detaches; they go on."""
+    document = files.read(spec)
+    given = {"dataset": dataset, "arms": arm, "seeds": seed}
+    document |= {key: value for key, value in given.items() if value}
+    specs = files.experiments(document, str(spec))
+    with connect(url, state_dir) as client:
+        views = begin(client, specs)
+        ids = [view["id"] for view in views]
+        if json:
+            print_json(views if detach else _finish(client, ids))
+            return
+        for view in views:
+            aside.print(f"{view['name']}: {view['id']}")
+        if not detach:
+            watch_until_the_end(client, ids)
+
+
+def watch(ids: Ids = None, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """Follow experiments until they end; none named: those under way. --json: one's events, a line each."""
+    with connect(url, state_dir) as client:
+        wanted = ids or [view["id"] for view in client.experiments() if not view["ended_at"]]
+        if not wanted:
+            aside.print("no experiment is under way; `winnow run SPEC.yaml` begins one")
+        elif json:
+            for id in wanted:
+                for event in client.events(id):
+                    print_line({"experiment": id, "id": event.id, "type": event.type, "data": event.data})
+        else:
+            watch_until_the_end(client, wanted)
+
+
+def list_all(
+    status: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
+    url: Url = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    json: AsJson = False,
+) -> None:
+    """All experiments, newest first."""
+    with connect(url, state_dir) as client:
+        found = list(client.experiments(status=status))
+    if json:
+        print_json(found)
+        return
+    print_table(
+        ["id", "name", "dataset", "arm", "status", ">rounds", ">samples", ">visits", ">F1"], map(_list_row, found)
+    )
+
+
+def pause(id: Id, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """Pause: training stops within one step and keeps a checkpoint."""
+    with connect(url, state_dir) as client:
+        _say(client.pause(id), json)
+
+
+def resume(id: Id, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """Go on after a pause."""
+    with connect(url, state_dir) as client:
+        _say(client.resume(id), json)
+
+
+def cancel(id: Id, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """End an experiment for good. Results so far stay."""
+    with connect(url, state_dir) as client:
+        _say(client.cancel(id), json)
+
+
+def begin(client: Client, specs: list[ExperimentSpec], *, once: str = "") -> list[Json]:
+    """Begin experiments; with `once`, those that were begun under it before are found again."""
+    return [client.create_experiment(spec, idempotency_key=f"{once}-{spec.name}" if once else None) for spec in specs]
+
+
+def watch_until_the_end(client: Client, ids: list[str]) -> None:
+    """Follow, and end with the table; Ctrl-C detaches. Exit code 1 when an experiment failed."""
+    try:
+        views = follow(client, ids)
+    except KeyboardInterrupt:
+        aside.print(f"\ndetached; the experiments go on. winnow watch {' '.join(ids)}")
+        return
+    console.print()
+    print_table(COLUMNS, rows(gather(client, ids)["experiments"]))
+    console.print(f"[dim]winnow compare {' '.join(ids)}[/dim]", soft_wrap=True)
+    _exit_if_failed(views)
+
+
+def _finish(client: Client, ids: list[str]) -> list[Json]:
+    """Wait without a word. The last views."""
+    for id in ids:
+        for _ in client.events(id):
+            pass
+    return [client.experiment(id) for id in ids]
+
+
+def _exit_if_failed(views: list[Json]) -> None:
+    for view in views:
+        if view["status"] == "failed":
+            aside.print(f"[red]{view['name']} failed:[/red] {plain(view['error'])}")
+    if any(view["status"] == "failed" for view in views):
+        raise typer.Exit(1)
+
+
+def _list_row(view: Json) -> list[str]:
+    latest = view["latest"] or {}
+    spent = [count(latest.get("samples")), count(latest.get("visits")), score(headline(latest.get("metrics", {})))]
+    done = f"{view['rounds_done']}/{view['rounds_total']}"
+    return [view["id"], view["name"], view["dataset"], view["arm"], coloured(view["status"]), done, *spent]
+
+
+def _say(view: Json, json: bool) -> None:
+    print_json(view) if json else console.print(f"{view['name']}: {coloured(view['status'])}")

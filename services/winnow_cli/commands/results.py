@@ -1,0 +1,116 @@
+"""`winnow compare` and `winnow export`."""
+
+import csv
+import json as formats
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from winnow.client import Client
+from winnow_cli import picture
+from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, Ids, StateDir, Url, connect
+from winnow_cli.output import aside, console, plain, print_json, print_table
+from winnow_cli.report import COLUMNS, gather, rows
+
+Json = dict[str, Any]
+ENCODER = "state/weights"
+SMALL = ("labelled/", "evaluated/", "proxy")
+
+
+def compare(
+    ids: Ids = None,
+    out: Annotated[Path, typer.Option(help="Where compare.png and report.json go.")] = Path("winnow-compare"),
+    url: Url = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    json: AsJson = False,
+) -> None:
+    """The table of samples, visits, seconds and F1, a picture of the curves, and report.json."""
+    with connect(url, state_dir) as client:
+        wanted = ids or [view["id"] for view in client.experiments()][::-1]
+        report = gather(client, wanted)
+    written = write(report, out)
+    if json:
+        print_json(report)
+        return
+    show(report)
+    for path in written:
+        console.print(path, soft_wrap=True)
+
+
+def export(
+    id: Id,
+    to: Annotated[Path | None, typer.Option(help="The folder to write; EXPERIMENT-NAME by default.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All arrays and weights of every round, not the last alone.")
+    ] = False,
+    url: Url = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    json: AsJson = False,
+) -> None:
+    """Write an experiment to a folder: spec, metrics, every batch picked, the encoder (safetensors), arrays."""
+    with connect(url, state_dir) as client:
+        view = client.experiment(id)
+        folder = to or Path(view["name"])
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [*_tables(client, view, folder), *_artefacts(client, id, folder, everything)]
+    if json:
+        print_json([str(path) for path in written])
+        return
+    console.print(f"{len(written)} files in {folder.absolute()}", soft_wrap=True)
+
+
+def show(report: Json) -> None:
+    """The table and the notes."""
+    print_table(COLUMNS, rows(report["experiments"]))
+    for note in report["notes"]:
+        aside.print(f"[yellow]note:[/yellow] {plain(note)}", soft_wrap=True)
+
+
+def write(report: Json, folder: Path) -> list[Path]:
+    """report.json, and compare.png where something was evaluated."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [folder / "report.json"]
+    made[0].write_text(formats.dumps(report, indent=1))
+    if any(experiment["rounds"] for experiment in report["experiments"]):
+        made.append(folder / "compare.png")
+        picture.draw(report, made[1])
+    return [path.absolute() for path in made]
+
+
+def _tables(client: Client, view: Json, folder: Path) -> list[Path]:
+    """The experiment, its metrics and its batches, for people and spreadsheets."""
+    experiment, metrics, picks = folder / "experiment.json", folder / "metrics.csv", folder / "selections.csv"
+    experiment.write_text(formats.dumps(gather(client, [view["id"]])["experiments"][0], indent=1))
+    _write_csv(metrics, client.metrics(view["id"])["items"])
+    batches = [
+        {"round": row["number"], **pick}
+        for row in client.rounds(view["id"])
+        for pick in client.selection(view["id"], row["number"])
+    ]
+    _write_csv(picks, batches)
+    return [experiment, metrics, picks]
+
+
+def _artefacts(client: Client, id: str, folder: Path, everything: bool) -> list[Path]:
+    written: list[Path] = []
+    ended = [row["number"] for row in client.rounds(id) if row["metrics"]]
+    for number in ended if everything else ended[-1:]:
+        for artefact in client.round(id, number)["artefacts"]:
+            kind: str = artefact["kind"]
+            if everything or kind == ENCODER or kind.startswith(SMALL):
+                stem = "encoder" if kind == ENCODER else kind.replace("/", "-")
+                place = folder / f"round-{number:04d}" / f"{stem}{Path(artefact['key']).suffix}"
+                place.parent.mkdir(exist_ok=True)
+                client.download(id, number, kind, place)
+                written.append(place)
+    return written
+
+
+def _write_csv(path: Path, table: list[Json]) -> None:
+    """Scalars alone; a confusion matrix has no column."""
+    plain = [{key: value for key, value in row.items() if not isinstance(value, list | dict)} for row in table]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(plain[0]) if plain else [])
+        writer.writeheader()
+        writer.writerows(plain)

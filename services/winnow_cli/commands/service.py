@@ -1,0 +1,100 @@
+"""`winnow up`, `workers`, `key`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, connect
+from winnow_cli.output import aside, console, print_json, print_line, print_table
+from winnow_cli.stack import Stack, until_told
+
+keys = typer.Typer(
+    help="API keys; needed by everyone once the coordinator is bound off loopback.", no_args_is_help=True
+)
+
+
+def up(
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    data_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Datasets may be read from below this folder; may be repeated. Remembered."),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The coordinator's; by default that of the last time, 8000, or a free one.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Start the embedded stack and keep it up. Ctrl-C stops it in order; a second `up` goes on where it stopped."""
+    stack = Stack(state_dir, data_root or [], port, say=aside.print)
+    with until_told(stack) as told:
+        try:
+            stack.start()
+            if json:
+                print_line({"coordinator_url": stack.url, "state_dir": str(stack.state_dir), "logs": str(stack.logs)})
+            else:
+                _welcome(stack)
+            stack.watch(told.is_set)
+            aside.print("stopping: the trainer writes a checkpoint first (Ctrl-C again: at once)")
+        finally:
+            stack.stop()
+
+
+def workers(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """Trainers that are alive, and what they work on."""
+    with connect(url, state_dir) as client:
+        found = list(client.workers())
+    if json:
+        print_json(found)
+        return
+    cells = (
+        [one["id"], ", ".join(device["name"] for device in one["devices"]), one["busy_with"] or "-", one["version"]]
+        for one in found
+    )
+    print_table(["trainer", "devices", "busy with", "version"], cells)
+
+
+@keys.command()
+def create(
+    name: str,
+    scope: Annotated[list[str], typer.Option(help="read, run or admin; each includes those before it.")],
+    url: Url = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    json: AsJson = False,
+) -> None:
+    """Make a key. Its text is shown this once, and stored nowhere."""
+    with connect(url, state_dir) as client:
+        made = client.create_key(name, scope)
+    print_json(made) if json else console.print(made["key"], soft_wrap=True)
+
+
+@keys.command("list")
+def list_keys(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """All keys, without their texts."""
+    with connect(url, state_dir) as client:
+        found = list(client.api_keys())
+    if json:
+        print_json(found)
+        return
+    cells = ([key["id"], key["name"], " ".join(key["scopes"]), key["revoked_at"] or "valid"] for key in found)
+    print_table(["id", "name", "scopes", "revoked"], cells)
+
+
+@keys.command()
+def revoke(id: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """End a key at once."""
+    with connect(url, state_dir) as client:
+        client.revoke_key(id)
+    print_json({"revoked": id}) if json else console.print(f"{id} is revoked")
+
+
+def _welcome(stack: Stack) -> None:
+    roots = ", ".join(stack.data_roots) or "none: datasets from files need --data-root FOLDER"
+    console.print(
+        f"[bold]Winnow is up[/bold] at {stack.url} (API description: {stack.url}/docs)\n"
+        f"  state       {stack.state_dir}\n"
+        f"  logs        {stack.logs}\n"
+        f"  data roots  {roots}\n"
+        "In another shell: winnow dataset add, winnow run, winnow list, winnow doctor. Ctrl-C stops.",
+        soft_wrap=True,
+    )

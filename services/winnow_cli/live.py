@@ -1,0 +1,128 @@
+"""Follows experiments until they end: a live table on a terminal, a line for each step of the way elsewhere."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rich.live import Live
+from rich.table import Table
+
+from winnow.client import Client
+from winnow.domain import ExperimentStatus, is_final
+from winnow_cli.output import coloured, console, count, duration, make_table, plain, score
+
+LOOK_SECONDS = 1.0
+COLUMNS = ["experiment", "status", ">round", "phase", "progress", ">images/s", ">left", ">samples", ">visits", ">F1"]
+BAR = 16
+RESTING = frozenset({ExperimentStatus.PAUSED})
+Json = dict[str, Any]
+
+
+def follow(client: Client, ids: Sequence[str], *, tick: Callable[[], bool] | None = None) -> list[Json]:
+    """Show experiments until each has ended or is paused. Their last views.
+
+    `tick` is called at every look; when it answers False, following ends. Raises KeyboardInterrupt on Ctrl-C.
+    """
+    looks = _looks(client, ids, tick or (lambda: True))
+    if not console.is_terminal:
+        return _follow_by_lines(looks)
+    views: list[Json] = []
+    with Live(console=console, refresh_per_second=4, transient=False) as screen:
+        for views in looks:
+            screen.update(table(views))
+    return views
+
+
+def table(views: Sequence[Json]) -> Table:
+    """The experiments as they stand."""
+    return make_table(COLUMNS, (_row(view) for view in views))
+
+
+def _looks(client: Client, ids: Sequence[str], tick: Callable[[], bool]) -> Iterator[list[Json]]:
+    """One look a second at all experiments; ended ones are not asked for again."""
+    seen: dict[str, Json] = {}
+    pause = threading.Event()
+    while True:
+        for id in ids:
+            if id not in seen or not is_over(seen[id]):
+                seen[id] = client.experiment(id)
+        views = [seen[id] for id in ids]
+        yield views
+        if all(is_over(view) for view in views) or not tick():
+            return
+        pause.wait(LOOK_SECONDS)
+
+
+def is_over(view: Json) -> bool:
+    """Whether nothing more happens to an experiment by itself."""
+    status = ExperimentStatus(view["status"])
+    return is_final(status) or status in RESTING
+
+
+def _follow_by_lines(looks: Iterator[list[Json]]) -> list[Json]:
+    said: dict[str, object] = {}
+    views: list[Json] = []
+    for views in looks:
+        for view in views:
+            mark = (view["status"], view["rounds_done"])
+            if said.get(view["id"]) != mark:
+                said[view["id"]] = mark
+                console.print(_line(view))
+    return views
+
+
+def _line(view: Json) -> str:
+    latest = view["latest"] or {}
+    done = f"{view['name']}: {view['status']}, round {view['rounds_done']} of {view['rounds_total']}"
+    if latest:
+        f1 = score(latest["metrics"].get("f1", latest["metrics"].get("macro_f1")))
+        done += f"; {count(latest['samples'])} samples, {count(latest['visits'])} visits, F1 {f1}"
+    return f"{done}; {plain(view['error'])}" if view["error"] else done
+
+
+def _row(view: Json) -> list[str]:
+    current, latest = view["current_round"] or {}, view["latest"] or {}
+    progress = current.get("progress") or {}
+    working = current.get("status") in ("training", "selecting") and not is_over(view)
+    number = min(view["rounds_done"] + (1 if working else 0), view["rounds_total"])
+    metrics = latest.get("metrics", {})
+    rate = progress.get("images_per_second")
+    return [
+        view["name"],
+        coloured(view["status"]),
+        f"{number}/{view['rounds_total']}",
+        _phase(current, progress) if working else plain(view["error"] or ""),
+        _bar(progress) if working else "",
+        f"{rate:,.0f}" if working and rate else "",
+        duration(progress.get("seconds_left")) if working else "",
+        count((current if working else latest).get("samples")),
+        count(latest.get("visits")),
+        score(metrics.get("f1", metrics.get("macro_f1"))),
+    ]
+
+
+def _phase(current: Json, progress: Json) -> str:
+    if current["status"] == "selecting":
+        return "pick"
+    phase = str(progress.get("phase", "start"))
+    if phase == "train" and progress.get("epochs"):
+        return f"train, epoch {progress.get('epoch', 0)}/{progress['epochs']}"
+    return phase
+
+
+def _bar(progress: Json) -> str:
+    """How far the phase is."""
+    share = _share(progress)
+    if share is None:
+        return ""
+    full = round(share * BAR)
+    return f"[cyan]{'━' * full}[/cyan][dim]{'━' * (BAR - full)}[/dim]"
+
+
+def _share(progress: Json) -> float | None:
+    steps, step = progress.get("steps"), progress.get("step") or 0
+    if not steps:
+        return None
+    epochs, epoch = progress.get("epochs"), progress.get("epoch") or 0
+    within = min(step / steps, 1.0)
+    return min((epoch + within) / epochs, 1.0) if epochs else within

@@ -1,0 +1,39 @@
+"""What several commands take: options, and the coordinator they mean."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from winnow.client import Client
+from winnow_cli.stack import read_record
+
+DEFAULT_STATE_DIR = Path(".winnow")
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="WINNOW_COORDINATOR_URL",
+        help="The coordinator. By default that of the stack in --state-dir, else on port 8000.",
+    ),
+]
+StateDir = Annotated[
+    Path,
+    typer.Option("--state-dir", envvar="WINNOW_STATE_DIR", help="Holds everything of the embedded stack."),
+]
+Id = Annotated[str, typer.Argument(help="The experiment's id; `winnow list` shows it.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Experiments' ids; none given: all.")]
+
+
+def connect(url: str | None, state_dir: Path = DEFAULT_STATE_DIR) -> Client:
+    """A client for the coordinator that was named, else for the embedded one. The key comes from WINNOW_API_KEY."""
+    return Client(find_url(url, state_dir), os.environ.get("WINNOW_API_KEY", ""))
+
+
+def find_url(url: str | None, state_dir: Path) -> str:
+    """Address of the coordinator."""
+    return url or read_record(state_dir).get("coordinator_url") or DEFAULT_URL

@@ -1,0 +1,85 @@
+"""Tables, JSON and errors on the terminal."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape as plain
+from rich.table import Table
+
+console = Console(highlight=False)
+aside = Console(stderr=True, highlight=False)
+"""For what is not the answer: notes, warnings, errors."""
+
+__all__ = [
+    "aside",
+    "coloured",
+    "console",
+    "count",
+    "duration",
+    "make_table",
+    "plain",
+    "print_json",
+    "print_line",
+    "print_table",
+    "score",
+]
+
+COLOURS = {"completed": "green", "done": "green", "ready": "green", "failed": "red", "cancelled": "yellow"}
+
+
+def print_json(value: object) -> None:
+    """The answer for programs: one JSON document, unadorned."""
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def print_line(value: object) -> None:
+    """One of many answers for programs: a line of JSON, at once."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+    """A table; columns whose name starts with > are aligned right."""
+    console.print(make_table(columns, rows, title=title))
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
+    """A table; columns whose name starts with > are aligned right."""
+    table = Table(title=title, box=None, pad_edge=False, title_justify="left", header_style="bold")
+    for name in columns:
+        table.add_column(
+            name.removeprefix(">"), justify="right" if name.startswith(">") else "left", no_wrap=name.startswith(">")
+        )
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    return table
+
+
+def coloured(status: str) -> str:
+    """A status with its colour."""
+    colour = COLOURS.get(status)
+    return f"[{colour}]{status}[/{colour}]" if colour else status
+
+
+def count(number: Any) -> str:
+    """1234567 as 1,234,567."""
+    return "" if number is None else f"{number:,}"
+
+
+def score(value: Any) -> str:
+    """A metric; empty where it was not measured."""
+    return "" if value is None else f"{value:.3f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 12.3 s, 4:05 or 1:02:03."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    text = str(timedelta(seconds=round(seconds)))
+    return text.removeprefix("0:").removeprefix("0")

@@ -1,0 +1,101 @@
+"""F1 against samples and against image visits: the two costs that an active sampler is meant to save."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from winnow_cli.report import FLOORS, by_arm, headline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Json = dict[str, Any]
+# Okabe and Ito's palette, which colour-blind readers can tell apart; one colour for an arm wherever it is drawn.
+COLOURS = {
+    "entropy": "#D55E00",
+    "margin": "#E69F00",
+    "least_confidence": "#CC79A7",
+    "k_center": "#0072B2",
+    "random": "#009E73",
+    "full": "#000000",
+}
+OTHERS = ("#56B4E9", "#F0E442", "#999999")
+MARKERS = {"entropy": "o", "margin": "^", "least_confidence": "v", "k_center": "s", "random": "D", "full": "*"}
+
+
+def draw(report: Json, path: Path) -> None:
+    """Write the picture as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    experiments: Sequence[Json] = [one for one in report["experiments"] if one["rounds"]]
+    for axes, key, label in ((left, "samples", "samples trained on"), (right, "visits", "image visits")):
+        _curves(axes, experiments, key)
+        _floors(axes, experiments)
+        axes.set_xlabel(label)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(_thousands)
+        axes.xaxis.set_minor_formatter(_thousands)
+        axes.tick_params(axis="x", which="both", labelsize=8)
+        axes.grid(visible=True, which="major", alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylabel(_score_name(experiments))
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    datasets = sorted({one["dataset"] for one in experiments})
+    figure.suptitle(f"{', '.join(datasets)}: {_score_name(experiments)} on held-out patches", fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+
+
+def _curves(axes: "Axes", experiments: Sequence[Json], key: str) -> None:
+    """A line for each arm: the mean over seeds, and each seed's own thinly behind it."""
+    spare = iter(OTHERS * (1 + len(experiments)))
+    for label, group in by_arm(experiments).items():
+        arm = group[0]["arm"]
+        colour = COLOURS[arm] if label == arm else next(spare)
+        for experiment in group if len(group) > 1 else []:
+            axes.plot(*_points(experiment, key), color=colour, linewidth=0.8, alpha=0.35)
+        places, means = _mean(group, key)
+        name = f"{label}, mean of {len(group)} seeds" if len(group) > 1 else label
+        size = 9 if arm == "full" else 5
+        axes.plot(places, means, label=name, linewidth=1.8, color=colour, marker=MARKERS[arm], markersize=size)
+
+
+def _points(experiment: Json, key: str) -> tuple[list[int], list[float]]:
+    rounds = [row for row in experiment["rounds"] if headline(row["metrics"]) is not None]
+    return [row[key] for row in rounds], [float(headline(row["metrics"]) or 0.0) for row in rounds]
+
+
+def _mean(group: Sequence[Json], key: str) -> tuple[list[int], list[float]]:
+    """Mean over the experiments of a group, round by round, as far as all have come."""
+    curves = [_points(experiment, key) for experiment in group]
+    shortest = min(len(places) for places, _ in curves)
+    means = [sum(values[i] for _, values in curves) / len(curves) for i in range(shortest)]
+    return curves[0][0][:shortest], means
+
+
+def _floors(axes: "Axes", experiments: Sequence[Json]) -> None:
+    """What needs no training at all, as lines across; the mean where seeds differ."""
+    for (key, label), style in zip(FLOORS.items(), (":", "--"), strict=True):
+        found = [headline(one["floors"][key]) for one in experiments if one["floors"] and key in one["floors"]]
+        values = [value for value in found if value is not None]
+        if values:
+            axes.axhline(sum(values) / len(values), color="0.45", linestyle=style, linewidth=1, label=label)
+
+
+def _score_name(experiments: Sequence[Json]) -> str:
+    positive = sorted({str(one["spec"].get("positive_class")) for one in experiments})
+    return "macro F1" if positive == ["None"] else f"F1 of {', '.join(positive)}"
+
+
+def _thousands(value: float, position: int | None = None) -> str:
+    """12,000 as 12k. Of the minor ticks 2 and 5 alone are named, so that labels do not run together."""
+    lead = f"{value:e}"[0]
+    if lead not in "125":
+        return ""
+    for size, suffix in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{suffix}"
+    return f"{value:g}"
