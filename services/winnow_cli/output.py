@@ -7,26 +7,15 @@ from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape as plain
+from rich.markup import escape
 from rich.table import Table
 
-console = Console(highlight=False)
-aside = Console(stderr=True, highlight=False)
-"""For what is not the answer: notes, warnings, errors."""
+WIDE = 160
+"""Columns where there is no terminal to fit into."""
 
-__all__ = [
-    "aside",
-    "coloured",
-    "console",
-    "count",
-    "duration",
-    "make_table",
-    "plain",
-    "print_json",
-    "print_line",
-    "print_table",
-    "score",
-]
+console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+aside = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
+"""For what is not the answer: notes, warnings, errors."""
 
 COLOURS = {"completed": "green", "done": "green", "ready": "green", "failed": "red", "cancelled": "yellow"}
 
@@ -51,12 +40,15 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, titl
     """A table; columns whose name starts with > are aligned right."""
     table = Table(title=title, box=None, pad_edge=False, title_justify="left", header_style="bold")
     for name in columns:
-        table.add_column(
-            name.removeprefix(">"), justify="right" if name.startswith(">") else "left", no_wrap=name.startswith(">")
-        )
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     return table
+
+
+def plain(text: str) -> str:
+    """Text from elsewhere, whose brackets are no markup."""
+    return escape(text)
 
 
 def coloured(status: str) -> str:

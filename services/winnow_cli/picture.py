@@ -64,7 +64,10 @@ def _curves(axes: "Axes", experiments: Sequence[Json], key: str) -> None:
 
 
 def _points(experiment: Json, key: str) -> tuple[list[int], list[float]]:
+    """Of `full`, which never grows, only the last evaluation stands over its samples."""
     rounds = [row for row in experiment["rounds"] if headline(row["metrics"]) is not None]
+    if key == "samples" and experiment["arm"] == "full":
+        rounds = rounds[-1:]
     return [row[key] for row in rounds], [float(headline(row["metrics"]) or 0.0) for row in rounds]
 
 

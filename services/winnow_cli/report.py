@@ -10,18 +10,7 @@ from winnow.client import Client
 from winnow_cli.output import coloured, count, duration, score
 
 Json = dict[str, Any]
-COLUMNS = [
-    "experiment",
-    "status",
-    ">rounds",
-    ">samples",
-    ">visits",
-    ">seconds",
-    ">training",
-    ">F1",
-    ">macro F1",
-    ">AUROC",
-]
+COLUMNS = ["experiment", "status", ">samples", ">visits", ">seconds", ">F1", ">macro F1", ">AUROC"]
 FLOORS = {"colour_histogram": "floor: colour histogram", "untrained_encoder": "floor: untrained encoder"}
 FREE = ("name", "arm", "seed")
 """What arms of one comparison may differ in without a note."""
@@ -30,7 +19,8 @@ FREE = ("name", "arm", "seed")
 def gather(client: Client, ids: Sequence[str]) -> Json:
     """The report: experiments → rounds → samples, visits, seconds (by phase) and metrics.
 
-    `samples`, `visits` and `total_seconds` count from round 0; `seconds` are the round's own.
+    `samples`, `visits` and `total_seconds` count from round 0; `seconds` are the round's own. Waiting for a free
+    trainer is the queue's doing, not the arm's: it stands in `seconds`, and not in `total_seconds`.
     """
     experiments = [_experiment(client, id) for id in ids]
     return {
@@ -87,7 +77,7 @@ def _experiment(client: Client, id: str) -> Json:
     evaluated: list[Json] = []
     floors: Json | None = None
     for row in client.rounds(id):
-        total += sum(row["seconds"].values())
+        total += sum(spent for phase, spent in row["seconds"].items() if phase != "wait")
         floors = row["report"].get("floors", floors)
         if row["metrics"]:
             evaluated.append(
@@ -107,13 +97,12 @@ def _experiment(client: Client, id: str) -> Json:
 
 
 def _row(experiment: Json) -> list[str]:
-    done = f"{len(experiment['rounds'])}/{experiment['rounds_total']}"
-    start = [experiment["name"], coloured(experiment["status"]), done]
+    status, done = experiment["status"], f"{len(experiment['rounds'])}/{experiment['rounds_total']}"
+    start = [experiment["name"], coloured(status) if status == "completed" else f"{coloured(status)} {done}"]
     if not experiment["rounds"]:
         return [*start, *[""] * (len(COLUMNS) - len(start))]
     last = experiment["rounds"][-1]
-    training = sum(row["seconds"].get("train", 0.0) for row in experiment["rounds"])
-    spent = [count(last["samples"]), count(last["visits"]), duration(last["total_seconds"]), duration(training)]
+    spent = [count(last["samples"]), count(last["visits"]), duration(last["total_seconds"])]
     return [*start, *spent, *_scores(last["metrics"])]
 
 

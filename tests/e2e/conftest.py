@@ -31,28 +31,25 @@ class Stack:
     state_dir: Path
     environment: dict[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[bytes] | None" = None
-    url: str = ""
+    api: Api = field(init=False)
 
     def start(self) -> None:
         command = [sys.executable, "-m", "winnow_cli.main", "up", "--state-dir", str(self.state_dir)]
-        log = (self.state_dir.parent / "up.log").open("ab")
-        self.process = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, **QUICK, **self.environment}, start_new_session=True
-        )
-        self.url = wait_until(self._ready, 90, f"the stack to be ready; see {log.name}")
+        with (self.state_dir.parent / "up.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, **QUICK, **self.environment}, start_new_session=True
+            )
+        self.api = Api(wait_until(self._ready, 90, f"the stack to be ready; see {log.name}"))
 
     def stop(self) -> int:
         assert self.process is not None
+        self.api.http.close()
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(60)
 
     def pid_of(self, service: str) -> int:
         """Process id of one of the stack's services."""
         return json.loads((self.state_dir / "stack.json").read_text())["services"][service]["pid"]
-
-    @property
-    def api(self) -> Api:
-        return Api(self.url)
 
     def _ready(self) -> str:
         assert self.process is not None and self.process.poll() is None, "winnow up ended early"

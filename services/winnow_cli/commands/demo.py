@@ -25,15 +25,15 @@ from winnow_cli.stack import Stack, until_told
 Json = dict[str, Any]
 TEST_SHARE, LABELLED_SHARE, MOST_LABELLED = 0.2, 0.1, 1000
 
-# Tumour is rare, as in a real pool; two of the slides are never trained on.
+# Three of the slides are never trained on.
 TISSUE = """
 name: tissue
 image_size: 32
 sources:
   - kind: synthetic
-    synthetic: {patches: 3000, slides: 12, test_slides: 3, balance: {TUM: 0.5}}
+    synthetic: {patches: 2700, slides: 12, test_slides: 3}
 draws:
-  - {count: 200, by: stratum}
+  - {count: 300}
 """
 SPEC = """
 name: demo
@@ -42,10 +42,10 @@ arms: [random, entropy, k_center, full]
 positive_class: TUM
 budget: 100
 rounds: 5
-candidates: 1000
+candidates: 800
 full_evaluate_every: 2
-simclr: {epochs: 8, learning_rate: 0.001, batch_size: 64, checkpoint_every: 4}
-proxy: {epochs: 40, full_epochs: 40, standardise: true}
+simclr: {epochs: 6, learning_rate: 0.001, batch_size: 64, checkpoint_every: 3}
+proxy: {epochs: 100, full_epochs: 100, learning_rate: 0.01, standardise: true}
 """
 
 
