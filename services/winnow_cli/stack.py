@@ -18,7 +18,6 @@ import httpx
 
 from winnow.errors import InvalidInput, Unavailable, WinnowError
 from winnow.settings import Settings
-from winnow.store import Database
 from winnow_cli.service import Service
 
 Say = Callable[[str], None]
@@ -65,6 +64,8 @@ class Stack:
         """Bring all services up and wait until they answer. Raises AlreadyUp, InvalidInput, Unavailable."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
+        from winnow.store import Database  # takes longer to import than most commands take to run
+
         before = read_record(self.state_dir)
         settings = self._settings(before)
         Database(settings.database_url).migrate()

@@ -11,6 +11,7 @@ from winnow_trainer import tasks
 from winnow_trainer.worker import Worker
 
 FLAGS = [
+    "--quiet",  # no banner in the log
     "worker",
     *["--pool", "threads", "--concurrency", "1", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"],
 ]

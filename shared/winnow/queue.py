@@ -57,7 +57,7 @@ def _transport(url: str) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "control").mkdir(exist_ok=True)
     both = {"data_folder_in": str(folder), "data_folder_out": str(folder), "control_folder": str(folder / "control")}
-    return {"broker_url": "filesystem://", "broker_transport_options": both}
+    return {"broker_url": "filesystem://localhost", "broker_transport_options": both}
 
 
 class Bells:

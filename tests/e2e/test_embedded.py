@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 from conftest import wait_until
 from e2e.conftest import Stack, add_experiment, add_tissue, wait_for
@@ -47,6 +49,32 @@ def test_the_stack_goes_on_where_it_was_stopped(stack: Stack) -> None:
     assert wait_for(stack.api, id)["status"] == "completed"
     assert stack.api.get(path)["losses"] == 0, "an orderly stop is not a lost machine"
     check(stack.api, id)
+
+
+def test_one_stack_a_state_directory_and_none_outlives_its_starter(stack: Stack) -> None:
+    second = subprocess.run(
+        [sys.executable, "-m", "winnow_cli.main", "up", "--state-dir", str(stack.state_dir)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert "a stack is up on" in second.stderr and "stop it first" in second.stderr
+    pids = [stack.pid_of(name) for name in ("coordinator", "sampler", "trainer")]
+    assert all(is_alive(pid) for pid in pids)
+    assert stack.process is not None
+    stack.process.kill()
+    stack.process.wait(10)
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), 30, "the services to end with their starter")
+    stack.start()
+    assert stack.stop() == 0
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped does not."""
+    listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return bool(listed.stdout.strip()) and not listed.stdout.startswith("Z")
 
 
 def test_pause_resume_and_cancel_take_effect(stack: Stack) -> None:

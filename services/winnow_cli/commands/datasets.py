@@ -11,7 +11,7 @@ from winnow.domain import DatasetSpec
 from winnow.errors import InvalidInput, TrainingFailed
 from winnow_cli import files
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, connect
-from winnow_cli.output import coloured, console, count, make_table, plain, print_json, print_table
+from winnow_cli.output import aside, coloured, console, count, make_table, plain, print_json, print_table
 
 app = typer.Typer(help="Datasets: patches, packed once, each with one role.", no_args_is_help=True)
 Json = dict[str, Any]
@@ -50,6 +50,9 @@ def add(
             "draws": [*draw("test", held_out, "random"), *draw("labelled", labelled, by)],
         }
         spec = files.parse(DatasetSpec, document, name)
+        for source in spec.sources:
+            if source.columns and not columns:
+                aside.print(f"{source.path}: {', '.join(f'{a} from column {b}' for a, b in source.columns.items())}")
     elif Path(name).suffix in (".yaml", ".yml", ".json"):
         spec = files.dataset(files.read(Path(name)), name)
     else:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json as formats
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ import yaml
 
 from winnow import datasets
 from winnow.client import Client
+from winnow.datasets.decode import Picture, Unreadable
 from winnow.datasets.sources import list_sources
 from winnow.domain import DatasetSpec, ExperimentSpec, Role
 from winnow_cli import files
@@ -24,6 +27,7 @@ from winnow_cli.stack import Stack, until_told
 
 Json = dict[str, Any]
 TEST_SHARE, LABELLED_SHARE, MOST_LABELLED = 0.2, 0.1, 1000
+LEAST_SIDE, MOST_SIDE = 32, 224
 
 # Three of the slides are never trained on.
 TISSUE = """
@@ -115,6 +119,8 @@ def _dataset_of(data: Path, name: str) -> DatasetSpec:
     whole = files.parse(DatasetSpec, {"name": name, "sources": [source]}, str(data))
     listing = list_sources(whole, allow=lambda path: None)
     found = [entry.role for entry in listing.entries]
+    side = _side_of(listing.pictures())
+    aside.print(f"{data}: {len(found):,} patches, packed at {side} pixels; columns: {source.get('columns') or 'none'}")
     draws: list[Json] = []
     if Role.TEST not in found:
         draws.append({"role": "test", "count": max(round(len(found) * TEST_SHARE), 1)})
@@ -122,10 +128,22 @@ def _dataset_of(data: Path, name: str) -> DatasetSpec:
         draws.append({"count": max(min(round(len(found) * LABELLED_SHARE), MOST_LABELLED), 1), "by": "stratum"})
     for draw in draws:
         aside.print(f"no role {draw.get('role', 'labelled')} in {data}: {draw['count']} patches are drawn for it")
-    document = files.body_of(whole) | {"draws": draws}
+    document = files.body_of(whole) | {"draws": draws, "image_size": side}
     checked = files.parse(DatasetSpec, document, str(data))
     datasets.check(checked, lambda path: None)
     return checked
+
+
+def _side_of(pictures: Iterable[Picture]) -> int:
+    """The longest side of the first patches that can be read, in pixels: small patches are not blown up."""
+    sides = [LEAST_SIDE]
+    for picture in islice(pictures, 20):
+        try:
+            width, _, height = (picture.read(LEAST_SIDE).resized or "0x0").partition("x")
+        except Unreadable:
+            continue  # ingesting names it
+        sides.append(max(int(width), int(height)))
+    return min(max(sides), MOST_SIDE)
 
 
 def _fingerprint(spec: DatasetSpec | ExperimentSpec) -> str:

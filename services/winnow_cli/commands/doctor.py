@@ -12,13 +12,10 @@ from typing import Literal
 
 import typer
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
 
 from winnow.client import ApiProblem, Client
 from winnow.errors import Unavailable
-from winnow.queue import make_app
 from winnow.settings import Settings, is_loopback
-from winnow.store import Database
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, connect
 from winnow_cli.output import console, plain, print_json, print_table
 
@@ -127,13 +124,13 @@ def _attempt(what: str, act: Callable[[], str], advice: str) -> Finding:
 
 
 def _ping(settings: Settings) -> str:
+    from winnow.store import Database
+
     database = Database(settings.database_url)
     if settings.database_url.startswith("sqlite") and not Path(database.engine.url.database or "").exists():
         return "SQLite; none there yet, `winnow up` makes it"
     try:
         database.ping()
-    except OperationalError:
-        raise
     finally:
         database.close()
     return database.engine.url.render_as_string(hide_password=True)
@@ -142,6 +139,8 @@ def _ping(settings: Settings) -> str:
 def _ring(settings: Settings) -> str:
     if settings.broker_url.startswith("filesystem"):
         return f"folder {settings.broker_url.removeprefix('filesystem://')}"
+    from winnow.queue import make_app
+
     with make_app(settings).connection_for_read() as connection:
         connection.ensure_connection(max_retries=1, timeout=5)
         return connection.as_uri()
