@@ -8,19 +8,21 @@
             print(event.type, event.data)
 
 Answers are the JSON objects that docs/rest.md shows. A call that may be repeated without harm is repeated when the
-coordinator does not answer: reads as they are, calls that create under one Idempotency-Key.
+coordinator does not answer: reads as they are, calls that create under one Idempotency-Key. One that answered before is
+waited for while it restarts; one that never did is soon given up.
 """
 
 import hashlib
 import io
 import json
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import httpx
 import numpy as np
@@ -31,9 +33,10 @@ from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus, is_fina
 from winnow.errors import ArtefactCorrupt, Unavailable, WinnowError
 
 Json = dict[str, Any]
-TRIES = 4
-FIRST_PAUSE = 0.5
-"""Seconds before the second try; each further pause is twice as long."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
+"""Seconds before the second try, which double up to the longest."""
+START_SECONDS, RESTART_SECONDS = 3.0, 60.0
+"""How long a coordinator that never answered, or that answered before, is asked again."""
 QUIET_SECONDS = 60.0
 """The coordinator sends a comment every 15 s on a silent event stream; after this long it is taken for dead."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -78,6 +81,7 @@ class Client:
             base_url=f"{self.url}/api/v1", headers=headers, timeout=timeout, trust_env=outside, follow_redirects=True
         )
         self._pause = threading.Event()
+        self._answered = False
 
     def __enter__(self) -> Self:
         return self
@@ -159,19 +163,20 @@ class Client:
 
     def events(self, id: str, *, after: int = 0) -> Iterator[Event]:
         """Events until the experiment has ended. A stream that breaks is taken up where it broke."""
-        failed = 0
+        patience: _Patience | None = None
         while True:
             news = False
             try:
                 for heard in self._stream(id, after):
-                    failed, news = 0, True
+                    news, patience = True, None
                     after = int(heard.id) if heard.id else after
                     yield _event(heard)
-            except httpx.TransportError as error:
-                failed += 1
-                if failed == TRIES:
-                    raise self._unreachable(error) from error
-            if not failed and not news and is_final(ExperimentStatus(self.experiment(id)["status"])):
+            except (httpx.TransportError, ApiProblem) as error:
+                patience = patience or self._be_patient()
+                if _is_final(error) or not patience.wait():
+                    self._give_up(error)
+                continue
+            if not news and is_final(ExperimentStatus(self.experiment(id)["status"])):
                 return  # a coordinator that stops ends its streams too: only one that had nothing to say is the last
             self._pause.wait(FIRST_PAUSE)
 
@@ -215,7 +220,7 @@ class Client:
                 raise ArtefactCorrupt(f"{id}/{number}/{kind}: what arrived does not match its sha256; try again")
             part.replace(path)
         except httpx.TransportError as error:
-            raise self._unreachable(error) from error
+            self._give_up(error)
         finally:
             part.unlink(missing_ok=True)
 
@@ -262,29 +267,55 @@ class Client:
 
     def _send(self, method: str, path: str, *, repeatable: bool = True, **request: Any) -> httpx.Response:
         """One call and its repeats. Raises ApiProblem, Unavailable."""
-        last = TRIES if repeatable else 1
-        for tried in range(1, last + 1):
+        patience = self._be_patient()
+        while True:
             try:
                 answer = self._http.request(method, path, **request)
-            except httpx.TransportError as error:
-                if tried == last:
-                    raise self._unreachable(error) from error
+                _require_success(answer)
+            except (httpx.TransportError, ApiProblem) as error:
+                if _is_final(error) or not repeatable or not patience.wait():
+                    self._give_up(error)
             else:
-                if answer.status_code not in _AWAY or tried == last:
-                    _require_success(answer)
-                    return answer
-            self._pause.wait(FIRST_PAUSE * 2 ** (tried - 1))
-        raise AssertionError("the last try returns or raises")
+                self._answered = True
+                return answer
+
+    def _be_patient(self) -> "_Patience":
+        return _Patience(RESTART_SECONDS if self._answered else START_SECONDS, self._pause)
 
     def _stream(self, id: str, after: int) -> Iterator[ServerSentEvent]:
         path, headers = f"/experiments/{id}/events", {"Last-Event-ID": str(after)}
         with connect_sse(self._http, "GET", path, headers=headers, timeout=QUIET_SECONDS) as source:
             _require_success(source.response)
+            self._answered = True
             yield from (heard for heard in source.iter_sse() if heard.data)  # comments come through empty
 
-    def _unreachable(self, error: httpx.TransportError) -> Unavailable:
+    def _give_up(self, error: httpx.TransportError | ApiProblem) -> NoReturn:
+        if isinstance(error, ApiProblem):
+            raise error
         reason = str(error) or type(error).__name__
-        return Unavailable(f"no answer from {self.url} ({reason}); is the stack up? `winnow up` starts one")
+        raise Unavailable(f"no answer from {self.url} ({reason}); is the stack up? `winnow up` starts one") from error
+
+
+class _Patience:
+    """Pauses that double, until `seconds` have passed without an answer."""
+
+    def __init__(self, seconds: float, pause: threading.Event) -> None:
+        self._until = time.monotonic() + seconds
+        self._event = pause
+        self._pause = FIRST_PAUSE
+
+    def wait(self) -> bool:
+        """Pause before the next try; False, at once, when it is time to give up."""
+        if time.monotonic() >= self._until:
+            return False
+        self._event.wait(self._pause)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        return True
+
+
+def _is_final(error: httpx.TransportError | ApiProblem) -> bool:
+    """Whether asking again would change nothing."""
+    return isinstance(error, ApiProblem) and error.status not in _AWAY
 
 
 def _event(heard: ServerSentEvent) -> Event:

@@ -10,7 +10,6 @@ import pytest
 from conftest import free_port, wait_until
 from services.conftest import Driver, add_dataset, experiment_body, serving
 from sqlalchemy import select, update
-from winnow_sampler.app import make_app as make_sampler
 
 from winnow.domain import ExperimentSpec
 from winnow.settings import Settings
@@ -20,6 +19,7 @@ from winnow_coordinator.context import Coordinator
 from winnow_coordinator.picking import Picker
 from winnow_coordinator.steward import Steward
 from winnow_coordinator.tidying import Tidier
+from winnow_sampler.app import make_app as make_sampler
 
 
 @pytest.fixture
