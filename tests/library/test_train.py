@@ -1,5 +1,6 @@
 """A round: learns, resumes to the same weights, stops in time, and says why it cannot go on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import torch
 from library.arrays import ArrayImages, tissue
 from safetensors.torch import load_file
 
-from winnow.domain import ExperimentSpec, SimclrSpec
+from winnow.domain import Arm, ExperimentSpec
 from winnow.errors import InvalidInput, TrainingFailed
-from winnow.simclr import Progress, TrainedRound, TrainingStopped, checkpoint, train_round
-from winnow.simclr.train import learning_rate
+from winnow.simclr import Progress, Rig, TrainedRound, TrainingStopped, checkpoint, train_round
+from winnow.simclr.optimisers import learning_rate
 
 INDICES = np.arange(22, dtype=np.int64)
 
@@ -169,9 +170,43 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(images: ArrayImages, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
-def test_the_rate_is_a_pure_function_of_the_step() -> None:
-    cosine = SimclrSpec(schedule="cosine", learning_rate=1e-4, learning_rate_end=1e-5)
-    assert learning_rate(cosine, 0, 100) == pytest.approx(1e-4)
-    assert learning_rate(cosine, 50, 100) == pytest.approx(5.5e-5)
-    assert learning_rate(cosine, 100, 100) == pytest.approx(1e-5)
-    assert learning_rate(SimclrSpec(), 77, 100) == 1e-4
+def test_a_warm_rig_gives_the_weights_of_a_cold_one(
+    images: ArrayImages, uninterrupted: TrainedRound, tmp_path: Path
+) -> None:
+    rig = Rig()
+    warm = train(images, tmp_path / "a", rig=rig)
+    assert same(warm.state, uninterrupted.state)
+    built = rig.model
+    next_warm = train(images, tmp_path / "b", number=1, epochs=1, start=warm.state, rig=rig)
+    assert rig.model is built, "the network is kept, and filled anew"
+    next_cold = train(images, tmp_path / "c", number=1, epochs=1, start=warm.state)
+    assert same(next_warm.state, next_cold.state)
+    assert same(train(images, tmp_path / "d", rig=rig).state, uninterrupted.state), "nothing is left of earlier rounds"
+
+
+def test_full_is_one_run_however_often_it_is_evaluated(images: ArrayImages, tmp_path: Path) -> None:
+    whole = full(1 << 10)
+    pieces = full(2)
+    at_once = train(images, tmp_path / "whole", spec=whole, epochs=whole.epochs_of(0))
+    first = train(images, tmp_path / "first", spec=pieces, epochs=pieces.epochs_of(0))
+    second = train(images, tmp_path / "second", spec=pieces, number=1, epochs=pieces.epochs_of(1), start=first.state)
+    rates = [load_file(round.state / checkpoint.OPTIMIZER)["0.step"].item() for round in (at_once, second)]
+    assert rates == [9, 9], "moments are carried on"
+    assert [load_rate(pieces, 1, 0), load_rate(whole, 0, 2)] == pytest.approx([load_rate(whole, 0, 2)] * 2)
+
+
+def full(evaluate_every: int) -> ExperimentSpec:
+    """Three epochs of the whole pool, under settings that start each round of other arms anew."""
+    return spec(schedule="cosine", reset_optimizer=True).model_copy(
+        update={"arm": Arm.FULL, "full_evaluate_every": evaluate_every}
+    )
+
+
+def load_rate(full: ExperimentSpec, number: int, epoch: int) -> float:
+    before, span = full.schedule_span(number)
+    return learning_rate(full.simclr, before + epoch, span)
+
+
+def test_a_trace_is_written_where_it_is_asked_for(images: ArrayImages, tmp_path: Path) -> None:
+    train(images, tmp_path / "work", epochs=4, profile=tmp_path / "trace.json")
+    assert "traceEvents" in json.loads((tmp_path / "trace.json").read_text())

@@ -74,12 +74,24 @@ class SimclrSpec(Spec):
     epochs: int = Field(default=100, ge=1, description="Epochs a round; of the whole run for `full`")
     batch_size: int = Field(default=128, ge=2)
     temperature: float = Field(default=0.1, gt=0)
+    optimizer: Literal["adam", "adamw", "sgd", "lars"] = Field(default="adam", description="adam, adamw, sgd or lars")
     learning_rate: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Of sgd and lars")
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
+    schedule_over: Literal["round", "run"] = Field(
+        default="round", description="What schedule and warm-up span: each round, or all of them; `full` is one run"
+    )
     learning_rate_end: float = Field(default=1e-5, ge=0, description="Where the cosine schedule ends")
-    reset_optimizer: bool = Field(default=False, description="Forget Adam's moments at the start of each round")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="Epochs in which the rate grows from 0")
+    reset_optimizer: bool = Field(
+        default=False, description="Forget the optimizer's moments at the start of each round; `full` never does"
+    )
+    chunk: int | None = Field(
+        default=None, ge=2, description="Images a pass, by gradient caching: batches larger than the memory"
+    )
+    devices: int = Field(default=1, ge=1, le=64, description="Processes that share each batch, one for each GPU")
     drop_last: bool = Field(default=False, description="Leave out the last, smaller batch of an epoch")
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_every: int = Field(default=1, ge=1, description="Epochs between checkpoints")
@@ -147,6 +159,19 @@ class ExperimentSpec(Spec):
         if self.arm is Arm.FULL:
             return math.ceil(self.simclr.epochs / self.full_evaluate_every)
         return self.rounds
+
+    def schedule_span(self, number: int) -> tuple[int, int]:
+        """(epochs made before round `number`, epochs in all) of what the schedule spans."""
+        if self.arm is Arm.FULL:
+            return number * self.full_evaluate_every, self.simclr.epochs
+        if self.simclr.schedule_over == "run":
+            return number * self.simclr.epochs, self.rounds * self.simclr.epochs
+        return 0, self.simclr.epochs
+
+    @property
+    def resets_optimizer(self) -> bool:
+        """Whether each round starts with a fresh optimizer. `full` is one run, however often it is evaluated."""
+        return self.simclr.reset_optimizer and self.arm is not Arm.FULL
 
     def epochs_of(self, number: int) -> int:
         """Epochs that round `number` trains."""

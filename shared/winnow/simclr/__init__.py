@@ -14,6 +14,8 @@ from winnow.simclr.embed import embed
 from winnow.simclr.loss import nt_xent
 from winnow.simclr.model import Images, SimclrModel, build, load_encoder, untrained_encoder
 from winnow.simclr.proxy import Proxy, fit_proxy
+from winnow.simclr.rig import Rig
+from winnow.simclr.team import Team
 from winnow.simclr.train import Progress, TrainedRound, TrainingStopped, train_round
 from winnow.simclr.views import Views, normalise
 
@@ -21,7 +23,9 @@ __all__ = [
     "Images",
     "Progress",
     "Proxy",
+    "Rig",
     "SimclrModel",
+    "Team",
     "TrainedRound",
     "TrainingStopped",
     "Views",

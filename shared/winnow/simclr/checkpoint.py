@@ -67,12 +67,20 @@ def load_weights(model: nn.Module, directory: Path) -> None:
 
 def load_optimizer(optimizer: torch.optim.Optimizer, directory: Path) -> None:
     """Fill `optimizer` with the moments saved in `directory`; its learning rate and betas stay as they are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in load_file(directory / OPTIMIZER).items():
         number, _, part = name.partition(".")
-        moments.setdefault(int(number), {})[part] = value
+        moments.setdefault(int(number), {})[part] = _laid_out_as(value, parameters[int(number)])
     state: dict[str, Any] = {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
     optimizer.load_state_dict(state)
+
+
+def _laid_out_as(value: Tensor, parameter: Tensor) -> Tensor:
+    """`value` with the strides of its weight: fused optimisers walk through both as they lie in memory."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value)
 
 
 def load_counters(directory: Path) -> Counters:
@@ -84,6 +92,13 @@ def newest(workspace: Path, round: int) -> Path | None:
     """The furthest checkpoint of `round` in a workspace, or None."""
     found = [path for path in workspace.glob("checkpoint-*") if load_counters(path).round == round]
     return max(found, key=lambda path: path.name, default=None)
+
+
+def remove(directory: Path) -> None:
+    """Delete a state; one that is half deleted already has another name and is found by nobody."""
+    hidden = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
+    directory.replace(hidden)
+    shutil.rmtree(hidden)
 
 
 def name_of(counters: Counters) -> str:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from winnow.simclr.model import Images
+from winnow.simclr.rig import Rig
 from winnow.simclr.train import TrainingStopped
 from winnow.simclr.views import normalise
 
@@ -18,8 +20,9 @@ def embed(
     images: Images,
     indices: NDArray[np.int64],
     *,
-    device: str = "cpu",
-    batch_size: int = 256,
+    rig: Rig | None = None,
+    batch_size: int | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
     out: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -27,7 +30,10 @@ def embed(
     """h of each image, without augmentation.
 
     Args:
-        encoder: (n, 3, H, W) → (n, d), in evaluation mode, on `device`. indices: (n,) sample indices.
+        encoder: (n, 3, H, W) → (n, d), in evaluation mode, on the rig's device. indices: (n,) sample indices.
+        rig: the device, and the patches that lie there already; by default the CPU.
+        batch_size: images a pass; by default what suits the device.
+        precision: bf16 computes in autocast; h is float32 either way.
         out: where to put the `.npy`; the array returned is then its memory map.
 
     Returns:
@@ -36,29 +42,32 @@ def embed(
     Raises:
         TrainingStopped: `should_stop` said so.
     """
+    rig = rig or Rig()
     encoder.eval()
-    result: NDArray[np.float32] | None = None
-    for first in range(0, max(len(indices), 1), batch_size):
+    size = batch_size or (256 if rig.device == "cpu" else 1024)
+    parts = [indices[first : first + size] for first in range(0, len(indices), size)]
+    result = _make((len(indices), _width(encoder, images, rig.device)), out)
+    done = 0
+    for x, _ in rig.feed(images, indices).batches(parts):
         if should_stop is not None and should_stop():
             raise TrainingStopped(out or Path())
-        h = _features(encoder, images, indices[first : first + batch_size], device)
-        if result is None:
-            result = _make((len(indices), h.shape[1]), out)
-        result[first : first + len(h)] = h
+        h = _features(encoder, x, precision)
+        result[done : done + len(h)] = h.cpu().numpy()
+        done += len(h)
         if on_progress is not None:
-            on_progress(first + len(h), len(indices))
-    assert result is not None
+            on_progress(done, len(indices))
     return result
 
 
 @torch.inference_mode()
-def _features(encoder: nn.Module, images: Images, indices: NDArray[np.int64], device: str) -> NDArray[np.float32]:
-    if len(indices) == 0:  # the width of h is still wanted
-        size = images.image_size
-        blank = torch.zeros(1, 3, size, size, device=device)
-        return encoder(blank)[:0].float().cpu().numpy()
-    x = normalise(torch.from_numpy(images.take(indices)).to(device))
-    return encoder(x.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
+def _features(encoder: nn.Module, x: Tensor, precision: str) -> Tensor:
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return encoder(normalise(x).contiguous(memory_format=torch.channels_last)).float()
+
+
+def _width(encoder: nn.Module, images: Images, device: str) -> int:
+    blank = torch.zeros(1, images.image_size, images.image_size, 3, dtype=torch.uint8, device=device)
+    return _features(encoder, blank, "fp32").shape[1]
 
 
 def _make(shape: tuple[int, int], out: Path | None) -> NDArray[np.float32]:

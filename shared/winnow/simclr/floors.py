@@ -10,6 +10,7 @@ from winnow.errors import InvalidInput
 from winnow.simclr.embed import embed
 from winnow.simclr.model import Images, untrained_encoder
 from winnow.simclr.proxy import fit_proxy
+from winnow.simclr.rig import Rig
 
 Indices = NDArray[np.int64]
 Probabilities = NDArray[np.float32]
@@ -51,13 +52,14 @@ def untrained_floor(
     *,
     classes: int,
     spec: ExperimentSpec,
-    device: str = "cpu",
+    rig: Rig | None = None,
 ) -> Probabilities:
     """The same proxy on the encoder's random starting weights. Shapes and errors as above."""
-    encoder = untrained_encoder(spec.encoder, derive_seed(spec.seed, "weights"), device)
-    features = embed(encoder, images, labelled, device=device)
+    rig = rig or Rig()
+    encoder = untrained_encoder(spec.encoder, derive_seed(spec.seed, "weights"), rig.device)
+    features = embed(encoder, images, labelled, rig=rig)
     proxy = fit_proxy(features, labels, classes=classes, spec=spec.proxy, seed=derive_seed(spec.seed, "floor"))
-    return proxy.probabilities(embed(encoder, images, evaluated, device=device))
+    return proxy.probabilities(embed(encoder, images, evaluated, rig=rig))
 
 
 def histograms(images: Images, indices: Indices) -> NDArray[np.float64]:

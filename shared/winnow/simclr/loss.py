@@ -4,6 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from winnow.simclr.team import Team
+
+ALONE = Team()
+
 
 def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
     """Mean contrastive loss over the 2n views of a minibatch, in float32.
@@ -19,9 +23,24 @@ def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
     """
     if z0.shape != z1.shape or z0.ndim != 2 or len(z0) < 2:
         raise ValueError(f"z0, z1: need two (n, d) tensors with n >= 2, got {tuple(z0.shape)} and {tuple(z1.shape)}")
+    return shared_nt_xent(z0, z1, temperature, len(z0), ALONE)
+
+
+def shared_nt_xent(z0: Tensor, z1: Tensor, temperature: float, count: int, team: Team) -> Tensor:
+    """One process's part of the loss of a minibatch of `count` images, over the negatives of the whole team.
+
+    Its mean over the team is `nt_xent` of the whole minibatch, and so is the mean of its gradients.
+
+    Args:
+        z0, z1: (n_r, d), this process's share of the minibatch.
+    """
     with torch.autocast(z0.device.type, enabled=False):
-        z = F.normalize(torch.cat([z0, z1]).float(), dim=1)  # (2n, d)
-        similarity = z @ z.T / temperature  # (2n, 2n)
-        similarity = similarity.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), float("-inf"))
-        partner = torch.arange(len(z), device=z.device).roll(len(z0))  # (2n,)
-        return F.cross_entropy(similarity, partner)
+        z0, z1 = F.normalize(z0.float(), dim=1), F.normalize(z1.float(), dim=1)  # (n_r, d) each
+        all0, start = team.gather(z0, count)  # (n, d)
+        all1, _ = team.gather(z1, count)
+        similarity = torch.cat([z0, z1]) @ torch.cat([all0, all1]).T / temperature  # (2n_r, 2n)
+        own = torch.arange(start, start + len(z0), device=z0.device)  # (n_r,)
+        rows = torch.arange(2 * len(z0), device=z0.device)
+        similarity = similarity.index_put((rows, torch.cat([own, own + count])), similarity.new_tensor(float("-inf")))
+        partner = torch.cat([own + count, own])  # (2n_r,)
+        return F.cross_entropy(similarity, partner, reduction="sum") * (team.size / (2 * count))

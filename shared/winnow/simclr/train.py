@@ -1,10 +1,10 @@
 """One round of contrastive training (the paper's Algorithm 2, line 5)."""
 
 import math
-import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ from winnow.domain import ExperimentSpec, SimclrSpec, derive_seed
 from winnow.errors import InvalidInput, TrainingFailed
 from winnow.simclr import checkpoint
 from winnow.simclr.checkpoint import Counters
-from winnow.simclr.loss import nt_xent
-from winnow.simclr.model import Images, build
-from winnow.simclr.views import Views
+from winnow.simclr.model import Images
+from winnow.simclr.optimisers import learning_rate, make_optimiser
+from winnow.simclr.rig import Rig
 
 LOSS_EVERY = 20  # steps between reads of the loss on a GPU: each one waits for the device
+PROFILED = {"skip_first": 2, "wait": 0, "warmup": 2, "active": 6, "repeat": 1}
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,26 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainedRound:
-    """The directory of the final state, image visits of this round, seconds by phase, mean loss by epoch."""
+    """The directory of the final state, image visits of this round, seconds by phase, mean loss by epoch.
+
+    `notes` are choices made by themselves, with their reasons: what was compiled, streamed or cut into chunks.
+    """
 
     state: Path
     visits: int
     seconds: dict[str, float]
     losses: list[float]
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def images_per_second(self) -> float:
+        """Pairs of views trained on, a second, over the round."""
+        return self.visits / max(self.seconds["load"] + self.seconds["train"], 1e-9)
+
+    @property
+    def waiting_share(self) -> float:
+        """The part of the time that was spent waiting for patches."""
+        return self.seconds["load"] / max(self.seconds["load"] + self.seconds["train"], 1e-9)
 
 
 class TrainingStopped(Exception):
@@ -62,9 +77,10 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     number: int,
     workspace: Path,
     start: Path | None,
-    device: str = "cpu",
+    rig: Rig | None = None,
     epochs: int | None = None,
     max_visits: int | None = None,
+    profile: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_checkpoint: Callable[[Path], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -78,85 +94,91 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
         images: packed patches. indices: (n,) sample indices of S^t.
         workspace: directory for checkpoints and the final `state`.
         start: state directory of round `number - 1`; None for random weights.
+        rig: the device, and what stays ready between rounds; by default a new one on the CPU.
         epochs: epochs of this round (by default the spec's). max_visits: image visits left to the experiment.
+        profile: where to write a torch profiler trace of a few steps.
         on_checkpoint: called with each checkpoint's directory once it is safely written.
 
+    In a team every process calls this with the same arguments; the leader alone writes, reports and is asked to stop.
+
     Raises:
-        InvalidInput: fewer than two images. TrainingFailed: the loss is not finite, or memory ran out.
+        InvalidInput: fewer than two images for each process. TrainingFailed: the loss is not finite, or memory ran out.
         TrainingStopped: `should_stop` said so; a checkpoint was written.
     """
-    if len(indices) < 2:
-        raise InvalidInput("budget", f"SimCLR contrasts images with each other and needs 2, got {len(indices)}")
+    rig = rig or Rig()
+    team, settings = rig.team, spec.simclr
+    if len(indices) < 2 * team.size:
+        raise InvalidInput(
+            "budget", f"SimCLR contrasts images with each other and needs {2 * team.size}, got {len(indices)}"
+        )
     workspace.mkdir(parents=True, exist_ok=True)
-    settings = spec.simclr
     epochs = settings.epochs if epochs is None else epochs
-    model = build(spec.encoder, derive_seed(spec.seed, "weights")).to(device)
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
-    )
     resumed = checkpoint.newest(workspace, number)
     counters = checkpoint.load_counters(resumed) if resumed else Counters(round=number)
-    if origin := resumed or start:
-        checkpoint.load_weights(model, origin)
-        if resumed or not settings.reset_optimizer:
-            checkpoint.load_optimizer(optimizer, origin)
-    views = Views(spec.views, images.image_size, derive_seed(spec.seed, "views", number))
-    steps = len(_batches(indices, settings))
+    origin = resumed or start
+    rig.prepare(spec, images, number, origin)
+    model = rig.model
+    optimizer = make_optimiser(settings, model.parameters())
+    if origin and (resumed or not spec.resets_optimizer):
+        checkpoint.load_optimizer(optimizer, origin)
+    steps = len(_batches(indices, settings, team.size))
+    before, span = spec.schedule_span(number)
     clock = _Clock(total=epochs * steps, done=counters.epoch * steps + counters.step)
     loss_read: float | None = None
-    model.train()
+
+    def keep() -> Path:
+        return _keep(workspace, model, optimizer, counters, on_checkpoint) if team.leads else workspace
 
     # The loop is long on purpose: it reads top to bottom, and everything it changes is in `counters`.
-    while counters.epoch < epochs and not _spent(counters, max_visits):
-        order = np.random.default_rng(derive_seed(spec.seed, f"order-{number}", counters.epoch)).permutation(indices)
-        batches = _batches(order, settings)
-        while counters.step < steps and not _spent(counters, max_visits):
-            if should_stop is not None and should_stop():
-                raise TrainingStopped(_keep(workspace, model, optimizer, counters, on_checkpoint))
-            began = time.perf_counter()
-            batch = batches[counters.step][: None if max_visits is None else max_visits - counters.visits]
-            x = torch.from_numpy(images.take(batch)).to(device)  # (n, H, W, 3)
-            samples = torch.from_numpy(batch).to(device)  # (n,)
-            loaded = time.perf_counter()
-            rate = learning_rate(settings, counters.epoch * steps + counters.step, epochs * steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            try:
-                both = torch.cat([views(x, samples, epoch=counters.epoch, view=v) for v in (0, 1)])  # (2n, 3, H, W)
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                    z = model(both.contiguous(memory_format=torch.channels_last))  # (2n, d)
-                z0, z1 = z.chunk(2)  # (n, d) each
-                loss = nt_xent(z0, z1, settings.temperature)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-            except torch.OutOfMemoryError as error:
-                raise _out_of_memory(settings, images.image_size) from error
-            if x.device.type == "cpu" or counters.step % LOSS_EVERY == 0 or counters.step == steps - 1:
-                loss_read = _finite(loss.item(), counters, rate)
-                counters.loss_sum += loss_read * len(batch)
-                counters.loss_images += len(batch)
-            counters.visits += len(batch)
-            counters.step += 1
-            counters.seconds["load"] += loaded - began
-            counters.seconds["train"] += time.perf_counter() - loaded
-            if on_progress is not None:
-                on_progress(clock.tick(counters, epochs, steps, len(batch), loss_read))
-        counters.losses.append(counters.loss_sum / max(counters.loss_images, 1))
-        counters.epoch, counters.step, counters.loss_sum, counters.loss_images = counters.epoch + 1, 0, 0.0, 0
-        if counters.epoch % settings.checkpoint_every == 0 and counters.epoch < epochs:
-            _keep(workspace, model, optimizer, counters, on_checkpoint)
+    with _profiled(profile if team.leads else None) as count_step:
+        while counters.epoch < epochs and not _spent(counters, max_visits):
+            order = np.random.default_rng(derive_seed(spec.seed, f"order-{number}", counters.epoch)).permutation(
+                indices
+            )
+            batches = _affordable(_batches(order, settings, team.size)[counters.step :], counters, max_visits)
+            shares = [team.share(batch) for batch in batches]
+            keys = rig.views.keys(counters.epoch).to(rig.device)  # (2,)
+            fetched, at = rig.feed(images, indices).batches(shares), 0
+            while at < len(batches):
+                if team.agree(should_stop is not None and should_stop()):
+                    raise TrainingStopped(keep())
+                began = time.perf_counter()
+                rate = learning_rate(settings, before + counters.epoch + counters.step / steps, span, 1 / steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                loss, loaded, short = None, began, ""
+                try:
+                    x, samples = next(fetched)  # (n, H, W, 3), (n,)
+                    loaded = time.perf_counter()
+                    optimizer.zero_grad(set_to_none=True)
+                    loss = rig.step(x, samples, keys, len(batches[at]))
+                    optimizer.step()
+                except torch.OutOfMemoryError as error:
+                    loss, short = None, str(error)
+                if loss is None:  # out here the error's frames no longer hold the tensors it met
+                    rig.make_room(spec, images, short)
+                    fetched = rig.feed(images, indices).batches(shares[at:])
+                    continue
+                batch = batches[at]
+                if rig.device == "cpu" or counters.step % LOSS_EVERY == 0 or counters.step == steps - 1:
+                    loss_read = _finite(loss.item(), counters, rate)
+                    counters.loss_sum += loss_read * len(batch)
+                    counters.loss_images += len(batch)
+                at += 1
+                counters.visits += len(batch)
+                counters.step += 1
+                counters.seconds["load"] += loaded - began
+                counters.seconds["train"] += time.perf_counter() - loaded
+                count_step()
+                if on_progress is not None:
+                    on_progress(clock.tick(counters, epochs, steps, len(batch), loss_read))
+            counters.losses.append(counters.loss_sum / max(counters.loss_images, 1))
+            counters.epoch, counters.step, counters.loss_sum, counters.loss_images = counters.epoch + 1, 0, 0.0, 0
+            if counters.epoch % settings.checkpoint_every == 0 and counters.epoch < epochs:
+                keep()
 
-    state = checkpoint.save(workspace / "state", model, optimizer, counters)
-    return TrainedRound(state, counters.visits, counters.seconds, counters.losses)
-
-
-def learning_rate(settings: SimclrSpec, step: int, steps: int) -> float:
-    """The rate at `step` of a round of `steps`: a pure function, so that resuming needs no scheduler state."""
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    share = (1 + math.cos(math.pi * step / steps)) / 2
-    return settings.learning_rate_end + (settings.learning_rate - settings.learning_rate_end) * share
+    state = checkpoint.save(workspace / "state", model, optimizer, counters) if team.leads else workspace
+    return TrainedRound(state, counters.visits, counters.seconds, counters.losses, list(rig.notes))
 
 
 class _Clock:
@@ -184,12 +206,41 @@ class _Clock:
         )
 
 
-def _batches(order: NDArray[np.int64], settings: SimclrSpec) -> list[NDArray[np.int64]]:
-    """Batches of one epoch. A last batch of one has no negatives and is left out."""
+def _batches(order: NDArray[np.int64], settings: SimclrSpec, processes: int = 1) -> list[NDArray[np.int64]]:
+    """Batches of one epoch. A last one that leaves a process without a pair of images is left out."""
     size = settings.batch_size
     batches = [order[i : i + size] for i in range(0, len(order), size)]
-    smallest = size if settings.drop_last and len(order) >= size else 2
+    smallest = size if settings.drop_last and len(order) >= size else 2 * processes
     return [batch for batch in batches if len(batch) >= smallest]
+
+
+def _affordable(
+    batches: Sequence[NDArray[np.int64]], counters: Counters, max_visits: int | None
+) -> list[NDArray[np.int64]]:
+    """The batches that the visits left pay for, the last one cut short."""
+    if max_visits is None:
+        return list(batches)
+    left, kept = max_visits - counters.visits, list[NDArray[np.int64]]()
+    for batch in batches:
+        if left < 2:
+            break
+        kept.append(batch[:left])
+        left -= len(kept[-1])
+    return kept
+
+
+@contextmanager
+def _profiled(trace: Path | None) -> Iterator[Callable[[], None]]:
+    """Record a few steps of what is within it, in the format that chrome://tracing and Perfetto read."""
+    if trace is None:
+        yield lambda: None
+        return
+    from torch.profiler import profile, schedule
+
+    with profile(
+        schedule=schedule(**PROFILED), on_trace_ready=lambda made: made.export_chrome_trace(str(trace))
+    ) as made:
+        yield made.step
 
 
 def _spent(counters: Counters, max_visits: int | None) -> bool:
@@ -210,7 +261,7 @@ def _keep(
         on_checkpoint(written)
     for path in workspace.glob("checkpoint-*"):
         if path != written:
-            shutil.rmtree(path)
+            checkpoint.remove(path)
     return written
 
 
@@ -222,10 +273,3 @@ def _finite(loss: float, counters: Counters, rate: float) -> float:
             "simclr.temperature, or set simclr.precision to fp32"
         )
     return loss
-
-
-def _out_of_memory(settings: SimclrSpec, image_size: int) -> TrainingFailed:
-    return TrainingFailed(
-        f"out of memory with batches of {settings.batch_size} at {image_size} pixels; lower simclr.batch_size, use a "
-        "smaller image_size, or set simclr.precision to bf16"
-    )

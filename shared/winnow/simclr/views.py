@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from winnow.domain import ViewsSpec
-from winnow.simclr.chance import uniforms
+from winnow.simclr.chance import key_of, uniforms_of
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
@@ -55,7 +55,15 @@ class Views:
 
     def __call__(self, images: Tensor, samples: Tensor, *, epoch: int, view: int) -> Tensor:
         """(n, H, W, 3) uint8 images → (n, 3, H, W) float32 views, normalised."""
-        drawn = self.draw(samples, epoch=epoch, view=view)
+        return self.make(images, samples, self._key(samples, epoch, view))
+
+    def keys(self, epoch: int) -> Tensor:
+        """(2,) int64: what `make` takes for the two views of an epoch."""
+        return torch.tensor([key_of(self.seed, epoch, view) for view in (0, 1)])
+
+    def make(self, images: Tensor, samples: Tensor, key: Tensor) -> Tensor:
+        """The same by key, one of `keys`: nothing here is read back from the device."""
+        drawn = self._draw(samples, key)
         x = resample(scale(images), drawn)
         x = jitter(x, drawn)
         x = torch.lerp(x, luma(x).expand_as(x), drawn.grey[:, None, None, None])
@@ -65,10 +73,17 @@ class Views:
 
     def draw(self, samples: Tensor, *, epoch: int, view: int) -> Parameters:
         """The parameters of n samples (int64, (n,)) in one view of one epoch."""
+        return self._draw(samples, self._key(samples, epoch, view))
+
+    def _key(self, samples: Tensor, epoch: int, view: int) -> Tensor:
+        return self.keys(epoch)[view].to(samples.device)
+
+    def _draw(self, samples: Tensor, key: Tensor) -> Parameters:
         spec = self.spec
-        u = uniforms(samples, _NUMBERS, seed=self.seed, epoch=epoch, view=view).unbind(1)
+        u = uniforms_of(samples, _NUMBERS, key).unbind(1)
         area = _between(u[0], *spec.crop_scale)
         ratio = _between(u[1], math.log(spec.crop_ratio[0]), math.log(spec.crop_ratio[1])).exp()
+        ratio = ratio.clamp(area, 1 / area)  # neither side is longer than the image, and the area stays as drawn
         width = (area * ratio).sqrt().clamp(max=1)
         height = (area / ratio).sqrt().clamp(max=1)
         right_angle = (u[6] < spec.right_angle).float()

@@ -1,0 +1,331 @@
+"""How fast Winnow trains, held against its own ceiling and against LightlySSL, side by side in one run.
+
+    python benchmarks/training.py                      what suits this machine
+    python benchmarks/training.py --device cuda --sizes 224 --batches 128 512 --precision bf16
+
+winnow   `train_round` as the trainer runs it, from packed patches
+ceiling  the same network, optimiser, batch and precision on resident random tensors, without views
+lightly  LightlySSL's SimCLR as its documentation sets it up (SimCLRTransform, NTXentLoss, a DataLoader with all cores),
+         with the same network, size, batch and precision, from PNG files on disk; where `lightly` is not installed the
+         row says so
+embed    embeddings exported to a memory-mapped .npy, images a second
+
+Each is a process of its own, one after the other, `--repeats` times in turn; the median counts. Patches are synthetic
+tissue, so that every machine measures the same; `--images` of them are drawn at the start and not timed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CONTENDERS = ("winnow", "ceiling", "lightly", "embed")
+UNITS = {"embed": "images/s"}
+
+
+def main() -> None:
+    options = parse()
+    if options.contender:
+        measured = globals()[f"run_{options.contender}"](options)
+        print(json.dumps(measured | {"memory": peak_memory(options.device)}))
+        return
+    import torch
+
+    print(f"# {datetime.now(UTC):%Y-%m-%d}, {describe_machine()}, torch {torch.__version__}, {options.precision}")
+    for size in options.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            draw_patches(Path(folder), size, options.images)
+            for batch in options.batches:
+                report(size, batch, list(measure(options, Path(folder), size, batch)))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default=None, help="cpu or cuda; by default what is there")
+    parser.add_argument("--sizes", type=int, nargs="+", default=None, help="pixels a side")
+    parser.add_argument("--batches", type=int, nargs="+", default=None, help="images a step")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default=None)
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--images", type=int, default=1536, help="patches in the dataset")
+    parser.add_argument("--steps", type=int, default=None, help="timed steps of each repeat")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--compiled", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.device is None:
+        import torch
+
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    on_gpu = options.device.startswith("cuda")
+    options.sizes = options.sizes or ([224] if on_gpu else [64, 96])
+    options.batches = options.batches or ([128, 512] if on_gpu else [128])
+    options.precision = options.precision or ("bf16" if on_gpu else "fp32")
+    options.steps = options.steps or (100 if on_gpu else 8)
+    return options
+
+
+def measure(options: argparse.Namespace, folder: Path, size: int, batch: int) -> Iterator[dict[str, Any]]:
+    """One row for each contender and repeat."""
+    given = {"device": options.device, "precision": options.precision, "encoder": options.encoder}
+    given |= {"images": options.images, "steps": options.steps, "compiled": options.compiled, "folder": folder}
+    for _ in range(options.repeats):
+        for contender in options.only:
+            command = [
+                sys.executable,
+                __file__,
+                "--contender",
+                contender,
+                "--sizes",
+                str(size),
+                "--batches",
+                str(batch),
+            ]
+            command += [str(part) for name, value in given.items() for part in (f"--{name}", value)]
+            ended = subprocess.run(command, capture_output=True, text=True, check=False)
+            if ended.returncode:
+                last = ended.stderr.strip().splitlines()[-1:]
+                yield {"contender": contender, "error": last[0] if last else "no reason"}
+                continue
+            yield {"contender": contender, **json.loads(ended.stdout.strip().splitlines()[-1])}
+
+
+def report(size: int, batch: int, rows: list[dict[str, Any]]) -> None:
+    """A table, then the ratios that count."""
+    print(f"\n{size} px, batch {batch}")
+    medians: dict[str, float] = {}
+    for contender in CONTENDERS:
+        own = [row for row in rows if row["contender"] == contender]
+        rates = [row["rate"] for row in own if "rate" in row]
+        if not own:
+            continue
+        if not rates:
+            print(f"  {contender:8} not measured: {own[0]['error']}")
+            continue
+        medians[contender] = statistics.median(rates)
+        spread = f"{min(rates):,.1f} to {max(rates):,.1f}"
+        memory = max(row["memory"] for row in own) / 2**20
+        print(
+            f"  {contender:8} {medians[contender]:10,.1f} {UNITS.get(contender, 'pairs/s')}  ({spread})  {memory:,.0f} MiB"
+        )
+    for other in ("ceiling", "lightly"):
+        if {"winnow", other} <= set(medians):
+            print(f"  winnow / {other}: {medians['winnow'] / medians[other]:.2f}")
+
+
+def draw_patches(folder: Path, size: int, count: int) -> None:
+    """The same synthetic tissue twice: packed, and as PNG files."""
+    from PIL import Image
+
+    from winnow.datasets import synthetic
+    from winnow.datasets.packing import PackWriter
+    from winnow.domain import SyntheticTissue
+
+    tissue = SyntheticTissue(patches=count)
+    (folder / "files" / "all").mkdir(parents=True)
+    with PackWriter(folder / "packed", image_size=size, shard_size=4096) as pack:
+        for index in range(count):
+            patch = synthetic.draw(tissue, index, size)
+            pack.append(patch)
+            Image.fromarray(patch).save(folder / "files" / "all" / f"{index:06d}.png")
+        pack.finish()
+
+
+def run_winnow(options: argparse.Namespace) -> dict[str, Any]:
+    """The real training loop; its first steps warm up and are not timed."""
+    from winnow.datasets import PackedImages
+    from winnow.simclr import Rig, TrainingStopped, train_round
+
+    images = PackedImages.open(options.folder / "packed")
+    stamps: list[float] = []
+    warm = warm_up(options)
+
+    def stamp(progress: Any) -> None:
+        if len(stamps) in (warm, warm + options.steps):
+            synchronise(options.device)
+        stamps.append(time.perf_counter())
+
+    rig = Rig(options.device, compiled=options.compiled)
+    with tempfile.TemporaryDirectory() as workspace:
+        try:
+            train_round(
+                images,
+                np.arange(len(images), dtype=np.int64),
+                spec=spec_of(options),
+                number=0,
+                workspace=Path(workspace),
+                start=None,
+                rig=rig,
+                on_progress=stamp,
+                should_stop=lambda: len(stamps) > warm + options.steps,
+            )
+        except TrainingStopped:
+            pass
+    seconds = stamps[warm + options.steps] - stamps[warm]
+    return {"rate": options.steps * options.batches[0] / seconds, "notes": rig.notes}
+
+
+def run_ceiling(options: argparse.Namespace) -> dict[str, Any]:
+    """Nothing but the network: views are drawn once, at random, and lie on the device."""
+    import torch
+
+    from winnow.simclr import nt_xent
+    from winnow.simclr.model import build
+    from winnow.simclr.optimisers import make_optimiser
+    from winnow.simclr.step import SMALL_BATCH, Compiled
+
+    spec, device, size, batch = spec_of(options), options.device, options.sizes[0], options.batches[0]
+    plain = build(spec.encoder, 0).to(device).train()
+    network: Any = plain
+    if options.compiled == "on" or (options.compiled == "auto" and device.startswith("cuda")):
+        network = Compiled(plain, "network", print, graphs=batch <= SMALL_BATCH)
+    optimizer = make_optimiser(spec.simclr, plain.parameters())
+    x = torch.randn(2 * batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+            z0, z1 = network(x).chunk(2)
+        nt_xent(z0, z1, spec.simclr.temperature).backward()
+        optimizer.step()
+
+    return {"rate": batch * timed(options, step)}
+
+
+def run_lightly(options: argparse.Namespace) -> dict[str, Any]:
+    """LightlySSL as https://docs.lightly.ai/self-supervised-learning/examples/simclr.html has it."""
+    import torch
+    from lightly.loss import NTXentLoss
+    from lightly.transforms import SimCLRTransform
+    from torchvision.datasets import ImageFolder
+
+    from winnow.simclr.model import build
+
+    device, batch = options.device, options.batches[0]
+    network = build(spec_of(options).encoder, 0).to(memory_format=torch.contiguous_format).to(device).train()
+    transform = SimCLRTransform(input_size=options.sizes[0])
+    dataset = ImageFolder(str(options.folder / "files"), transform=transform)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=os.cpu_count() or 1
+    )
+    criterion = NTXentLoss(temperature=0.1)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+
+    def forever() -> Iterator[Any]:
+        while True:
+            yield from loader
+
+    batches = forever()
+
+    def step() -> None:
+        (x0, x1), _ = next(batches)
+        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=options.precision == "bf16"):
+            z0, z1 = network(x0.to(device)), network(x1.to(device))
+            loss = criterion(z0, z1)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return {"rate": batch * timed(options, step)}
+
+
+def run_embed(options: argparse.Namespace) -> dict[str, Any]:
+    """Every patch of the dataset, over and over until there are enough; the second pass is timed."""
+    from winnow.datasets import PackedImages
+    from winnow.simclr import Rig, embed, untrained_encoder
+
+    images, spec = PackedImages.open(options.folder / "packed"), spec_of(options)
+    encoder = untrained_encoder(spec.encoder, 0, options.device)
+    rig = Rig(options.device)
+    indices = np.arange(len(images), dtype=np.int64)
+    if options.device.startswith("cuda"):
+        indices = np.tile(indices, 10)
+    seconds = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            began = time.perf_counter()
+            embed(encoder, images, indices, rig=rig, precision=options.precision, out=Path(folder) / "h.npy")
+            seconds = time.perf_counter() - began
+    return {"rate": len(indices) / seconds}
+
+
+def spec_of(options: argparse.Namespace) -> Any:
+    from winnow.domain import ExperimentSpec
+
+    return ExperimentSpec.model_validate(
+        {
+            "name": "benchmark",
+            "dataset": "tissue",
+            "positive_class": "TUM",
+            "encoder": {"name": options.encoder},
+            "simclr": {
+                "batch_size": options.batches[0],
+                "precision": options.precision,
+                "epochs": 100_000,
+                "checkpoint_every": 100_000,
+                "drop_last": True,
+            },
+        }
+    )
+
+
+def timed(options: argparse.Namespace, step: Any) -> float:
+    """Steps a second."""
+    for _ in range(warm_up(options)):
+        step()
+    synchronise(options.device)
+    began = time.perf_counter()
+    for _ in range(options.steps):
+        step()
+    synchronise(options.device)
+    return options.steps / (time.perf_counter() - began)
+
+
+def warm_up(options: argparse.Namespace) -> int:
+    return 20 if options.device.startswith("cuda") else 3
+
+
+def synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: the device's on a GPU, else of this process and the largest of its workers."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    return 1024 * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def describe_machine() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores"
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    return f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    main()

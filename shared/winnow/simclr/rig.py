@@ -1,0 +1,119 @@
+"""What stays ready from round to round: the network, its compiled step, and the patches on the device.
+
+A round that finds all of it warm gives the same weights, bit for bit on one processor, as one that starts cold: the
+network is filled anew each time.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from winnow.domain import ExperimentSpec, derive_seed
+from winnow.errors import TrainingFailed
+from winnow.simclr import checkpoint
+from winnow.simclr.feed import RESIDENT_SHARE, Feed, HostFeed, ResidentFeed, StreamedFeed, resident_rows
+from winnow.simclr.model import Images, SimclrModel, build
+from winnow.simclr.step import Step
+from winnow.simclr.team import Team
+from winnow.simclr.views import Views
+
+SMALLEST_CHUNK = 16
+
+
+class Rig:
+    """One process's training equipment.
+
+    Args:
+        device: cpu, cuda or cuda:N. team: the processes that share each minibatch.
+        compiled: `auto` compiles on a GPU and nowhere else.
+    """
+
+    def __init__(
+        self, device: str = "cpu", *, team: Team | None = None, compiled: Literal["auto", "on", "off"] = "auto"
+    ) -> None:
+        self.device = device
+        self.team = team or Team()
+        self.notes: list[str] = []
+        self._on_gpu = device.startswith("cuda")
+        self._compiled = compiled == "on" or (compiled == "auto" and self._on_gpu)
+        self._share = RESIDENT_SHARE
+        self._key: object = None
+        self._images: Images | None = None
+        self._resident: ResidentFeed | None = None
+
+    def prepare(self, spec: ExperimentSpec, images: Images, number: int, origin: Path | None) -> None:
+        """Fill `model` with the weights in `origin` (or random ones), and make `step` for this spec."""
+        self.notes.clear()
+        key = (spec.encoder, spec.views, spec.simclr, images.image_size)
+        if key != self._key:
+            self._build(spec, images.image_size)
+            self._key = key
+        self.views.seed = derive_seed(spec.seed, "views", number)
+        self.step.chunk = spec.simclr.chunk
+        if origin is None:
+            self.model.load_state_dict(build(spec.encoder, derive_seed(spec.seed, "weights")).state_dict())
+        else:
+            checkpoint.load_weights(self.model, origin)
+        self.model.train()
+
+    def _build(self, spec: ExperimentSpec, image_size: int) -> None:
+        self._require_precision(spec)
+        self.model: SimclrModel = build(spec.encoder, 0).to(self.device)
+        self.network: nn.Module = self.team.wrap(self.model)
+        self.views = Views(spec.views, image_size, 0)
+        self.step = Step(self.network, self.views, spec.simclr, self.team, compiled=self._compiled, note=self.note)
+
+    def _require_precision(self, spec: ExperimentSpec) -> None:
+        if spec.simclr.precision == "bf16" and self._on_gpu and not torch.cuda.is_bf16_supported():
+            self.note(f"{torch.cuda.get_device_name()} has no bf16: it is emulated, and slower than fp32 would be")
+
+    def note(self, text: str) -> None:
+        """Keep a choice that was made by itself, with its reason, for the round's report."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def feed(self, images: Images, indices: NDArray[np.int64]) -> Feed:
+        """Where these samples come from: the device if all of them fit, else the host, ahead of time."""
+        if not self._on_gpu:
+            return HostFeed(images)
+        if images is not self._images:
+            self._images, self._resident, self._share = images, None, RESIDENT_SHARE
+        if self._resident is None and self._share > 0:
+            free, _ = torch.cuda.mem_get_info()
+            rows = resident_rows(images, max(len(indices), _length(images)), free, share=self._share)
+            self._resident = ResidentFeed(images, rows, self.device)
+        if self._resident is not None and self._resident.hold(indices):
+            return self._resident
+        self._resident, self._share = None, 0.0
+        self.note(f"{len(indices)} patches of {images.image_size} pixels do not fit on the device: they are streamed")
+        return StreamedFeed(images, self.device)
+
+    def make_room(self, spec: ExperimentSpec, images: Images, reason: str) -> None:
+        """Give up something after the device ran out of memory: half of the patches that lie there, then half a chunk.
+
+        Raises TrainingFailed, with the sizes, when nothing is left to give up.
+        """
+        settings, held = spec.simclr, self._resident.rows if self._resident else 0
+        chunk = self.step.chunk or settings.batch_size
+        if self.team.size == 1 and held:
+            self._share = self._share / 2 if held > settings.batch_size else 0.0
+            self.note(f"out of memory: {held} patches lay on the device, now half as many may")
+        elif self.team.size == 1 and chunk > SMALLEST_CHUNK:
+            self.step.chunk = max(chunk // 2, SMALLEST_CHUNK)
+            self.note(f"out of memory: batches of {settings.batch_size} now pass in chunks of {self.step.chunk}")
+        else:
+            raise TrainingFailed(
+                f"out of memory with batches of {settings.batch_size} at {images.image_size} pixels, {chunk} images a "
+                f"pass and no patches on the device ({reason.splitlines()[0]}); lower simclr.batch_size or chunk, "
+                "use a smaller image_size, or set simclr.precision to bf16"
+            )
+        self._resident = None
+        torch.cuda.empty_cache()
+
+
+def _length(images: Images) -> int:
+    return len(images) if hasattr(images, "__len__") else 0  # type: ignore[arg-type]

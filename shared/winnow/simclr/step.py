@@ -1,0 +1,132 @@
+"""One training step: views, network, loss, gradients. Whole, or in chunks where the minibatch does not fit."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from winnow.domain import SimclrSpec
+from winnow.simclr.loss import shared_nt_xent
+from winnow.simclr.team import NORMS, Team
+from winnow.simclr.views import Views
+
+Note = Callable[[str], None]
+SMALL_BATCH = 256
+"""Images a step up to which a large GPU waits for launches: CUDA graphs take them away."""
+
+
+class Step:
+    """Computes the gradients of one minibatch.
+
+    Args:
+        network: x (2n, 3, H, W) → z (2n, d). views: makes them.
+        compiled: have torch.compile fuse both; where that fails, the reason is noted and they run as they are.
+        chunk: images a pass; None for the whole minibatch. See `_in_chunks`.
+    """
+
+    def __init__(
+        self, network: nn.Module, views: Views, settings: SimclrSpec, team: Team, *, compiled: bool, note: Note
+    ) -> None:
+        self._settings = settings
+        self._team = team
+        self._plain = network
+        self.chunk = settings.chunk
+        small = settings.batch_size <= SMALL_BATCH
+        self._network = Compiled(network, "network", note, graphs=small) if compiled else network
+        self._views = Compiled(views.make, "views", note, graphs=False) if compiled else views.make
+
+    def __call__(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:
+        """Leave the gradients in the network's parameters.
+
+        Args:
+            x: (n_r, H, W, 3) uint8, this process's share of a minibatch of `count` images. samples: (n_r,).
+            keys: (2,) int64, what the views of this epoch are drawn from.
+
+        Returns:
+            The loss of the whole minibatch, a scalar on the device, without gradient.
+        """
+        if self.chunk is not None and self.chunk < len(x):
+            loss = self._in_chunks(x, samples, keys, count)
+        else:
+            z0, z1 = self._project(x, samples, keys)
+            loss = shared_nt_xent(z0, z1, self._settings.temperature, count, self._team)
+            loss.backward()
+        return self._team.total(loss.detach()) / self._team.size
+
+    def _project(self, x: Tensor, samples: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            both = torch.cat([self._views(x, samples, keys[view]) for view in (0, 1)])  # (2n, 3, H, W)
+            both = both.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
+            z0, z1 = self._network(both).chunk(2)  # (n, d) each
+        return z0, z1
+
+    def _in_chunks(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:
+        """Gradient caching (Gao et al. 2021): z of all chunks without graphs, the loss's gradient at z, then each chunk
+        once more with its graph. Memory is one chunk's. BatchNorm sees a chunk at a time, and learns from it once.
+        """
+        assert self.chunk is not None
+        parts = list(zip(x.split(self.chunk), samples.split(self.chunk), strict=True))
+        with torch.no_grad(), _forgetful(self._plain):
+            made = [tuple(z.clone() for z in self._project(*part, keys)) for part in parts]  # CUDA graphs reuse z
+        z0, z1 = (torch.cat(side).detach().requires_grad_() for side in zip(*made, strict=True))
+        loss = shared_nt_xent(z0, z1, self._settings.temperature, count, self._team)
+        loss.backward()
+        assert z0.grad is not None and z1.grad is not None
+        slopes = zip(z0.grad.split(self.chunk), z1.grad.split(self.chunk), strict=True)
+        for number, (part, slope) in enumerate(zip(parts, slopes, strict=True)):
+            with self._unsynchronised(number + 1 < len(parts)):
+                torch.autograd.backward(self._project(*part, keys), slope)
+        return loss
+
+    def _unsynchronised(self, wanted: bool) -> Any:
+        """Within it a team's gradients add up here; the last chunk averages them once."""
+        if wanted and self._team.size > 1:
+            return self._plain.no_sync()  # type: ignore[operator]
+        return nullcontext()
+
+
+class Compiled:
+    """A function under torch.compile, or as it is where that fails; the reason is noted once."""
+
+    def __init__(self, plain: Callable[..., Tensor], name: str, note: Note, *, graphs: bool) -> None:
+        self._plain = plain
+        self._name = name
+        self._note = note
+        mode = "reduce-overhead" if graphs else None
+        self._fast: Callable[..., Tensor] | None = torch.compile(plain, mode=mode, dynamic=False)
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        if self._fast is not None:
+            try:
+                return self._fast(*arguments)
+            except Exception as error:
+                if not _is_the_compilers(error):
+                    raise
+                self._fast = None
+                first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                self._note(f"torch.compile gave up on the {self._name} and it runs as it is: {first}")
+        return self._plain(*arguments)
+
+
+def _is_the_compilers(error: Exception) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import, and is here already by now
+
+    return isinstance(error, TorchDynamoException | ImportError)
+
+
+class _forgetful:  # noqa: N801 - reads as the context it is
+    """Within it, BatchNorm normalises by the minibatch and remembers nothing of it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._norms = [module for module in network.modules() if isinstance(module, NORMS)]
+
+    def __enter__(self) -> None:
+        for norm in self._norms:
+            norm.track_running_stats = False
+
+    def __exit__(self, *_: object) -> None:
+        for norm in self._norms:
+            norm.track_running_stats = True

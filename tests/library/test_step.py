@@ -1,0 +1,84 @@
+"""A step in chunks equals the plain one; what the compiler cannot do is done without it."""
+
+from typing import Any
+
+import pytest
+import torch
+from library.arrays import tissue
+from torch import Tensor, nn
+
+from winnow.domain import EncoderSpec, SimclrSpec, ViewsSpec
+from winnow.simclr.model import build
+from winnow.simclr.step import Compiled, Step
+from winnow.simclr.team import Team
+from winnow.simclr.views import Views
+
+SIZE, IMAGES = 16, 10
+
+
+def without_norms() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 16))
+
+
+def run(network: nn.Module, chunk: int | None, **changes: Any) -> tuple[Tensor, list[Tensor]]:
+    settings = SimclrSpec.model_validate({"batch_size": IMAGES, "chunk": chunk, **changes})
+    step = Step(network, Views(ViewsSpec(), SIZE, 3), settings, Team(), compiled=False, note=pytest.fail)
+    x = torch.from_numpy(tissue(IMAGES, SIZE)[0].array)
+    network.zero_grad()
+    loss = step(x, torch.arange(IMAGES), Views(ViewsSpec(), SIZE, 3).keys(0), IMAGES)
+    return loss, [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("chunk", [2, 3, 5, 9])
+def test_gradients_in_chunks_are_those_of_the_whole_batch(chunk: int) -> None:
+    network = without_norms()
+    whole_loss, whole = run(network, None)
+    loss, parts = run(network, chunk)
+    assert loss.item() == pytest.approx(whole_loss.item(), abs=1e-6)
+    assert whole and len(whole) == len(parts)
+    for a, b in zip(whole, parts, strict=True):
+        assert torch.allclose(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_one_chunk_is_the_plain_step() -> None:
+    network = without_norms()
+    for a, b in zip(run(network, None)[1], run(network, IMAGES)[1], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_batch_norm_learns_from_each_chunk_once() -> None:
+    network = build(EncoderSpec(), 0).train()
+    run(network, 5)
+    tracked = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
+    assert set(map(int, tracked.values())) == {2}
+    assert all(norm.track_running_stats for norm in network.modules() if isinstance(norm, nn.BatchNorm2d))
+
+
+def test_a_function_that_does_not_compile_runs_as_it_is_and_the_reason_is_noted() -> None:
+    import torch._inductor.config as inductor
+
+    def double(x: Tensor) -> Tensor:
+        return torch.sin(x) * 2
+
+    notes: list[str] = []
+    compiled = Compiled(double, "network", notes.append, graphs=False)
+    x = torch.linspace(0, 1, 1000)
+    try:
+        with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
+            assert torch.equal(compiled(x), double(x))
+            assert torch.equal(compiled(x), double(x))
+    finally:
+        torch._dynamo.reset()
+    (note,) = notes
+    assert "torch.compile gave up on the network" in note
+
+
+def test_errors_of_the_function_itself_are_not_swallowed() -> None:
+    def fail(x: Tensor) -> Tensor:
+        return x.reshape(7)
+
+    compiled = Compiled(fail, "network", pytest.fail, graphs=False)
+    compiled._fast = fail
+    with pytest.raises(RuntimeError, match="invalid for input"):
+        compiled(torch.zeros(3))
