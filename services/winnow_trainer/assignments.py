@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from winnow.artefacts import ArtefactStore, Stored
 from winnow.domain import Arm, ExperimentSpec, ExperimentStatus, Role, RoundStatus, derive_seed
-from winnow.errors import InvalidInput
+from winnow.errors import ArtefactCorrupt, InvalidInput
 from winnow.selection.draws import draw_candidates
 from winnow.settings import Settings
 from winnow.store import artefacts, claims, datasets, experiments, picks, rounds
@@ -31,7 +31,7 @@ class Assignment(Protocol):
         ...
 
     def wanted(self, session: Session) -> ExperimentStatus:
-        """RUNNING to go on, PAUSING or CANCELLING to stop."""
+        """CREATED or RUNNING to go on, anything else to stop."""
         ...
 
     def record(self, session: Session, message: Message) -> list[str]:
@@ -39,11 +39,11 @@ class Assignment(Protocol):
         ...
 
     def complete(self, session: Session, message: Message) -> list[str]:
-        """Store the result and leave the working status; the keys that are no longer needed. Raises Fenced."""
+        """Store the result and leave the working status; the prefixes no longer needed. Raises Fenced."""
         ...
 
-    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> None:
-        """End the claim without a result. Raises Fenced."""
+    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> list[str]:
+        """End the claim without a result; the prefixes no longer needed. Raises Fenced."""
         ...
 
 
@@ -60,7 +60,7 @@ class Ingest:
         return {
             "kind": "ingest",
             "spec": self._row.spec,
-            "prefix": f"datasets/{self.id}/a{self.attempt}",
+            "prefix": self._prefix(self.attempt),
             "data_roots": [str(root) for root in self._settings.data_roots],
         }
 
@@ -75,10 +75,14 @@ class Ingest:
             samples = [json.loads(line) for line in lines]
         result = {name: message[name] for name in ("classes", "counts", "report", "location")}
         datasets.complete(session, self.id, self.attempt, samples=samples, **result)
-        return []
+        return [self._prefix(attempt) for attempt in range(1, self.attempt)]
 
-    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> None:
+    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> list[str]:
         rounds.give_back(session, INGEST, self.id, self.attempt, cause, message, patience)
+        return [self._prefix(self.attempt)]  # an ingest begins anew
+
+    def _prefix(self, attempt: int) -> str:
+        return f"datasets/{self.id}/a{attempt}"
 
 
 class Train:
@@ -106,10 +110,10 @@ class Train:
             "number": row.number,
             "classes": dataset.classes,
             "location": dataset.location,
-            "prefix": f"experiments/{row.experiment_id}/rounds/{row.number:04d}/a{self.attempt}",
+            "prefix": self._prefix(self.attempt),
             "picks": picks_next,
             "visits_before": before,
-            "start": self._keys(session, row.number - 1, "state") if row.number else None,
+            "start": self._start(session) if row.number else None,
             "checkpoint": self._keys(session, row.number, "checkpoint"),
         }
 
@@ -126,13 +130,26 @@ class Train:
         result = {name: message[name] for name in ("visits", "seconds", "metrics", "report")}
         rows = [self._manifest(made) for made in message["artefacts"]]
         rounds.complete_training(session, self.id, self.attempt, result=result, rows=rows)
-        return artefacts.drop(session, self._row.experiment_id, self._row.number, stem="checkpoint")
+        return self._unnamed(session)
 
-    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> None:
-        if self.wanted(session) == ExperimentStatus.CANCELLING:
+    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> list[str]:
+        if self.wanted(session) in (ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED):
             claims.finish(session, TRAIN, self.id, self.attempt, RoundStatus.CANCELLED)
-        else:
-            rounds.give_back(session, TRAIN, self.id, self.attempt, cause, message, patience)
+            return self._unnamed(session)
+        became = rounds.give_back(session, TRAIN, self.id, self.attempt, cause, message, patience)
+        return self._unnamed(session) if became == RoundStatus.FAILED else []
+
+    def _unnamed(self, session: Session) -> list[str]:
+        """What the attempts of an ended round stored and no manifest names: checkpoints, and work that was lost."""
+        place = (self._row.experiment_id, self._row.number)
+        dropped = artefacts.drop(session, *place, stem="checkpoint")
+        named = {row.key for row in artefacts.of_round(session, *place).values()}
+        others = [self._prefix(attempt) for attempt in range(1, self.attempt)]
+        lost = [prefix for prefix in others if not any(key.startswith(f"{prefix}/") for key in named)]
+        return lost + dropped + [key for key in self._store.list(self._prefix(self.attempt)) if key not in named]
+
+    def _prefix(self, attempt: int) -> str:
+        return f"experiments/{self._row.experiment_id}/rounds/{self._row.number:04d}/a{attempt}"
 
     def _write_arrays(
         self, session: Session, scratch: Path, spec: ExperimentSpec, dataset: Dataset, picks_next: bool
@@ -159,6 +176,16 @@ class Train:
         if None in labels:
             raise InvalidInput(role, "some of these samples have no label")
         return np.array([numbers[label] for label in labels if label is not None], np.int64)
+
+    def _start(self, session: Session) -> dict[str, str]:
+        """What the round before left. Random weights in its place would pass for a trained encoder."""
+        keys = self._keys(session, self._row.number - 1, "state")
+        if keys is None:
+            raise ArtefactCorrupt(
+                f"round {self._row.number - 1} has no whole state to start from (state/weights, state/optimizer and "
+                "state/counters of one attempt); start the experiment again"
+            )
+        return keys
 
     def _keys(self, session: Session, number: int, stem: str) -> dict[str, str] | None:
         """Keys of the three files of a state or of the newest complete checkpoint, if there is one."""

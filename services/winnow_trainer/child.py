@@ -1,18 +1,16 @@
 """`python -m winnow_trainer.child JOB.json`: the process that computes. It has no database and holds no claim."""
 
 import ctypes
-import errno
 import json
 import os
-import shutil
 import signal
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
-from winnow.errors import InvalidInput, PathForbidden, TrainingFailed, WinnowError
 from winnow_trainer.protocol import Line
+from winnow_trainer.reasons import explain
 
 PR_SET_PDEATHSIG = 1
 
@@ -23,21 +21,6 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(3)
-
-
-def explain(error: BaseException, scratch: str) -> tuple[str, str]:
-    """(cause, text that a person can act on) of whatever ended the work."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = error.filename or scratch
-        free = shutil.disk_usage(scratch).free / 1e9
-        return "failed", f"no space left while writing {where} ({free:.1f} GB free there); free some and start again"
-    if isinstance(error, MemoryError):
-        return "failed", "out of memory; lower simclr.batch_size or image_size, or give the trainer more"
-    if isinstance(error, InvalidInput | PathForbidden | TrainingFailed):
-        return "rejected", str(error)
-    if isinstance(error, WinnowError):
-        return "failed", str(error)
-    return "failed", f"{type(error).__name__}: {error}"
 
 
 def run(job: dict[str, Any], line: Line) -> None:
@@ -60,7 +43,7 @@ def run(job: dict[str, Any], line: Line) -> None:
         line.tell("stopped")
     except Exception as error:  # every reason must reach the row
         traceback.print_exc()
-        cause, message = explain(error, job["scratch"])
+        cause, message = explain(error, Path(job["scratch"]))
         line.tell("error", cause=cause, message=message)
 
 

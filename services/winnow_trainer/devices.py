@@ -1,5 +1,6 @@
 """Which device a child computes on: the one that is set, else a free GPU of this host, else the CPU."""
 
+import os
 import socket
 import subprocess
 from dataclasses import dataclass
@@ -25,7 +26,31 @@ CPU = Device("cpu", {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def find_gpus() -> list[tuple[str, str]]:
-    """(uuid, name) of this host's GPUs, by nvidia-smi; none where it is not there. torch is not loaded for this."""
+    """(uuid, name) of the GPUs this process was given: of CUDA_VISIBLE_DEVICES, in its order, where it is set."""
+    found, visible = _list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return found
+    given: list[tuple[str, str]] = []
+    for word in map(str.strip, visible.split(",")):
+        gpu = _find(found, word)
+        if gpu is None:
+            return given  # as CUDA reads it: nothing behind a word that names no GPU
+        given.append(gpu)
+    return given
+
+
+def _find(gpus: list[tuple[str, str]], word: str) -> tuple[str, str] | None:
+    """The GPU that `word` means: a number, or the beginning of one uuid."""
+    if word.startswith("MIG-"):
+        return word, "MIG instance"  # CUDA knows it, nvidia-smi's list of GPUs does not
+    if word.isdigit():
+        return gpus[int(word)] if int(word) < len(gpus) else None
+    named = [gpu for gpu in gpus if word and gpu[0].startswith(word)]
+    return named[0] if len(named) == 1 else None
+
+
+def _list_gpus() -> list[tuple[str, str]]:
+    """This host's GPUs, by nvidia-smi; none where it is not there. torch is not loaded for this."""
     command = ["nvidia-smi", "--query-gpu=uuid,name", "--format=csv,noheader"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
@@ -52,18 +77,18 @@ class Devices:
         self.gpus = [] if settings.device == "cpu" else find_gpus()
         if settings.device.startswith("cuda") and not self.gpus:
             raise SystemExit(
-                f"WINNOW_DEVICE={settings.device}, but nvidia-smi shows no GPU here; set it to auto or cpu"
+                f"WINNOW_DEVICE={settings.device}, but there is no GPU here (nvidia-smi and CUDA_VISIBLE_DEVICES say "
+                "which there are); set it to auto or cpu"
             )
+        if ":" in settings.device:
+            self.gpus = self.gpus[_number(settings.device, len(self.gpus)) :][:1]
         _log.info("devices.found", setting=settings.device, gpus=[name for _, name in self.gpus] or "none: CPU")
 
     def take(self) -> Device | None:
         """Lease a device; None while others hold every GPU."""
         if not self.gpus:
             return CPU
-        wanted = self.gpus
-        if ":" in self._settings.device:
-            wanted = [self.gpus[int(self._settings.device.partition(":")[2])]]
-        for uuid, _ in wanted:
+        for uuid, _ in self.gpus:
             if self._lease(uuid):
                 return Device("cuda", {"CUDA_VISIBLE_DEVICES": uuid}, uuid)
         return None
@@ -76,3 +101,10 @@ class Devices:
     def _lease(self, uuid: str) -> bool:
         with self._database.begin() as session:
             return workers.lease_device(session, self._host, uuid, self._owner, 2 * self._settings.lease_seconds)
+
+
+def _number(device: str, count: int) -> int:
+    number = int(device.partition(":")[2])
+    if number >= count:
+        raise SystemExit(f"WINNOW_DEVICE={device}, but the GPUs here are cuda:0 to cuda:{count - 1}; choose one")
+    return number

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from winnow.artefacts import DirectoryStore
-from winnow.datasets import ingest
+from winnow.datasets import IngestStopped, ingest
 from winnow.domain import DatasetSpec
 from winnow.settings import Settings
 from winnow_trainer.protocol import Line
@@ -26,6 +26,8 @@ def ingest_dataset(job: dict[str, Any], line: Line) -> dict[str, Any]:
     )
     store = DirectoryStore(Path(job["artefact_dir"]))
     for path in sorted(packed.iterdir()):
+        if line.should_stop():
+            raise IngestStopped(f"stopped before {path.name} was stored")
         store.put(f"{job['prefix']}/{path.name}", path)
     samples = scratch / "samples.jsonl"
     with samples.open("w") as out:

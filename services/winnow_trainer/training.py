@@ -15,7 +15,7 @@ from winnow import __version__, metrics
 from winnow.artefacts import DirectoryStore, put_array
 from winnow.datasets import PackedImages
 from winnow.domain import Arm, ExperimentSpec, derive_seed
-from winnow.simclr import Progress, Proxy, embed, fit_proxy, floors, load_encoder, train_round
+from winnow.simclr import Progress, Proxy, TrainingStopped, embed, fit_proxy, floors, load_encoder, train_round
 from winnow.simclr.checkpoint import COUNTERS, OPTIMIZER, WEIGHTS
 from winnow_trainer.protocol import Line, Message, describe
 
@@ -56,9 +56,15 @@ class Round:
             return labels
         return (labels == self.job["classes"].index(self.spec.positive_class)).astype(np.int64)
 
+    def go_on(self) -> None:
+        """Between two steps that cannot be interrupted. Raises TrainingStopped when the supervisor said stop."""
+        if self.line.should_stop():
+            raise TrainingStopped(self.scratch)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the seconds of a phase and say that it began."""
+        """Count the seconds of a phase and say that it began, unless it is time to stop. Raises TrainingStopped."""
+        self.go_on()
         began = time.perf_counter()
         self.line.tell("progress", phase=name)
         yield
@@ -88,6 +94,7 @@ def train_and_store(job: dict[str, Any], line: Line) -> dict[str, Any]:
     """The whole round; its result. Raises what the library raises."""
     round = Round(job, line)
     trained = _train(round)
+    _send(round, trained.state)  # whatever ends the phases below, the training is not done again
     for name, file in KINDS.items():
         round.keep_file(f"state/{name}", trained.state / file)
     encoder = load_encoder(round.spec.encoder, trained.state, round.device)
@@ -187,6 +194,7 @@ def _fit(
     full = spec.arm is Arm.FULL
 
     def look(epoch: int, proxy: Proxy) -> None:
+        round.go_on()
         if full and epoch % spec.proxy.full_evaluate_every == 0:
             scores = _score(round, proxy.probabilities(evaluated))
             curve.append({"epoch": epoch, "f1": scores["f1"], "macro_f1": scores["macro_f1"]})
@@ -236,11 +244,13 @@ def _report(round: Round, losses: list[float], curve: list[dict[str, Any]]) -> d
 
 
 def _floors(round: Round) -> dict[str, Any]:
+    round.go_on()
     labelled, evaluated = round.array("labelled"), round.array("evaluated")
     targets, count, spec = round.targets("labelled"), len(round.classes), round.spec
     colour = floors.colour_histogram_floor(
         round.images, labelled, targets, evaluated, classes=count, seed=derive_seed(spec.seed, "floor")
     )
+    round.go_on()
     untrained = floors.untrained_floor(
         round.images, labelled, targets, evaluated, classes=count, spec=spec, device=round.device
     )

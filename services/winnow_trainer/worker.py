@@ -3,8 +3,10 @@
 import os
 import socket
 import threading
+import time
+from collections.abc import Callable
 
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import OperationalError
 
 from winnow import __version__
 from winnow.artefacts import DirectoryStore
@@ -13,8 +15,10 @@ from winnow.store import Database, claims, workers
 from winnow.store.claims import INGEST, TRAIN, Claimed, Work
 from winnow.store.tables import Dataset
 from winnow.telemetry import logger
+from winnow_trainer import scratch
 from winnow_trainer.assignments import Assignment, Ingest, Train
 from winnow_trainer.devices import Device, Devices
+from winnow_trainer.lease import Lease
 from winnow_trainer.supervisor import Supervisor
 
 _log = logger("trainer.worker")
@@ -63,35 +67,40 @@ class Worker:
         self.database.close()
 
     def attend(self, work: Work, id: str | None = None) -> bool:
-        """Claim the row `id` (or the longest-waiting one) and work on it; False when there was nothing to claim."""
+        """Claim the row `id` (or the longest-waiting one) and work on it; False when there was nothing to claim.
+
+        Raises nothing: whoever calls it, a bell or the poll, must hear the next one.
+        """
         with self._at_work:
-            if self.leaving.is_set():
-                return False
-            device = self._devices.take()
-            if device is None:
-                _log.info("devices.busy", next="looked for again")
-                return False
-            row = self._claim(work, id)
-            if row is None:
-                return False
-            self._busy_with, self._device = row.id, device
             try:
-                self._supervise(row, device)
-            finally:
-                self._busy_with, self._device = None, None
-            return True
+                return not self.leaving.is_set() and self._attend(work, id)
+            except OperationalError as error:
+                _log.warning("database.down", reason=str(error.orig), next="looked for work again later")
+            except Exception as error:
+                _log.exception("worker.stumbled", reason=str(error), next="looked for work again later")
+            return False
 
-    def _claim(self, work: Work, id: str | None) -> Claimed | None:
+    def _attend(self, work: Work, id: str | None) -> bool:
+        device = self._devices.take()
+        if device is None:
+            _log.info("devices.busy", next="looked for again")
+            return False
+        lease = Lease(self.settings.lease_seconds, time.monotonic())
+        with self.database.begin() as session:
+            row = claims.claim(session, work, self.id, self.settings.lease_seconds, id=id)
+        if row is None:
+            return False
+        self._busy_with, self._device = row.id, device
         try:
-            with self.database.begin() as session:
-                return claims.claim(session, work, self.id, self.settings.lease_seconds, id=id)
-        except OperationalError as error:
-            _log.warning("database.down", reason=str(error.orig), next="looked for work again later")
-            return None
+            self._supervise(row, lease, device)
+        finally:
+            self._busy_with, self._device = None, None
+        return True
 
-    def _supervise(self, row: Claimed, device: Device) -> None:
+    def _supervise(self, row: Claimed, lease: Lease, device: Device) -> None:
         Supervisor(
             self._assignment(row),
+            lease=lease,
             settings=self.settings,
             database=self.database,
             store=self.store,
@@ -107,6 +116,7 @@ class Worker:
 
     def _poll(self) -> None:
         """Look for work that no bell told of."""
+        self._survive(lambda: scratch.sweep(self.settings.scratch_dir, self.database))
         while not self.leaving.wait(self.settings.poll_seconds):
             while any(self.attend(work) for work in (INGEST, TRAIN)):
                 pass
@@ -114,14 +124,17 @@ class Worker:
     def _report(self) -> None:
         """Say that this worker lives, and keep its device."""
         while True:
-            try:
-                self._say_alive()
-                if (device := self._device) is not None:
-                    self._devices.keep(device)
-            except (OperationalError, IntegrityError) as error:
-                _log.warning("report.failed", reason=str(error.orig), next="said again later")
+            self._survive(self._say_alive)
+            if (device := self._device) is not None:
+                self._survive(lambda device=device: self._devices.keep(device))
             if self.leaving.wait(self.settings.renew_seconds):
                 return
+
+    def _survive(self, duty: Callable[[], None]) -> None:
+        try:
+            duty()
+        except Exception as error:  # the thread must outlive a database that is down and a defect alike
+            _log.warning("duty.failed", reason=str(error), next="tried again later")
 
     def _say_alive(self) -> None:
         devices = [{"uuid": uuid, "name": name} for uuid, name in self._devices.gpus] or [{"name": "cpu"}]

@@ -39,7 +39,8 @@ class ArtefactStore(Protocol):
     """The seam: a directory today, an object store beside it."""
 
     def put(self, key: str, source: Path | bytes) -> Stored:
-        """Store a file's or a string's bytes under `key`. Raises OSError when the disk is full; nothing remains."""
+        """Store a file's or a string's bytes under `key`. Raises OSError, with the file name that could not be written,
+        when the disk is full; nothing remains."""
         ...
 
     def local(self, key: str) -> Path:
@@ -77,6 +78,13 @@ class DirectoryStore:
 
     def put(self, key: str, source: Path | bytes) -> Stored:
         target = self._path(key)
+        try:
+            return self._put(key, target, source)
+        except OSError as error:
+            error.filename = error.filename or str(target)  # a failed write names no file, and there are other disks
+            raise
+
+    def _put(self, key: str, target: Path, source: Path | bytes) -> Stored:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
         digest = hashlib.sha256()

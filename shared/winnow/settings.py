@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         default=2.0, gt=0, description="The sampler answers 202 when a selection takes longer"
     )
 
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(default=0, ge=0, description="CPU threads of a training process; 0 leaves it to torch")
     log_format: str = Field(default="console", pattern="^(console|json)$")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

@@ -173,7 +173,9 @@ def test_a_missing_state_is_told_and_tried_again(worker: Worker) -> None:
     with worker.database.begin() as session:
         second = rounds.insert(session, round.experiment_id, 1, samples=16)
     assert worker.attend(TRAIN, second.id)
-    assert read_round(worker, second).status == RoundStatus.TRAINED, "no state: from random weights"
+    row = read_round(worker, second)
+    assert (row.status, row.failures) == (RoundStatus.QUEUED, 1), "random weights would pass for trained ones"
+    assert "round 0 has no whole state" in str(row.error)
 
 
 ORPHAN = """

@@ -14,7 +14,7 @@ import psycopg
 from alembic import command
 from alembic.config import Config
 from psycopg import sql
-from sqlalchemy import Connection, Engine, Float, create_engine, event, insert, make_url, text
+from sqlalchemy import URL, Connection, Engine, Float, create_engine, event, insert, make_url, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
@@ -23,6 +23,17 @@ from sqlalchemy.sql.functions import FunctionElement
 from winnow.store.tables import Row
 
 MIGRATION_LOCK = 0x57494E4E  # "WINN"
+BUSY_SECONDS = 10
+"""How long SQLite waits for another writer: two waits and a renewal between them fit into a lease of 30 s."""
+PATIENCE = {
+    "connect_timeout": BUSY_SECONDS,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 20_000,  # milliseconds
+}
+"""A Postgres server that vanished without a word is given up within 20 s. An address may say otherwise. A server that
+only hangs still acknowledges, and is waited for: leases are watched apart (winnow_trainer.lease)."""
 _HERE = Path(__file__).resolve()
 
 
@@ -109,14 +120,25 @@ def insert_rows(session: Session, table: type[Row], rows: Sequence[dict[str, Any
 
 
 def _postgres(url: str) -> Engine:
-    return create_engine(url, isolation_level="READ COMMITTED", pool_pre_ping=True, pool_size=10, max_overflow=20)
+    return create_engine(
+        _patient(make_url(url)),
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        pool_size=10,
+        max_overflow=20,
+    )
+
+
+def _patient(url: URL) -> URL:
+    given = {name: str(value) for name, value in PATIENCE.items() if name not in url.query}
+    return url.update_query_dict(given)
 
 
 def _sqlite(url: str) -> Engine:
     file = make_url(url).database
     if file:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False}, poolclass=NullPool)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, poolclass=NullPool)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -124,7 +146,7 @@ def _sqlite(url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # the driver must not begin transactions of its own
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

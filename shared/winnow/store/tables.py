@@ -125,7 +125,7 @@ class Pick(Row):
 
 
 class Artefact(Row):
-    """The manifest of one stored artefact: sha256, size, shape, dtype, versions, the attempt that made it."""
+    """The manifest of one stored artefact: sha256, size, versions, the attempt; of arrays also shape and dtype."""
 
     __tablename__ = "artefact"
     __table_args__ = (UniqueConstraint("experiment_id", "round", "attempt", "kind"),)

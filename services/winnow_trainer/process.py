@@ -1,0 +1,124 @@
+"""The process that computes: started, heard, told to stop, killed, and how it ended."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from winnow_trainer.protocol import STOP, Message
+
+STOP_SECONDS = 30.0
+"""How long a child may take to write its checkpoint once it is told to stop. Whoever stops a trainer waits longer."""
+EXIT_SECONDS = 10.0
+"""How long a child may take to end after its last message."""
+
+
+class Child:
+    """A process in a process group of its own, and the messages it sends; None is the last.
+
+    `end` is what its end means where this side brought it about: a child that we killed did not run out of memory.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: dict[str, str], *, stop_seconds: float = STOP_SECONDS
+    ) -> None:
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | environment,
+            start_new_session=True,
+        )
+        self.messages: queue.Queue[Message | None] = queue.Queue()
+        self.end: Message | None = None
+        self._last_words: deque[str] = deque(maxlen=20)
+        self._stop_seconds = stop_seconds
+        self._stopping_since: float | None = None
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_errors)]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Ask it to stop; kill it if it was asked long ago."""
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+            try:
+                assert self._process.stdin is not None
+                self._process.stdin.write(STOP)
+                self._process.stdin.flush()
+            except OSError:
+                return  # it is gone already; its last message says how
+        elif time.monotonic() - self._stopping_since > self._stop_seconds:
+            self.kill({"type": "stopped"})
+
+    def kill(self, end: Message | None = None) -> None:
+        """End it and everything it started. `end` is what this means; the first reason stands."""
+        self.end = self.end or end
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def close(self) -> str:
+        """Wait for its end; how it ended, for a person."""
+        code = self._wait()
+        for reader in self._readers:
+            reader.join(5)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                _close(pipe)
+        if code == -signal.SIGKILL:
+            return "the training process was killed (SIGKILL); if nobody did that, the machine ran out of memory"
+        ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"the training process ended with {ended}: {' | '.join(list(self._last_words)[-3:])}"
+
+    def _wait(self) -> int:
+        try:
+            return self._process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill(failure(f"the training process went silent and did not end within {EXIT_SECONDS:g} s"))
+            return self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        line = b""
+        try:
+            for line in self._process.stdout:
+                if not line.endswith(b"\n"):
+                    return  # it died in mid-line: how it died says more
+                self.messages.put(json.loads(line))
+        except ValueError:
+            self.kill(failure(f"the training process sent a line that is not JSON: {line[:200]!r}"))
+        finally:
+            self.messages.put(None)
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            text = line.decode(errors="replace").rstrip()
+            self._last_words.append(text)
+            sys.stderr.write(f"{text}\n")
+
+
+def failure(message: str) -> Message:
+    """The message of a child that failed, for one that cannot send it."""
+    return {"type": "error", "cause": "failed", "message": message}
+
+
+def _close(pipe: Any) -> None:
+    try:
+        pipe.close()
+    except OSError:
+        return  # a stop that nobody was left to read

@@ -1,0 +1,40 @@
+"""Why work ended, in words that a person can act on. Knows no torch: the supervisor explains with it, too."""
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from winnow.errors import InvalidInput, PathForbidden, TrainingFailed, WinnowError
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc")
+"""What torch, CUDA and the C library say, in whatever type of exception."""
+
+
+def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rejected"], str]:
+    """(cause, text) of whatever ended the work. `scratch` is where a failed write without a name was going."""
+    if isinstance(error, InvalidInput | PathForbidden | TrainingFailed):
+        return "rejected", str(error)
+    if isinstance(error, WinnowError):
+        return "failed", str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = Path(str(error.filename or scratch))
+        return "failed", f"no space left while writing {where} ({_free(where):.1f} GB free there); make room there"
+    if _is_memory(error):
+        advice = "lower simclr.batch_size, use a smaller image_size, or give the trainer more memory"
+        return "failed", f"out of memory ({_first_line(error)}); {advice}"
+    return "failed", f"{type(error).__name__}: {error}"
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _free(where: Path) -> float:
+    """Gigabytes free on the file system that holds `where`, which need not exist."""
+    there = next(path for path in (where.absolute(), *where.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free / 1e9

@@ -1,0 +1,176 @@
+"""The child's process, the lease that is watched, and the reasons: every end is told, and told truly."""
+
+import errno
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import wait_until
+
+from winnow.settings import Settings
+from winnow.store import Database
+from winnow_cli.stack import PATIENCE
+from winnow_trainer.devices import Devices, find_gpus
+from winnow_trainer.lease import Lease
+from winnow_trainer.process import STOP_SECONDS, Child
+from winnow_trainer.protocol import Message
+from winnow_trainer.reasons import explain
+
+SLEEPS = 'import signal; print(\'{"type": "progress"}\', flush=True); signal.pause()'
+
+
+def spawn(code: str, *, stop_seconds: float = 30) -> Child:
+    return Child([sys.executable, "-c", code], {}, stop_seconds=stop_seconds)
+
+
+def heard(child: Child) -> list[Message]:
+    """All it says until its last message."""
+    return list(iter(lambda: child.messages.get(timeout=20), None))
+
+
+def test_a_child_that_dies_in_mid_line_is_heard_to_its_end() -> None:
+    child = spawn('import os; os.write(1, b\'{"type": "progress"}\\n{"type": "chec\'); os.kill(os.getpid(), 9)')
+    assert heard(child) == [{"type": "progress"}]
+    assert "SIGKILL" in child.close() and child.end is None
+
+
+def test_a_line_that_is_no_message_ends_the_child_with_that_reason() -> None:
+    child = spawn("import signal; print('\\udcff or so'.encode('utf8', 'replace'), flush=True); signal.pause()")
+    assert heard(child) == []
+    child.close()
+    assert child.end is not None and child.end["cause"] == "failed"
+    assert "not JSON" in child.end["message"] and "or so" in child.end["message"]
+
+
+def test_a_child_that_does_not_hear_stop_is_killed_and_counts_as_stopped() -> None:
+    child = spawn(SLEEPS, stop_seconds=0.1)
+    assert child.messages.get(timeout=20) == {"type": "progress"}
+    wait_until(lambda: child.stop() or child.end, 10, "the child to be killed")
+    child.close()
+    assert child.end == {"type": "stopped"}
+
+
+def test_whoever_stops_a_trainer_waits_longer_than_it_waits_for_its_child() -> None:
+    compose = (Path(__file__).parents[2] / "docker-compose.yml").read_text()
+    found = re.search(r"&trainer\n(?:  .*\n)*?  stop_grace_period: (\d+)s", compose)
+    assert found and int(found[1]) >= STOP_SECONDS + Settings().lease_seconds
+    assert PATIENCE["trainer"] > STOP_SECONDS
+
+
+def test_a_lease_that_is_not_renewed_acts_before_it_ends() -> None:
+    acted = threading.Event()
+    lease = Lease(2, time.monotonic())
+    with lease.guard(acted.set):
+        assert acted.wait(10)
+        assert 0 < lease.left <= 0.2
+
+
+def test_a_renewed_lease_goes_on() -> None:
+    acted, renewals = threading.Event(), 0
+    lease = Lease(0.5, time.monotonic())
+    with lease.guard(acted.set):
+        while renewals < 20:
+            assert not acted.wait(0.05)
+            lease.renewed(time.monotonic())
+            renewals += 1
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert f"while writing {tmp_path} (" in explain(full, tmp_path)[1]
+    full.filename = "/dev/full/of/something"
+    assert "while writing /dev/full/of/something (" in explain(full, tmp_path)[1]
+
+
+def test_a_write_that_fails_in_the_artefact_store_names_its_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    limited = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert limited.stdout.strip() == str(tmp_path / "a" / "x.bin")
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from winnow.artefacts import DirectoryStore
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    DirectoryStore(Path(sys.argv[1])).put("a/x.bin", bytes(5000))
+except OSError as error:
+    print(error.filename)
+"""
+
+
+def test_running_out_of_memory_is_told_with_advice_whoever_says_it(tmp_path: Path) -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as on_cpu:
+        torch.empty(2**60, dtype=torch.uint8)
+    for error in (on_cpu.value, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()):
+        cause, text = explain(error, tmp_path)
+        assert cause == "failed" and text.startswith("out of memory") and "simclr.batch_size" in text
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose nvidia-smi lists two GPUs."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'GPU-aaaa-1, First'\necho 'GPU-bbbb-2, Second'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["First", "Second"]),
+        ("1", ["Second"]),
+        ("1,0", ["Second", "First"]),
+        ("GPU-bbbb", ["Second"]),
+        ("GPU-bbbb-2, GPU-aaaa-1", ["Second", "First"]),
+        ("0,7,1", ["First"]),
+        ("-1", []),
+        ("", []),
+    ],
+)
+def test_only_gpus_that_were_given_are_used(
+    visible: str | None, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [name for _, name in find_gpus()] == names
+
+
+@contextmanager
+def devices(tmp_path: Path, device: str) -> Iterator[Devices]:
+    settings = Settings(state_dir=tmp_path / "state", device=device)
+    database = Database(settings.database_url)
+    database.migrate()
+    try:
+        yield Devices(settings, database, "w1")
+    finally:
+        database.close()
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_is_chosen_by_its_number_and_one_that_is_not_there_is_told_at_start(tmp_path: Path) -> None:
+    with devices(tmp_path, "cuda:1") as given:
+        taken = given.take()
+        assert taken is not None and taken.environment == {"CUDA_VISIBLE_DEVICES": "GPU-bbbb-2"}
+    with pytest.raises(SystemExit, match="cuda:0 to cuda:1"), devices(tmp_path, "cuda:5"):
+        pass
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "cuda:", "cuda:x"])
+def test_an_unknown_device_is_refused(device: str) -> None:
+    with pytest.raises(ValueError, match="cuda"):
+        Settings(device=device)
