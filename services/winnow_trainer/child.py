@@ -1,16 +1,19 @@
-"""`python -m winnow_trainer.child JOB.json`: the process that computes. It has no database and holds no claim."""
+"""`python -m winnow_trainer.child PARENT`: the process that computes, job after job. It knows no database, no claim."""
 
 import ctypes
-import json
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from winnow_trainer.protocol import Line
 from winnow_trainer.reasons import explain
+
+if TYPE_CHECKING:
+    from winnow_trainer.warm import Warm
 
 PR_SET_PDEATHSIG = 1
 
@@ -23,8 +26,8 @@ def die_with_parent(parent: int) -> None:
         sys.exit(3)
 
 
-def run(job: dict[str, Any], line: Line) -> None:
-    """Do the job and tell how it ended."""
+def run(job: dict[str, Any], line: Line, warm: "Warm | None") -> bool:
+    """Do a job and tell how it ended; whether another one may follow."""
     from winnow.datasets import IngestStopped
 
     stopped: tuple[type[BaseException], ...] = (IngestStopped,)
@@ -37,21 +40,39 @@ def run(job: dict[str, Any], line: Line) -> None:
             from winnow.simclr import TrainingStopped
             from winnow_trainer import training
 
+            assert warm is not None
             stopped = (TrainingStopped,)
-            line.tell("result", **training.train_and_store(job, line))
+            line.tell("result", **training.train_and_store(job, line, warm))
     except stopped:
         line.tell("stopped")
     except Exception as error:  # every reason must reach the row
         traceback.print_exc()
         cause, message = explain(error, Path(job["scratch"]))
         line.tell("error", cause=cause, message=message)
+        return False
+    return True
+
+
+def work(line: Line, warm: "Callable[[], Warm]") -> None:
+    """Do jobs until there are no more, or one failed: what it left behind is not trusted with the next."""
+    ready: Warm | None = None
+    for job in line.jobs():
+        if job["kind"] == "train" and ready is None:
+            ready = warm()
+        if not run(job, line, ready):
+            return
+
+
+def _make_warm() -> "Warm":
+    from winnow_trainer.warm import Warm  # torch takes seconds to import; an ingest does not need it
+
+    return Warm()
 
 
 def main() -> None:
-    job = json.loads(Path(sys.argv[1]).read_text())
-    die_with_parent(job["parent"])
+    die_with_parent(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to hear
-    run(job, Line())
+    work(Line(), _make_warm)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ _log = logger("trainer.devices")
 
 @dataclass(frozen=True)
 class Device:
-    """`name` as torch knows it in the child, and the child's environment."""
+    """`name` as torch knows it in the child, the child's environment, and how many processes compute."""
 
     name: str
     environment: dict[str, str]
     uuid: str | None = None
+    count: int = 1
 
 
 CPU = Device("cpu", {"CUDA_VISIBLE_DEVICES": ""})

@@ -10,9 +10,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from winnow_trainer.protocol import STOP, Message
+from winnow_trainer.protocol import JOB, LEAVE, STOP, Message
 
 STOP_SECONDS = 30.0
 """How long a child may take to write its checkpoint once it is told to stop. Whoever stops a trainer waits longer."""
@@ -50,16 +51,25 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_well(self) -> bool:
+        """Whether it runs and was not killed: fit for another job."""
+        return self._process.poll() is None and self.end is None
+
+    def begin(self, job: Path) -> None:
+        """Give it a job, a JSON file."""
+        self._stopping_since = None
+        self._say(JOB + os.fsencode(job))
+
+    def leave(self) -> None:
+        """Ask it to end: there are no more jobs."""
+        self._say(LEAVE)
+
     def stop(self) -> None:
-        """Ask it to stop; kill it if it was asked long ago."""
+        """Ask it to stop its job; kill it if it was asked long ago."""
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
-            try:
-                assert self._process.stdin is not None
-                self._process.stdin.write(STOP)
-                self._process.stdin.flush()
-            except OSError:
-                return  # it is gone already; its last message says how
+            self._say(STOP)
         elif time.monotonic() - self._stopping_since > self._stop_seconds:
             self.kill({"type": "stopped"})
 
@@ -83,6 +93,14 @@ class Child:
             return "the training process was killed (SIGKILL); if nobody did that, the machine ran out of memory"
         ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"the training process ended with {ended}: {' | '.join(list(self._last_words)[-3:])}"
+
+    def _say(self, words: bytes) -> None:
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(words + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            return  # it is gone already; its last message says how
 
     def _wait(self) -> int:
         try:

@@ -1,4 +1,7 @@
-"""What the child tells its supervisor: one JSON object a line on standard output. It hears "stop" on standard input.
+"""What child and supervisor tell each other, a line at a time.
+
+On the child's standard input: `job PATH` (do this one, a JSON file), `stop` (end the job under way with a checkpoint),
+`leave` (there are no more jobs). Its standard output carries JSON objects; the last three end a job:
 
 {"type": "progress", ...}                           where it stands
 {"type": "checkpoint", "artefacts": [...]}          stored artefacts that the round can go on from
@@ -9,14 +12,18 @@
 
 import json
 import os
+import queue
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from winnow.artefacts import Stored
 
 PROGRESS_SECONDS = 0.25
-STOP = b"stop\n"
+STOP, LEAVE, JOB = b"stop", b"leave", b"job "
+ENDS = frozenset({"result", "stopped", "error"})
 Message = dict[str, Any]
 
 
@@ -27,11 +34,17 @@ class Line:
         self._out = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
         self._stop = threading.Event()
+        self._jobs: queue.Queue[Path | None] = queue.Queue()
         self._told_at = 0.0
         threading.Thread(target=self._listen, name="stdin", daemon=True).start()
 
+    def jobs(self) -> Iterator[dict[str, Any]]:
+        """Jobs as they come, until the supervisor says leave."""
+        while (path := self._jobs.get()) is not None:
+            yield json.loads(path.read_text())
+
     def should_stop(self) -> bool:
-        """Whether the supervisor said stop."""
+        """Whether the supervisor said stop to the job under way."""
         return self._stop.is_set()
 
     def tell(self, type: str, **fields: Any) -> None:
@@ -47,10 +60,21 @@ class Line:
 
     def _listen(self) -> None:
         # Unbuffered: a buffered reader's lock, held by this thread, would crash the interpreter's end.
+        begun = b""
         while heard := os.read(0, 4096):
-            if STOP.strip() in heard:
-                self._stop.set()
+            *lines, begun = (begun + heard).split(b"\n")
+            for line in lines:
+                self._hear(line)
         os._exit(3)  # the supervisor is gone, and its claim with it
+
+    def _hear(self, line: bytes) -> None:
+        if line.startswith(JOB):
+            self._stop.clear()  # a stop that came too late for the job before
+            self._jobs.put(Path(os.fsdecode(line[len(JOB) :])))
+        elif line == STOP:
+            self._stop.set()
+        elif line == LEAVE:
+            self._jobs.put(None)
 
 
 def describe(stored: Stored, kind: str, **manifest: Any) -> Message:

@@ -5,9 +5,7 @@ two processes ever compute one round with both their claims alive. Whatever ends
 """
 
 import json
-import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,14 +21,17 @@ from winnow.domain import ExperimentStatus
 from winnow.errors import Fenced
 from winnow.settings import Settings
 from winnow.store import Database, claims
+from winnow.store.claims import TRAIN
 from winnow.store.rounds import Cause, Patience
 from winnow.telemetry import logger
 from winnow_trainer import scratch
 from winnow_trainer.assignments import Assignment
+from winnow_trainer.devices import CPU, Device
 from winnow_trainer.lease import Lease
 from winnow_trainer.process import Child, failure
 from winnow_trainer.protocol import Message
 from winnow_trainer.reasons import explain
+from winnow_trainer.standby import Standby
 
 PROGRESS_SECONDS = 0.5
 GOING_ON = (ExperimentStatus.CREATED, ExperimentStatus.RUNNING)
@@ -50,8 +51,8 @@ class Supervisor:
         database: Database,
         store: ArtefactStore,
         leaving: threading.Event,
-        device: str,
-        environment: dict[str, str],
+        device: Device,
+        standby: Standby,
     ) -> None:
         self._assignment = assignment
         self._lease = lease
@@ -60,7 +61,7 @@ class Supervisor:
         self._store = store
         self._leaving = leaving
         self._device = device
-        self._environment = environment
+        self._standby = standby
         self._scratch = scratch.place(settings.scratch_dir, assignment.id, assignment.attempt)
         self._log = _log.bind(table=assignment.work.table.__tablename__, id=assignment.id, attempt=assignment.attempt)
         self._progress: dict[str, Any] | None = None
@@ -83,21 +84,27 @@ class Supervisor:
         settings, assignment = self._settings, self._assignment
         made = scratch.make(settings.scratch_dir, assignment.id, assignment.attempt)
         job = self._persist(lambda session: assignment.prepare(session, made))
-        here = {"parent": os.getpid(), "scratch": str(made), "artefact_dir": str(settings.artefact_dir)}
+        here = {"scratch": str(made), "artefact_dir": str(settings.artefact_dir), "compile": settings.compile}
         path = made / "job.json"
-        path.write_text(json.dumps(job | here | {"device": self._device, "threads": settings.threads}))
+        path.write_text(json.dumps(job | here | {"device": self._device.name, "threads": settings.threads}))
         return path
 
     def _work(self, job: Path) -> None:
-        child = Child([sys.executable, "-m", "winnow_trainer.child", str(job)], self._environment)
-        self._log.info("child.started", pid=child.pid)
+        warm = self._assignment.work is TRAIN  # an ingest reads strangers' files: its process ends with it
+        child = self._standby.take(self._device) if warm else self._standby.start(CPU)
         try:
             with self._lease.guard(partial(self._abandon, child)):
+                child.begin(job)
                 self._watch(child)
         except BaseException:
             child.kill()
             child.close()
             raise
+        if warm and child.is_well and self._end is not None and self._end["type"] in ("result", "stopped"):
+            self._standby.keep(child, self._device)
+            self._finish(self._end)
+            return
+        child.leave()
         ended = child.close()
         self._finish(self._end or child.end or failure(ended))
 

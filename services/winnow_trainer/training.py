@@ -13,11 +13,21 @@ from numpy.typing import NDArray
 
 from winnow import __version__, metrics
 from winnow.artefacts import DirectoryStore, put_array
-from winnow.datasets import PackedImages
 from winnow.domain import Arm, ExperimentSpec, derive_seed
-from winnow.simclr import Progress, Proxy, TrainingStopped, embed, fit_proxy, floors, load_encoder, train_round
+from winnow.simclr import (
+    Progress,
+    Proxy,
+    TrainedRound,
+    TrainingStopped,
+    embed,
+    fit_proxy,
+    floors,
+    load_encoder,
+    train_round,
+)
 from winnow.simclr.checkpoint import COUNTERS, OPTIMIZER, WEIGHTS
 from winnow_trainer.protocol import Line, Message, describe
+from winnow_trainer.warm import Warm
 
 Array = NDArray[Any]
 REST = "rest"  # the negative class when the task is one class against all others
@@ -27,13 +37,13 @@ KINDS = {"weights": WEIGHTS, "optimizer": OPTIMIZER, "counters": COUNTERS}
 class Round:
     """One round in its child process: what the job asked for, and what was made so far."""
 
-    def __init__(self, job: dict[str, Any], line: Line) -> None:
+    def __init__(self, job: dict[str, Any], line: Line, warm: Warm) -> None:
         self.job, self.line = job, line
         self.spec = ExperimentSpec.model_validate(job["spec"])
         self.store = DirectoryStore(Path(job["artefact_dir"]))
-        self.images = PackedImages.open(self.store.root / job["location"])
+        self.images = warm.images(self.store, job["location"])
+        self.rig = warm.rig(job["device"], job["compile"])
         self.scratch = Path(job["scratch"])
-        self.device: str = job["device"]
         self.artefacts: list[Message] = []
         self.seconds: dict[str, float] = {"load": 0.0, "train": 0.0, "embed": 0.0, "proxy": 0.0, "evaluate": 0.0}
         if job["threads"]:
@@ -84,20 +94,21 @@ class Round:
             encoder,
             self.images,
             indices,
-            device=self.device,
+            rig=self.rig,
+            precision=self.spec.simclr.precision,
             on_progress=lambda done, total: self.line.progress(phase="embed", step=done, steps=total),
             should_stop=self.line.should_stop,
         )
 
 
-def train_and_store(job: dict[str, Any], line: Line) -> dict[str, Any]:
+def train_and_store(job: dict[str, Any], line: Line, warm: Warm) -> dict[str, Any]:
     """The whole round; its result. Raises what the library raises."""
-    round = Round(job, line)
+    round = Round(job, line, warm)
     trained = _train(round)
     _send(round, trained.state)  # whatever ends the phases below, the training is not done again
     for name, file in KINDS.items():
         round.keep_file(f"state/{name}", trained.state / file)
-    encoder = load_encoder(round.spec.encoder, trained.state, round.device)
+    encoder = load_encoder(round.spec.encoder, trained.state, round.rig.device)
     with round.phase("embed"):
         labelled = round.embed(round.array("labelled"), encoder)
         evaluated = round.embed(round.array("evaluated"), encoder)
@@ -114,12 +125,12 @@ def train_and_store(job: dict[str, Any], line: Line) -> dict[str, Any]:
         "visits": job["visits_before"] + trained.visits,
         "seconds": round.seconds,
         "metrics": scores,
-        "report": _report(round, trained.losses, curve),
+        "report": _report(round, trained, curve),
         "artefacts": round.artefacts,
     }
 
 
-def _train(round: Round) -> Any:
+def _train(round: Round) -> TrainedRound:
     job, line, spec = round.job, round.line, round.spec
     limit = None if spec.visits is None else max(spec.visits - job["visits_before"], 0)
     trained = train_round(
@@ -129,7 +140,7 @@ def _train(round: Round) -> Any:
         number=job["number"],
         workspace=_workspace(round),
         start=_restore(round, "start", round.scratch / "start"),
-        device=round.device,
+        rig=round.rig,
         epochs=spec.epochs_of(job["number"]),
         max_visits=limit,
         on_progress=lambda progress: _tell(line, progress),
@@ -227,20 +238,26 @@ def _keep_features(
     round.keep_file("proxy", round.scratch / "proxy.safetensors")
 
 
-def _report(round: Round, losses: list[float], curve: list[dict[str, Any]]) -> dict[str, Any]:
+def _report(round: Round, trained: TrainedRound, curve: list[dict[str, Any]]) -> dict[str, Any]:
     report: dict[str, Any] = {
-        "losses": losses,
+        "losses": trained.losses,
+        "images_per_second": _rounded(trained.images_per_second),
+        "waiting_share": _rounded(trained.waiting_share),
         "labelled": len(round.array("labelled")),
         "evaluated": len(round.array("evaluated")),
         "candidates": len(round.array("candidates")),
-        "device": round.device,
-        "notes": ["the same labels fit the picking proxy and the evaluated one"],
+        "device": round.rig.device,
+        "notes": [*trained.notes, "the same labels fit the picking proxy and the evaluated one"],
     }
     if curve:
         report["proxy_curve"] = curve
     if round.spec.floors and round.job["number"] == 0:
         report["floors"] = _floors(round)
     return report
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def _floors(round: Round) -> dict[str, Any]:
@@ -252,7 +269,7 @@ def _floors(round: Round) -> dict[str, Any]:
     )
     round.go_on()
     untrained = floors.untrained_floor(
-        round.images, labelled, targets, evaluated, classes=count, spec=spec, device=round.device
+        round.images, labelled, targets, evaluated, classes=count, spec=spec, rig=round.rig
     )
     return {"colour_histogram": _score(round, colour), "untrained_encoder": _score(round, untrained)}
 

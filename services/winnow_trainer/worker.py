@@ -19,6 +19,7 @@ from winnow_trainer import scratch
 from winnow_trainer.assignments import Assignment, Ingest, Train
 from winnow_trainer.devices import Device, Devices
 from winnow_trainer.lease import Lease
+from winnow_trainer.standby import Standby
 from winnow_trainer.supervisor import Supervisor
 
 _log = logger("trainer.worker")
@@ -35,6 +36,7 @@ class Worker:
         self.id = f"{self.host}:{os.getpid()}"
         self.leaving = threading.Event()
         self._devices = Devices(settings, self.database, self.id)
+        self._standby = Standby(settings.idle_seconds)
         self._at_work = threading.Lock()
         self._busy_with: str | None = None
         self._device: Device | None = None
@@ -56,6 +58,7 @@ class Worker:
         self.leaving.set()
         with self._at_work:
             pass
+        self._standby.close()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(10)
@@ -105,8 +108,8 @@ class Worker:
             database=self.database,
             store=self.store,
             leaving=self.leaving,
-            device=device.name,
-            environment=device.environment,
+            device=device,
+            standby=self._standby,
         ).run()
 
     def _assignment(self, row: Claimed) -> Assignment:
@@ -125,6 +128,7 @@ class Worker:
         """Say that this worker lives, and keep its device."""
         while True:
             self._survive(self._say_alive)
+            self._survive(self._standby.age)
             if (device := self._device) is not None:
                 self._survive(lambda device=device: self._devices.keep(device))
             if self.leaving.wait(self.settings.renew_seconds):

@@ -6,7 +6,7 @@ two together. The defaults run the embedded stack: everything under one state di
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     )
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="auto, cpu, cuda or cuda:N")
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="torch.compile: auto compiles on a GPU and nowhere else"
+    )
+    idle_seconds: float = Field(
+        default=300.0, ge=0, description="A training process that has no work is kept this long, with its GPU memory"
+    )
     threads: int = Field(default=0, ge=0, description="CPU threads of a training process; 0 leaves it to torch")
     log_format: str = Field(default="console", pattern="^(console|json)$")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

@@ -1,0 +1,84 @@
+"""The training process that stays up between rounds: what it has loaded, compiled and put on the device is ready.
+
+A process serves one set of devices. It is let go when it failed, when another set is wanted, and when it was idle for
+long: a GPU's memory is not held for work that may never come.
+"""
+
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from winnow.telemetry import logger
+from winnow_trainer.devices import Device
+from winnow_trainer.process import Child
+
+_log = logger("trainer.standby")
+
+
+class Standby:
+    """At most one idle process.
+
+    Args:
+        idle_seconds: how long it is kept without work.
+    """
+
+    def __init__(self, idle_seconds: float) -> None:
+        self._idle_seconds = idle_seconds
+        self._lock = threading.Lock()
+        self._waiting: tuple[Child, Device] | None = None
+        self._since = 0.0
+        # A child asks the kernel to die with the thread that started it, so that thread must last.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
+
+    def take(self, device: Device) -> Child:
+        """The process that waits for work on `device`, or a new one."""
+        with self._lock:
+            found, self._waiting = self._waiting, None
+        if found is not None:
+            child, its_device = found
+            if its_device == device and child.is_well:
+                _log.info("child.warm", pid=child.pid)
+                return child
+            _dismiss(child)
+        return self.start(device)
+
+    def start(self, device: Device) -> Child:
+        """A new process."""
+        command = [sys.executable, "-m", "winnow_trainer.child", str(os.getpid())]
+        if device.count > 1:
+            command = [sys.executable, "-m", "winnow_trainer.launcher", str(os.getpid()), str(device.count)]
+        child = self._starter.submit(Child, command, device.environment).result()
+        _log.info("child.started", pid=child.pid)
+        return child
+
+    def keep(self, child: Child, device: Device) -> None:
+        """Have a process that is well wait for the next job."""
+        with self._lock:
+            before, self._waiting = self._waiting, (child, device)
+            self._since = time.monotonic()
+        if before is not None:
+            _dismiss(before[0])
+
+    def age(self) -> None:
+        """Let a process go that has been idle for long."""
+        with self._lock:
+            if self._waiting is None or time.monotonic() - self._since < self._idle_seconds:
+                return
+            (child, _), self._waiting = self._waiting, None
+        _log.info("child.idle", pid=child.pid, next="it ends; the next round starts a new one")
+        _dismiss(child)
+
+    def close(self) -> None:
+        """Let everything go."""
+        with self._lock:
+            found, self._waiting = self._waiting, None
+        if found is not None:
+            _dismiss(found[0])
+        self._starter.shutdown()
+
+
+def _dismiss(child: Child) -> None:
+    child.leave()
+    child.close()
