@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from winnow.domain import ExperimentStatus, RoundStatus
 from winnow.errors import Fenced, WrongState
 from winnow.queue import INGEST_TASK, TRAIN_TASK
-from winnow.store import claims, experiments, rounds
+from winnow.store import claims, experiments, rounds, workers
 from winnow.store.claims import EVERY_WORK, INGEST, TRAIN, Claimed, Work
 from winnow.store.tables import Round
 from winnow.telemetry import logger
@@ -39,10 +39,18 @@ class Tidier:
                 self._reclaim(work, row)
 
     def ring_again(self) -> None:
-        """Ring for rows that have waited unclaimed for a while: the first bell may be lost."""
+        """Ring for rows that have waited unclaimed for a while: the first bell may be lost.
+
+        Only an idle trainer takes bells off the broker. While all are busy, more of them would pile up there for days,
+        and one that gets idle looks for work by itself.
+        """
+        settings = self._coordinator.settings
+        with self._database.read() as session:
+            if not workers.any_idle(session, within=settings.lease_seconds):
+                return
         for work, task in ((INGEST, INGEST_TASK), (TRAIN, TRAIN_TASK)):
             with self._database.begin() as session:
-                for id in claims.unheard(session, work, self._coordinator.settings.ring_again_seconds):
+                for id in claims.unheard(session, work, settings.ring_again_seconds):
                     self._coordinator.bells.ring(session, task, id)
 
     def settle(self) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from winnow.domain import ExperimentSpec
 from winnow.settings import Settings
-from winnow.store import claims, datasets, experiments, picks, rounds
+from winnow.store import claims, datasets, experiments, picks, rounds, workers
 from winnow.store.tables import Dataset, Round
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.picking import Picker
@@ -273,15 +273,25 @@ def test_a_lost_trainer_of_a_cancelled_experiment_is_not_tried_again(
     assert api.get(f"/experiments/{id}").json()["status"] == "cancelled"
 
 
-def test_waiting_rows_are_rung_again(api: httpx.Client, coordinator: Coordinator) -> None:
+@pytest.mark.parametrize(("busy_with", "again"), [(None, True), ("another round", False)])
+def test_waiting_rows_are_rung_again_for_an_idle_trainer(
+    api: httpx.Client, coordinator: Coordinator, busy_with: str | None, again: bool
+) -> None:
     add_dataset(coordinator)
-    begin(api)
+    id = begin(api)
+
+    def ring_again() -> bool:
+        with coordinator.database.begin() as session:
+            session.execute(update(Round).values(rung_at=1.0))
+        Tidier(coordinator).ring_again()
+        with coordinator.database.read() as session:
+            return rounds.get(session, id, 0).rung_at > 1.0
+
+    assert not ring_again(), "nobody would take the bell off the broker"
     with coordinator.database.begin() as session:
-        session.execute(update(Round).values(rung_at=1.0))
-    Tidier(coordinator).ring_again()
-    with coordinator.database.read() as session:
-        rung = [row.rung_at for rows in rounds.of_experiments(session, _ids(api)).values() for row in rows]
-    assert rung[0] > 1.0
+        seen = {"host": "h", "pid": 1, "devices": [], "version": "0"}
+        workers.report(session, "w", busy_with=busy_with, **seen)
+    assert ring_again() is again
 
 
 @pytest.mark.usefixtures("sampler")
@@ -309,10 +319,6 @@ def test_a_dataset_whose_trainer_is_lost_is_queued_again(api: httpx.Client, coor
         session.execute(update(Dataset).values(status="ingesting", lease_until=0.0))
     Tidier(coordinator).tidy()
     assert api.get("/datasets/tissue").json()["status"] == "queued"
-
-
-def _ids(api: httpx.Client) -> list[str]:
-    return [item["id"] for item in api.get("/experiments").json()["items"]]
 
 
 def _statuses(api: httpx.Client) -> set[str]:

@@ -30,6 +30,12 @@ def alive(session: Session, *, within: float) -> list[Worker]:
     return list(session.scalars(select(Worker).where(Worker.seen_at > now() - within).order_by(Worker.id)))
 
 
+def any_idle(session: Session, *, within: float) -> bool:
+    """Whether a worker seen during the last `within` seconds has nothing to do."""
+    idle = select(Worker.id).where(Worker.seen_at > now() - within, Worker.busy_with.is_(None))
+    return session.execute(idle.limit(1)).first() is not None
+
+
 def lease_device(session: Session, host: str, device: str, owner: str, seconds: float) -> bool:
     """Take or renew (host, device); False when another worker holds it."""
     free = or_(DeviceLease.owner == owner, DeviceLease.lease_until < now())
