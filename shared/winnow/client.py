@@ -178,7 +178,7 @@ class Client:
                     self._give_up(error)
                 continue
             if ended and not news:
-                return  # a coordinator that stops ends its streams, too: the last one is silent and begins after the end
+                return  # a coordinator that stops ends its streams, too: the last is silent and begins after the end
             ended = is_final(ExperimentStatus(self.experiment(id)["status"]))
             self._pause.wait(FIRST_PAUSE)
 
