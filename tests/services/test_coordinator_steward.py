@@ -14,9 +14,9 @@ from sqlalchemy import select, update
 from winnow.domain import ExperimentSpec
 from winnow.settings import Settings
 from winnow.store import claims, datasets, experiments, picks, rounds, workers
-from winnow.store.tables import Dataset, Round
+from winnow.store.tables import Dataset, Experiment, Round
 from winnow_coordinator.context import Coordinator
-from winnow_coordinator.picking import Picker
+from winnow_coordinator.picking import Heart, Interrupted, Picker
 from winnow_coordinator.steward import Steward
 from winnow_coordinator.tidying import Tidier
 from winnow_sampler.app import make_app as make_sampler
@@ -165,8 +165,8 @@ def test_full_and_visits_end_without_the_sampler(
         driver.train()
         assert picker.pick_next()
     assert api.get(f"/experiments/{full}").json()["status"] == "completed"
-    limited = begin(api, visits=50)
-    driver.train(visits=50)
+    limited = begin(api, visits=51)
+    driver.train(visits=50)  # the one that is left has no other to be contrasted with
     assert picker.pick_next()
     body = api.get(f"/experiments/{limited}").json()
     assert (body["status"], body["rounds_done"]) == ("completed", 1)
@@ -246,6 +246,24 @@ def test_pause_and_cancel_settle_once_nobody_works(api: httpx.Client, coordinato
     assert api.get(f"/experiments/{id}/rounds/0").json()["status"] == "cancelled"
 
 
+@pytest.mark.parametrize("status", ["pausing", "paused", "cancelling", "cancelled"])
+def test_a_pick_stops_when_its_experiment_is_not_to_go_on(
+    api: httpx.Client, coordinator: Coordinator, driver: Driver, status: str
+) -> None:
+    add_dataset(coordinator)
+    begin(api)
+    driver.train()
+    with coordinator.database.begin() as session:
+        row = claims.claim(session, claims.SELECT, "steward", 30)
+        assert isinstance(row, Round)
+    heart = Heart(coordinator, row)
+    heart.beat({})
+    with coordinator.database.begin() as session:
+        session.execute(update(Experiment).values(status=status))
+    with pytest.raises(Interrupted, match=status):
+        heart.beat({})
+
+
 def test_lost_leases_go_back_and_are_counted(api: httpx.Client, coordinator: Coordinator, driver: Driver) -> None:
     add_dataset(coordinator)
     id = begin(api)
@@ -271,6 +289,8 @@ def test_a_lost_trainer_of_a_cancelled_experiment_is_not_tried_again(
         session.execute(update(Round).values(lease_until=0.0))
     Tidier(coordinator).tidy()
     assert api.get(f"/experiments/{id}").json()["status"] == "cancelled"
+    shown = api.get(f"/experiments/{id}/rounds/0").json()
+    assert shown["status"] == "cancelled" and shown["ended_at"] is not None
 
 
 @pytest.mark.parametrize(("busy_with", "again"), [(None, True), ("another round", False)])

@@ -36,9 +36,9 @@ while not server.started:
     thread.join(0.05)
 port = server.servers[0].sockets[0].getsockname()[1]
 headers = {"Authorization": f"Bearer {sys.argv[1]}"}
-answer = httpx.get(f"http://127.0.0.1:{port}/defect/0", headers=headers)
+answer = httpx.get(f"http://127.0.0.1:{port}/defect/0", headers=headers, timeout=30)
 print(answer.status_code, answer.headers["X-Request-Id"])
-print(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+print(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text)
 server.should_exit = True
 thread.join()
 coordinator.close()

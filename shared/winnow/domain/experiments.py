@@ -148,6 +148,10 @@ class ExperimentSpec(Spec):
             return math.ceil(self.simclr.epochs / self.full_evaluate_every)
         return self.rounds
 
+    def is_spent(self, visits: int) -> bool:
+        """Whether training ends with `visits` made: fewer than two are left, and a lone image has no negatives."""
+        return self.visits is not None and self.visits - visits < 2
+
     def epochs_of(self, number: int) -> int:
         """Epochs that round `number` trains."""
         if self.arm is Arm.FULL:
