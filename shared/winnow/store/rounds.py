@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus
@@ -51,11 +51,23 @@ def of_experiment(session: Session, experiment_id: str) -> list[Round]:
     return list(session.scalars(select(Round).where(Round.experiment_id == experiment_id).order_by(Round.number)))
 
 
-def of_experiments(session: Session, experiment_ids: Sequence[str]) -> dict[str, list[Round]]:
-    """All rounds of several experiments, by experiment and number."""
+def page(session: Session, experiment_id: str, *, after: int, limit: int) -> list[Round]:
+    """Rounds by number, starting above `after`."""
+    wanted = select(Round).where(Round.experiment_id == experiment_id, Round.number > after)
+    return list(session.scalars(wanted.order_by(Round.number).limit(limit)))
+
+
+def last_two(session: Session, experiment_ids: Sequence[str]) -> dict[str, list[Round]]:
+    """The newest round of several experiments, and the one before it, by experiment and number."""
     found: dict[str, list[Round]] = {id: [] for id in experiment_ids}
-    wanted = select(Round).where(Round.experiment_id.in_(experiment_ids)).order_by(Round.number)
-    for row in session.scalars(wanted):
+    newest = (
+        select(Round.experiment_id, func.max(Round.number).label("number"))
+        .where(Round.experiment_id.in_(experiment_ids))
+        .group_by(Round.experiment_id)
+        .subquery()
+    )
+    near = (newest.c.experiment_id == Round.experiment_id) & (Round.number >= newest.c.number - 1)
+    for row in session.scalars(select(Round).join(newest, near).order_by(Round.number)):
         found[row.experiment_id].append(row)
     return found
 

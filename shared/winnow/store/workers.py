@@ -25,9 +25,10 @@ def forget(session: Session, id: str) -> None:
     session.execute(delete(Worker).where(Worker.id == id))
 
 
-def alive(session: Session, *, within: float) -> list[Worker]:
-    """Workers seen during the last `within` seconds."""
-    return list(session.scalars(select(Worker).where(Worker.seen_at > now() - within).order_by(Worker.id)))
+def alive(session: Session, *, within: float, after: str | None, limit: int) -> list[Worker]:
+    """Workers seen during the last `within` seconds by id, starting above the id `after`."""
+    wanted = select(Worker).where(Worker.seen_at > now() - within).order_by(Worker.id).limit(limit)
+    return list(session.scalars(wanted.where(Worker.id > after) if after else wanted))
 
 
 def any_idle(session: Session, *, within: float) -> bool:
