@@ -31,6 +31,12 @@ def alive(session: Session, *, within: float, after: str | None, limit: int) -> 
     return list(session.scalars(wanted.where(Worker.id > after) if after else wanted))
 
 
+def is_seen(session: Session, host: str, *, within: float) -> bool:
+    """Whether a worker of this host was seen during the last `within` seconds."""
+    seen = select(Worker.id).where(Worker.host == host, Worker.seen_at > now() - within)
+    return session.execute(seen.limit(1)).first() is not None
+
+
 def any_idle(session: Session, *, within: float) -> bool:
     """Whether a worker seen during the last `within` seconds has nothing to do."""
     idle = select(Worker.id).where(Worker.seen_at > now() - within, Worker.busy_with.is_(None))
