@@ -49,7 +49,6 @@ HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=6 \
     CMD ["python", "-c", "import os; from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open(f\"http://127.0.0.1:{os.environ.get('WINNOW_SAMPLER_PORT') or 8001}/readyz\", timeout=4)"]
 CMD ["python", "-m", "winnow_sampler"]
 
-# No health check: a trainer serves nothing. It says that it lives in the database (GET /api/v1/workers).
 FROM base AS trainer
 COPY requirements/trainer.txt /tmp/requirements.txt
 RUN pip install --compile --no-deps --require-hashes -r /tmp/requirements.txt
@@ -57,4 +56,7 @@ COPY --from=wheel /wheel /tmp/wheel
 RUN pip install --compile --no-deps --no-index /tmp/wheel/*.whl
 USER 10001:10001
 VOLUME /var/lib/winnow/artefacts /var/lib/winnow/scratch
+# A trainer serves nothing: it says in the database that it lives (GET /api/v1/workers), and that is what is asked.
+HEALTHCHECK --interval=30s --timeout=20s --start-period=60s --retries=3 \
+    CMD ["python", "-m", "winnow_trainer.alive"]
 CMD ["python", "-m", "winnow_trainer"]

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, TimeoutError
+from starlette.types import ASGIApp
 
 import winnow
 from winnow import errors, problems
@@ -29,13 +30,16 @@ Errors are problem+json (RFC 9457) with a stable `code`. Lists page by `cursor`.
 
 
 class _Api(FastAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        # Around everything, error answers included; `add_middleware` would put it inside what answers a defect.
+        return Observed(super().build_middleware_stack(), self.state.meters)
+
     def openapi(self) -> dict[str, Any]:
         return self.openapi_schema or problems.relabel(super().openapi())
 
 
 def make_app(coordinator: Coordinator, *, steward: bool = True) -> FastAPI:
     """The application. `steward=False` leaves leases, bells and picks to another coordinator."""
-    meters = Meters(coordinator.database)
     app = _Api(
         title="Winnow coordinator",
         version=winnow.__version__,
@@ -44,11 +48,10 @@ def make_app(coordinator: Coordinator, *, steward: bool = True) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.coordinator = coordinator
-    app.state.meters = meters
+    app.state.meters = Meters(coordinator.database)
     problems.install(app)
     for down in (OperationalError, InterfaceError, TimeoutError):
         app.add_exception_handler(down, _answer_database)
-    app.add_middleware(Observed, meters=meters)
     for nouns in (datasets, experiments, rounds, workers, key_routes):
         app.include_router(nouns.router, prefix="/api/v1")
     app.include_router(health.router)

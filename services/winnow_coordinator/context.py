@@ -33,6 +33,7 @@ class Coordinator:
 
     def close(self) -> None:
         self.stopping.set()
+        self.bells.close()
         self.celery.close()
         self.database.close()
 

@@ -40,11 +40,14 @@ def look(coordinator: Coordinator, experiment_id: str, after: int) -> Seen:
 
 
 async def follow(coordinator: Coordinator, experiment_id: str, after: int) -> AsyncIterator[str]:
-    """Frames until the experiment has ended and all is sent, or this process stops; a client then resumes."""
+    """Frames until the experiment has ended and all is sent, or this process stops; a client then resumes.
+
+    A process that stops looks once all the same: a stream without events means that there were none.
+    """
     yield "retry: 2000\n\n"
     progress: dict[str, Any] = {}
     quiet = 0.0
-    while not coordinator.stopping.is_set():
+    while True:
         try:
             seen = await run_in_threadpool(look, coordinator, experiment_id, after)
         except OperationalError as error:  # the client comes back with its Last-Event-ID
@@ -63,6 +66,8 @@ async def follow(coordinator: Coordinator, experiment_id: str, after: int) -> As
         if quiet >= QUIET_SECONDS:  # proxies close what stays silent
             quiet = 0.0
             yield ": still here\n\n"
+        if coordinator.stopping.is_set():
+            return
         if not seen.events:
             await asyncio.sleep(LOOK_SECONDS)
 

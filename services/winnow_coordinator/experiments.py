@@ -104,14 +104,16 @@ def _draw_first(session: Session, dataset: Dataset, spec: ExperimentSpec) -> NDA
 
 def _views(session: Session, rows: Sequence[Experiment]) -> list[ExperimentView]:
     names = datasets.names(session, (row.dataset_id for row in rows))
-    by_id = rounds.of_experiments(session, [row.id for row in rows])
+    by_id = rounds.last_two(session, [row.id for row in rows])
     return [_view(row, names, by_id[row.id]) for row in rows]
 
 
-def _view(row: Experiment, names: Mapping[str, str], its_rounds: Sequence[Round]) -> ExperimentView:
+def _view(row: Experiment, names: Mapping[str, str], last_two: Sequence[Round]) -> ExperimentView:
+    """A round begins when the one before it is done, so the last two tell how many are, and which has metrics."""
     spec = experiments.spec_of(row)
-    open_rounds = [one for one in its_rounds if not is_final(RoundStatus(one.status))]
-    scored = [one for one in its_rounds if one.metrics]
+    newest = last_two[-1] if last_two else None
+    open_rounds = [one for one in last_two if not is_final(RoundStatus(one.status))]
+    scored = [one for one in last_two if one.metrics]
     fields = {
         "id": row.id,
         "name": row.name,
@@ -120,7 +122,7 @@ def _view(row: Experiment, names: Mapping[str, str], its_rounds: Sequence[Round]
         "status": row.status,
         "error": row.error,
         "rounds_total": spec.total_rounds,
-        "rounds_done": sum(one.status == RoundStatus.DONE for one in its_rounds),
+        "rounds_done": newest.number + (newest.status == RoundStatus.DONE) if newest else 0,
         "current_round": RoundView.model_validate(open_rounds[-1]) if open_rounds else None,
         "latest": RoundView.model_validate(scored[-1]) if scored else None,
         "spec": row.spec,

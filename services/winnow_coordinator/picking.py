@@ -89,14 +89,14 @@ class Picker:
         return Order(spec, np.asarray(candidates, np.int64), request)
 
     def _ask(self, round: Round, order: Order) -> Batch:
-        heart = _Heart(self._coordinator, round)
+        heart = Heart(self._coordinator, round)
         picked = self._sampler.select(order.request, heart.beat)
         self._away = 0
         return read_batch(order, picked)
 
     def _keep(self, round: Round, batch: Batch) -> None:
         with self._database.begin() as session:
-            if rounds.wanted_of(session, round) == ExperimentStatus.CANCELLING:
+            if rounds.wanted_of(session, round).is_called_off:
                 claims.finish(session, SELECT, round.id, round.attempt, RoundStatus.CANCELLED)
                 return
             advance(self._coordinator, session, round, batch)
@@ -106,16 +106,13 @@ class Picker:
         _log.warning("picking.given_back", experiment=round.experiment_id, round=round.number, reason=message)
         try:
             with self._database.begin() as session:
-                if rounds.wanted_of(session, round) == ExperimentStatus.CANCELLING:
-                    claims.finish(session, SELECT, round.id, round.attempt, RoundStatus.CANCELLED)
-                    return
                 patience = self._coordinator.patience
                 rounds.give_back(session, SELECT, round.id, round.attempt, cause, message, patience, wait=wait)
         except Fenced:
             _log.warning("picking.fenced", experiment=round.experiment_id, round=round.number)
 
 
-class _Heart:
+class Heart:
     """Renews the claim while the sampler computes, and hears when the experiment is to stop."""
 
     def __init__(self, coordinator: Coordinator, round: Round) -> None:
@@ -131,7 +128,7 @@ class _Heart:
         with self._coordinator.database.begin() as session:
             claims.renew(session, SELECT, round.id, round.attempt, settings.lease_seconds, shown)
             wanted = rounds.wanted_of(session, round)
-        if wanted in (ExperimentStatus.PAUSING, ExperimentStatus.CANCELLING):
+        if not wanted.lets_work:
             raise Interrupted(f"the experiment is {wanted}")
 
 
@@ -142,7 +139,7 @@ def picks_after(spec: ExperimentSpec, round: Round) -> bool:
 
 def is_last(spec: ExperimentSpec, round: Round) -> bool:
     """Whether the experiment ends with `round`."""
-    return round.number + 1 >= spec.total_rounds or (spec.visits is not None and round.visits >= spec.visits)
+    return round.number + 1 >= spec.total_rounds or spec.is_spent(round.visits)
 
 
 def advance(coordinator: Coordinator, session: Session, round: Round, batch: Batch | None) -> None:
@@ -151,7 +148,7 @@ def advance(coordinator: Coordinator, session: Session, round: Round, batch: Bat
     if batch is not None:
         _write_report(session, round, batch)
     seconds = {"pick": batch.seconds} if batch is not None else {}
-    rounds.complete(session, round.id, seconds=seconds, attempt=round.attempt)
+    rounds.complete(session, round.id, round.attempt, seconds=seconds)
     exhausted = batch is not None and not len(batch.indices)
     if is_last(spec, round) or exhausted:
         experiments.transition(session, round.experiment_id, ExperimentStatus.COMPLETED)

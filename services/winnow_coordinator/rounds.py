@@ -14,8 +14,7 @@ from winnow_coordinator.schemas import ArtefactView, MetricsView, Page, RoundDet
 def page(session: Session, experiment_id: str, cursor: str | None, limit: int) -> Page[RoundView]:
     """Rounds so far, by number. Raises NotFound."""
     experiments.get(session, experiment_id)
-    seen = pages.decode_number(cursor)
-    rows = [row for row in rounds.of_experiment(session, experiment_id) if row.number > seen]
+    rows = rounds.page(session, experiment_id, after=pages.decode_number(cursor), limit=limit + 1)
     shown, following = pages.cut(rows, limit, lambda row: row.number)
     return Page(items=[RoundView.model_validate(row) for row in shown], next=following)
 

@@ -6,12 +6,11 @@ from functools import partial
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from winnow.domain import ExperimentStatus, RoundStatus
+from winnow.domain import ExperimentStatus
 from winnow.errors import Fenced, WrongState
 from winnow.queue import INGEST_TASK, TRAIN_TASK
-from winnow.store import claims, experiments, rounds
+from winnow.store import claims, experiments, rounds, workers
 from winnow.store.claims import EVERY_WORK, INGEST, TRAIN, Claimed, Work
-from winnow.store.tables import Round
 from winnow.telemetry import logger
 from winnow_coordinator.context import Coordinator
 
@@ -39,10 +38,18 @@ class Tidier:
                 self._reclaim(work, row)
 
     def ring_again(self) -> None:
-        """Ring for rows that have waited unclaimed for a while: the first bell may be lost."""
+        """Ring for rows that have waited unclaimed for a while: the first bell may be lost.
+
+        Only an idle trainer takes bells off the broker. While all are busy, more of them would pile up there for days,
+        and one that gets idle looks for work by itself.
+        """
+        settings = self._coordinator.settings
+        with self._database.read() as session:
+            if not workers.any_idle(session, within=settings.lease_seconds):
+                return
         for work, task in ((INGEST, INGEST_TASK), (TRAIN, TRAIN_TASK)):
             with self._database.begin() as session:
-                for id in claims.unheard(session, work, self._coordinator.settings.ring_again_seconds):
+                for id in claims.unheard(session, work, settings.ring_again_seconds):
                     self._coordinator.bells.ring(session, task, id)
 
     def settle(self) -> None:
@@ -63,22 +70,19 @@ class Tidier:
         _log.warning("lease.lost", table=work.table.__tablename__, id=row.id, owner=row.owner, attempt=row.attempt)
 
     def _take_back(self, session: Session, work: Work, row: Claimed) -> None:
-        if isinstance(row, Round) and rounds.wanted_of(session, row) == ExperimentStatus.CANCELLING:
-            claims.finish(session, work, row.id, row.attempt, RoundStatus.CANCELLED)
-            return
         message = f"{row.owner} stopped renewing its claim (attempt {row.attempt})"
         rounds.give_back(session, work, row.id, row.attempt, "lost", message, self._coordinator.patience)
 
     def _settle(self, id: str) -> None:
         with self._database.begin() as session:
-            status = experiments.get(session, id).status
+            status = ExperimentStatus(experiments.get(session, id).status)
             if rounds.is_worked_on(session, id):
                 return
-            if status == ExperimentStatus.PAUSING:
-                experiments.transition(session, id, ExperimentStatus.PAUSED)
-            elif status == ExperimentStatus.CANCELLING:
+            if status is ExperimentStatus.PAUSING:
+                experiments.transition(session, id, ExperimentStatus.PAUSED, seen=status)
+            elif status is ExperimentStatus.CANCELLING:
                 rounds.cancel(session, id)
-                experiments.transition(session, id, ExperimentStatus.CANCELLED)
+                experiments.transition(session, id, ExperimentStatus.CANCELLED, seen=status)
 
     def _attempt(self, duty: Callable[[], None]) -> None:
         try:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, Histogram, generate_latest
 
 import winnow
 from winnow import problems
@@ -31,12 +31,16 @@ class Sampler:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = DirectoryStore(settings.artefact_dir)
-        self.jobs = Jobs(self.store, settings.inline_limit)
         self.registry = CollectorRegistry()
-        self.asked = Counter("winnow_selections", "Selections answered 200", ("strategy",), registry=self.registry)
-        self.seconds = Histogram("winnow_selection_seconds", "Time to compute", ("strategy",), registry=self.registry)
+        self.computed = Histogram(
+            "winnow_selection_seconds", "Time to compute a selection", ("strategy",), registry=self.registry
+        )
+        self.jobs = Jobs(self.store, settings.inline_limit, on_computed=self._observe)
         running = Gauge("winnow_selections_running", "Selections under way", registry=self.registry)
         running.set_function(lambda: self.jobs.running)
+
+    def _observe(self, strategy: str, seconds: float) -> None:
+        self.computed.labels(strategy).observe(seconds)
 
 
 def _here(request: Request) -> Sampler:
@@ -62,11 +66,7 @@ _UNDER_WAY: dict[int | str, dict[str, Any]] = {202: {"model": SelectionView, "de
 @selections.post("", response_model=SelectionView, responses=_UNDER_WAY | responses(401, 404, 413, 422, 500))
 def pick(request: _Asked, here: Here) -> Response:
     """Pick. 200 with the batch, or 202 with a job to poll where it takes longer."""
-    view = here.jobs.submit(request, wait=here.settings.answer_seconds)
-    if view.status == "done":
-        here.asked.labels(request.strategy).inc()
-        here.seconds.labels(request.strategy).observe(view.seconds or 0.0)
-    return _answer(view)
+    return _answer(here.jobs.submit(request, wait=here.settings.answer_seconds))
 
 
 @selections.get("/{id}", response_model=SelectionView, responses=responses(401, 404, 422, 500))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,11 +50,14 @@ class Job:
 
 
 class Jobs:
-    """All selections of this process."""
+    """All selections of this process. `on_computed` hears the strategy and the seconds of each that was computed."""
 
-    def __init__(self, store: ArtefactStore, inline_limit: int) -> None:
+    def __init__(
+        self, store: ArtefactStore, inline_limit: int, *, on_computed: Callable[[str, float], None] | None = None
+    ) -> None:
         self._store = store
         self._inline_limit = inline_limit
+        self._on_computed = on_computed
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="selection")
@@ -157,13 +161,16 @@ class Jobs:
         if job.cancelled.is_set():
             job.status = "cancelled"
             return
+        seconds = time.perf_counter() - began
+        if self._on_computed is not None:
+            self._on_computed(request.strategy, seconds)
         result = SelectionView(
             id=job.id,
             status="done",
             indices=picked.indices.tolist(),
             scores=[float(score) for score in picked.scores],
             radius=picked.radius,
-            seconds=time.perf_counter() - began,
+            seconds=seconds,
             notes=_notes(request, picked.scores),
         ).as_json()
         put_json(self._store, _key(job.id), result)

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from winnow.errors import InvalidInput
 
+MOST = 10**8
+"""Candidates that one selection may have: beyond, a draw of them would not fit into memory."""
 EXAMPLE: dict[str, Any] = {
     "strategy": "k_center",
     "budget": 2,
@@ -54,13 +56,13 @@ class SelectionRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": EXAMPLE})
 
     strategy: Literal["k_center", "entropy", "margin", "least_confidence", "random"]
-    budget: int = Field(ge=1)
+    budget: int = Field(ge=1, le=MOST)
     seed: int = Field(default=0, ge=0, lt=2**63)
     direction: Literal["high", "low"] = "high"
     pool: ArrayRef | None = Field(default=None, description="(n, d) features of the candidates")
     centers: ArrayRef | None = Field(default=None, description="(m, d) features of what is selected already")
     probabilities: ArrayRef | None = Field(default=None, description="(n, c), rows sum to 1")
-    size: int | None = Field(default=None, ge=1, description="How many candidates random draws from")
+    size: int | None = Field(default=None, ge=1, le=MOST, description="How many candidates random draws from")
 
 
 class SelectionView(BaseModel):

@@ -164,6 +164,7 @@ class Client:
     def events(self, id: str, *, after: int = 0) -> Iterator[Event]:
         """Events until the experiment has ended. A stream that breaks is taken up where it broke."""
         patience: _Patience | None = None
+        ended = False
         while True:
             news = False
             try:
@@ -176,8 +177,9 @@ class Client:
                 if _is_final(error) or not patience.wait():
                     self._give_up(error)
                 continue
-            if not news and is_final(ExperimentStatus(self.experiment(id)["status"])):
-                return  # a coordinator that stops ends its streams too: only one that had nothing to say is the last
+            if ended and not news:
+                return  # a coordinator that stops ends its streams, too: the last is silent and begins after the end
+            ended = is_final(ExperimentStatus(self.experiment(id)["status"]))
             self._pause.wait(FIRST_PAUSE)
 
     # Rounds

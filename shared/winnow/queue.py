@@ -1,14 +1,15 @@
 """The doorbell: Celery carries one id, after commit, and whoever hears it must claim the row.
 
 A bell may be lost, late or doubled. The steward rings again for rows that wait too long, and workers look for
-work themselves, so a broker that is down costs seconds and loses nothing.
+work themselves, so a broker that is down costs seconds and loses nothing. Nobody who commits waits for the broker.
 """
 
+import queue
+import threading
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import OperationalError
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
@@ -17,7 +18,12 @@ from winnow.telemetry import logger
 
 TRAIN_TASK = "winnow.train"
 INGEST_TASK = "winnow.ingest"
+WAITING = 100
+"""Bells that may wait for the broker; the steward rings anew for what is dropped beyond."""
+CLOSE_SECONDS = 2.0
+"""How long a process that ends waits for its last bells."""
 _BELLS = "winnow.bells"
+_AGAIN = "the steward rings again"
 _log = logger("queue")
 
 
@@ -61,26 +67,49 @@ def _transport(url: str) -> dict[str, Any]:
 
 
 class Bells:
-    """Rings after commit; a rollback throws the bells away."""
+    """Rings after commit; a rollback throws the bells away.
 
-    def __init__(self, app: Celery) -> None:
+    A thread of its own sends them, one after the other: a broker that accepts connections and does not answer takes
+    ten seconds for each, and neither a request nor the steward has them.
+    """
+
+    def __init__(self, app: Celery, *, waiting: int = WAITING) -> None:
         self._app = app
+        self._waiting: queue.Queue[tuple[str, str] | None] = queue.Queue(waiting)
+        self._thread = threading.Thread(target=self._send_all, name="bells", daemon=True)
+        self._thread.start()
 
     def ring(self, session: Session, task: str, id: str) -> None:
         """Ring for row `id` once the session's transaction is committed."""
         if _BELLS not in session.info:
             session.info[_BELLS] = []
-            event.listen(session, "after_commit", self._ring_all)
+            event.listen(session, "after_commit", self._enqueue)
             event.listen(session, "after_rollback", lambda s: s.info[_BELLS].clear())
         session.info[_BELLS].append((task, id))
 
-    def _ring_all(self, session: Session) -> None:
+    def close(self) -> None:
+        """Send what waits, and end; a broker that does not answer is not waited for."""
+        try:
+            self._waiting.put(None, timeout=CLOSE_SECONDS)
+        except queue.Full:
+            _log.warning("bells.left", count=self._waiting.qsize(), next=_AGAIN)
+            return
+        self._thread.join(CLOSE_SECONDS)
+
+    def _enqueue(self, session: Session) -> None:
         bells, session.info[_BELLS] = session.info[_BELLS], []
         for task, id in bells:
-            self._send(task, id)
+            try:
+                self._waiting.put_nowait((task, id))
+            except queue.Full:
+                _log.warning("bell.dropped", task=task, id=id, reason="the broker is slow", next=_AGAIN)
+
+    def _send_all(self) -> None:
+        while (bell := self._waiting.get()) is not None:
+            self._send(*bell)
 
     def _send(self, task: str, id: str) -> None:
         try:
             self._app.send_task(task, args=[id], retry=False, ignore_result=True)
-        except (OperationalError, OSError) as error:
-            _log.warning("bell.unheard", task=task, id=id, reason=str(error), next="the steward rings again")
+        except Exception as error:  # whatever a broker raises, the next bell is rung
+            _log.warning("bell.unheard", task=task, id=id, reason=str(error), next=_AGAIN)

@@ -14,15 +14,20 @@ def configure(settings: Settings, service: str) -> None:
     final: structlog.types.Processor = (
         structlog.processors.JSONRenderer()
         if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     before: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # Made text here, for our lines and for the frameworks': a renderer's own traceback would print the values of
+        # local variables, and an API key is one of them.
+        structlog.processors.format_exc_info,
     ]
     structlog.configure(
-        processors=[*before, structlog.processors.format_exc_info, final],
+        processors=[*before, final],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,

@@ -94,6 +94,14 @@ def add_dataset(coordinator: Coordinator, name: str = "tissue", *, image_size: i
         return datasets.get(session, name)
 
 
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The body of an answer that is to be this problem."""
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    body = response.json()
+    assert (response.status_code, body["status"], body["code"]) == (status, status, code), body
+    return body
+
+
 def count(pairs: list[tuple[str, Any]]) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for role, label in pairs:

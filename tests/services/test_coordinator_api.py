@@ -8,21 +8,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from services.conftest import add_dataset, experiment_body, serving
+from services.conftest import add_dataset, experiment_body, problem
 
 from winnow.domain import DatasetSpec, ExperimentStatus
 from winnow.settings import Settings
-from winnow.store import datasets, experiments
-from winnow_coordinator.app import make_app
+from winnow.store import claims, datasets, experiments, rounds
 from winnow_coordinator.context import Coordinator
-
-
-def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    assert response.headers["content-type"] == "application/problem+json", response.text
-    body = response.json()
-    assert (response.status_code, body["status"], body["code"]) == (status, status, code), body
-    return body
-
 
 # --- datasets -----------------------------------------------------------------------------------
 
@@ -38,6 +29,26 @@ def test_a_dataset_is_accepted_and_waits(api: httpx.Client, settings: Settings) 
     assert (found["name"], found["status"], found["image_size"], found["samples"]) == ("d", "queued", 224, 0)
     assert found == api.get("/datasets/d").json()
     problem(api.post("/datasets", json={"name": "d", "sources": [source]}), 409, "already-exists")
+
+
+def test_a_failed_dataset_is_tried_again_under_its_name(api: httpx.Client, coordinator: Coordinator) -> None:
+    def post(size: int, key: str) -> httpx.Response:
+        body = {"name": "d", "image_size": size, "sources": [{"kind": "synthetic"}]}
+        return api.post("/datasets", json=body, headers={"Idempotency-Key": key})
+
+    first = post(64, "k1")
+    with coordinator.database.begin() as session:
+        row = claims.claim(session, claims.INGEST, "trainer", 30)
+        assert row is not None
+        rounds.give_back(session, claims.INGEST, row.id, 1, "rejected", "ten files", coordinator.patience)
+    assert api.get("/datasets/d").json()["error"] == "ten files"
+    assert post(64, "k1").json() == first.json(), "a replay changes nothing"
+    again = post(32, "k2")
+    assert again.status_code == 202, again.text
+    shown = api.get("/datasets/d").json()
+    assert (shown["id"], shown["image_size"]) == (first.json()["id"], 32)
+    assert (shown["status"], shown["error"]) == ("queued", None)
+    problem(post(32, "k3"), 409, "already-exists")
 
 
 def test_paths_outside_the_roots_are_forbidden(api: httpx.Client, settings: Settings, tmp_path: Path) -> None:
@@ -181,9 +192,10 @@ def test_the_dataset_must_exist_and_be_ready(api: httpx.Client, coordinator: Coo
 def test_pause_resume_and_cancel_follow_the_table(api: httpx.Client, coordinator: Coordinator) -> None:
     add_dataset(coordinator)
     id = api.post("/experiments", json=experiment_body()).json()["id"]
-    assert api.post(f"/experiments/{id}/pause").status_code == 202
-    assert api.post(f"/experiments/{id}/resume").json()["status"] == "running"
-    assert api.post(f"/experiments/{id}/cancel").json()["status"] == "cancelling"
+    for order, status in (("pause", "pausing"), ("resume", "running"), ("cancel", "cancelling")):
+        response = api.post(f"/experiments/{id}/{order}")
+        assert (response.status_code, response.json()["status"]) == (202, status)
+        assert api.get(response.headers["location"].removeprefix("/api/v1")).json()["id"] == id
     body = problem(api.post(f"/experiments/{id}/pause"), 409, "wrong-state")
     assert (body["current"], body["allowed"]) == ("cancelling", ["cancelled"])
     with coordinator.database.begin() as session:
@@ -286,77 +298,3 @@ def test_a_dataset_is_replayed_even_when_its_folder_is_gone(api: httpx.Client, s
     (folder / "1.png").unlink()
     second = api.post("/datasets", json=body, headers={"Idempotency-Key": "d1"})
     assert (second.status_code, second.json()) == (202, first.json())
-
-
-# --- keys and health ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def guarded(settings: Settings, coordinator: Coordinator) -> Any:
-    """A coordinator bound off loopback, with a bootstrap key."""
-    changed = {"coordinator_host": "0.0.0.0", "bootstrap_key": "wnw_first"}
-    outside = Coordinator.open(Settings(**{**settings.model_dump(), **changed}))
-    app = make_app(outside, steward=False)
-    with serving(app) as url, httpx.Client(base_url=f"{url}/api/v1") as client:
-        yield client
-    outside.close()
-
-
-def test_keys_are_required_off_loopback(guarded: httpx.Client) -> None:
-    refused = guarded.get("/experiments")
-    problem(refused, 401, "not-authorised")
-    assert refused.headers["www-authenticate"] == "Bearer"
-    problem(guarded.get("/experiments", headers={"Authorization": "Bearer wnw_no"}), 401, "not-authorised")
-    assert guarded.get("/experiments", headers={"Authorization": "Bearer wnw_first"}).status_code == 200
-
-
-def test_scopes_ascend_and_keys_end(guarded: httpx.Client) -> None:
-    admin = {"Authorization": "Bearer wnw_first"}
-    made = guarded.post("/keys", json={"name": "look", "scopes": ["read"]}, headers=admin)
-    assert made.status_code == 201
-    reader = {"Authorization": f"Bearer {made.json()['key']}"}
-    assert guarded.get("/workers", headers=reader).json() == {"items": [], "next": None}
-    body = problem(guarded.post("/experiments", json=experiment_body(), headers=reader), 403, "not-authorised")
-    assert body["missing_scope"] == "run"
-    problem(guarded.get("/keys", headers=reader), 403, "not-authorised")
-    listed = guarded.get("/keys", headers=admin).json()["items"]
-    assert [item["name"] for item in listed] == ["look", "bootstrap"] and "key" not in listed[0]
-    assert guarded.delete(f"/keys/{made.json()['id']}", headers=admin).status_code == 204
-    problem(guarded.get("/workers", headers=reader), 401, "not-authorised")
-    problem(guarded.delete(f"/keys/{made.json()['id']}", headers=admin), 404, "not-found")
-
-
-def test_a_replayed_key_does_not_show_its_text(guarded: httpx.Client) -> None:
-    headers = {"Authorization": "Bearer wnw_first", "Idempotency-Key": "k"}
-    shown = [guarded.post("/keys", json={"name": "n", "scopes": ["run"]}, headers=headers).json() for _ in range(2)]
-    assert shown[0]["key"].startswith("wnw_") and shown[1] == {**shown[0], "key": None}
-
-
-def test_another_name_for_loopback_needs_a_key(api: httpx.Client) -> None:
-    problem(api.get("/experiments", headers={"Host": "evil.example"}), 401, "not-authorised")
-
-
-def test_health_metrics_and_description(api: httpx.Client, coordinator: Coordinator) -> None:
-    root = str(api.base_url).removesuffix("/api/v1/")
-    add_dataset(coordinator)
-    assert httpx.get(f"{root}/healthz").json() == {"status": "ok"}
-    assert httpx.get(f"{root}/readyz").status_code == 200
-    api.get("/experiments/none")
-    text = httpx.get(f"{root}/metrics").text
-    assert 'winnow_rows{status="ready",table="dataset"} 1.0' in text
-    assert 'status="404"' in text and "none" not in text
-    described = httpx.get(f"{root}/openapi.json").json()
-    post = described["paths"]["/api/v1/experiments"]["post"]
-    assert post["requestBody"]["content"]["application/json"]["examples"]["paper"]["value"]["arm"] == "entropy"
-    assert "preset" in described["components"]["schemas"]["ExperimentRequest"]["properties"]
-    assert "application/problem+json" in post["responses"]["422"]["content"]
-
-
-def test_a_database_that_is_down_is_said(settings: Settings, tmp_path: Path) -> None:
-    gone = Settings(**{**settings.model_dump(), "database_url": "postgresql://nobody@127.0.0.1:1/none"})
-    opened = Coordinator.open(gone)
-    with serving(make_app(opened, steward=False)) as url:
-        problem(httpx.get(f"{url}/readyz"), 503, "unavailable")
-        problem(httpx.get(f"{url}/api/v1/experiments"), 503, "unavailable")
-        assert httpx.get(f"{url}/healthz").status_code == 200
-    opened.close()

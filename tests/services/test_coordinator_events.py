@@ -106,8 +106,10 @@ def test_a_client_resumes_behind_its_last_event(api: httpx.Client, coordinator: 
     assert resumed == everything[700:]
     after = parse(api.get(f"/experiments/{experiment}/events", params={"after": 702}).text)
     assert after == everything[702:]
-    refused = api.get(f"/experiments/{experiment}/events", headers={"Last-Event-ID": "soon"})
-    assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+    for id in ("soon", "-1", str(2**63)):
+        refused = api.get(f"/experiments/{experiment}/events", headers={"Last-Event-ID": id})
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+        assert api.get(f"/experiments/{experiment}/events", params={"after": id}).status_code == 422
 
 
 def test_a_stopping_coordinator_ends_its_streams(coordinator: Coordinator) -> None:

@@ -13,10 +13,10 @@ from sqlalchemy import select, update
 
 from winnow.domain import ExperimentSpec
 from winnow.settings import Settings
-from winnow.store import claims, datasets, experiments, picks, rounds
-from winnow.store.tables import Dataset, Round
+from winnow.store import claims, datasets, experiments, picks, rounds, workers
+from winnow.store.tables import Dataset, Experiment, Round
 from winnow_coordinator.context import Coordinator
-from winnow_coordinator.picking import Picker
+from winnow_coordinator.picking import Heart, Interrupted, Picker
 from winnow_coordinator.steward import Steward
 from winnow_coordinator.tidying import Tidier
 from winnow_sampler.app import make_app as make_sampler
@@ -165,8 +165,8 @@ def test_full_and_visits_end_without_the_sampler(
         driver.train()
         assert picker.pick_next()
     assert api.get(f"/experiments/{full}").json()["status"] == "completed"
-    limited = begin(api, visits=50)
-    driver.train(visits=50)
+    limited = begin(api, visits=51)
+    driver.train(visits=50)  # the one that is left has no other to be contrasted with
     assert picker.pick_next()
     body = api.get(f"/experiments/{limited}").json()
     assert (body["status"], body["rounds_done"]) == ("completed", 1)
@@ -246,6 +246,24 @@ def test_pause_and_cancel_settle_once_nobody_works(api: httpx.Client, coordinato
     assert api.get(f"/experiments/{id}/rounds/0").json()["status"] == "cancelled"
 
 
+@pytest.mark.parametrize("status", ["pausing", "paused", "cancelling", "cancelled"])
+def test_a_pick_stops_when_its_experiment_is_not_to_go_on(
+    api: httpx.Client, coordinator: Coordinator, driver: Driver, status: str
+) -> None:
+    add_dataset(coordinator)
+    begin(api)
+    driver.train()
+    with coordinator.database.begin() as session:
+        row = claims.claim(session, claims.SELECT, "steward", 30)
+        assert isinstance(row, Round)
+    heart = Heart(coordinator, row)
+    heart.beat({})
+    with coordinator.database.begin() as session:
+        session.execute(update(Experiment).values(status=status))
+    with pytest.raises(Interrupted, match=status):
+        heart.beat({})
+
+
 def test_lost_leases_go_back_and_are_counted(api: httpx.Client, coordinator: Coordinator, driver: Driver) -> None:
     add_dataset(coordinator)
     id = begin(api)
@@ -271,17 +289,29 @@ def test_a_lost_trainer_of_a_cancelled_experiment_is_not_tried_again(
         session.execute(update(Round).values(lease_until=0.0))
     Tidier(coordinator).tidy()
     assert api.get(f"/experiments/{id}").json()["status"] == "cancelled"
+    shown = api.get(f"/experiments/{id}/rounds/0").json()
+    assert shown["status"] == "cancelled" and shown["ended_at"] is not None
 
 
-def test_waiting_rows_are_rung_again(api: httpx.Client, coordinator: Coordinator) -> None:
+@pytest.mark.parametrize(("busy_with", "again"), [(None, True), ("another round", False)])
+def test_waiting_rows_are_rung_again_for_an_idle_trainer(
+    api: httpx.Client, coordinator: Coordinator, busy_with: str | None, again: bool
+) -> None:
     add_dataset(coordinator)
-    begin(api)
+    id = begin(api)
+
+    def ring_again() -> bool:
+        with coordinator.database.begin() as session:
+            session.execute(update(Round).values(rung_at=1.0))
+        Tidier(coordinator).ring_again()
+        with coordinator.database.read() as session:
+            return rounds.get(session, id, 0).rung_at > 1.0
+
+    assert not ring_again(), "nobody would take the bell off the broker"
     with coordinator.database.begin() as session:
-        session.execute(update(Round).values(rung_at=1.0))
-    Tidier(coordinator).ring_again()
-    with coordinator.database.read() as session:
-        rung = [row.rung_at for rows in rounds.of_experiments(session, _ids(api)).values() for row in rows]
-    assert rung[0] > 1.0
+        seen = {"host": "h", "pid": 1, "devices": [], "version": "0"}
+        workers.report(session, "w", busy_with=busy_with, **seen)
+    assert ring_again() is again
 
 
 @pytest.mark.usefixtures("sampler")
@@ -309,10 +339,6 @@ def test_a_dataset_whose_trainer_is_lost_is_queued_again(api: httpx.Client, coor
         session.execute(update(Dataset).values(status="ingesting", lease_until=0.0))
     Tidier(coordinator).tidy()
     assert api.get("/datasets/tissue").json()["status"] == "queued"
-
-
-def _ids(api: httpx.Client) -> list[str]:
-    return [item["id"] for item in api.get("/experiments").json()["items"]]
 
 
 def _statuses(api: httpx.Client) -> set[str]:

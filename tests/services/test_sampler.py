@@ -147,6 +147,7 @@ def test_cancelling_what_is_done_changes_nothing(http: httpx.Client) -> None:
     [
         ({"strategy": "random", "budget": 11, "size": 10}, 422, "invalid", "budget"),
         ({"strategy": "random", "budget": 0, "size": 10}, 422, "invalid", "budget"),
+        ({"strategy": "random", "budget": 1, "size": 10**12}, 422, "invalid", "size"),
         ({"strategy": "nearest", "budget": 1}, 422, "invalid", "strategy"),
         ({"strategy": "k_center", "budget": 1}, 422, "invalid", "pool"),
         ({"strategy": "entropy", "budget": 1, "probabilities": {"inline": [[0.7, 0.7]]}}, 422, "invalid", "sum"),
@@ -197,10 +198,18 @@ def test_the_token(settings: Settings) -> None:
         assert http.get("/healthz").status_code == http.get("/readyz").status_code == 200
 
 
-def test_what_it_counts(http: httpx.Client) -> None:
-    ask(http, strategy="random", budget=1, size=2)
-    assert 'winnow_selections_total{strategy="random"} 1.0' in http.get("/metrics").text
+def test_it_describes_itself(http: httpx.Client) -> None:
     assert set(http.get("/openapi.json").json()["paths"]) >= {"/v1/selections", "/v1/selections/{id}"}
+
+
+def test_what_is_computed_is_counted_once(hasty: httpx.Client, store: DirectoryStore) -> None:
+    request = slow_request(store) | {"budget": 2000}
+    place = hasty.post("/v1/selections", json=request).headers["Location"]
+    wait_until(lambda: _done(hasty, place), 120, "the selection that was answered 202")
+    assert hasty.post("/v1/selections", json=request).status_code == 200, "a replay computes nothing"
+    counted = hasty.get("/metrics").text
+    assert 'winnow_selection_seconds_count{strategy="k_center"} 1.0' in counted
+    assert "winnow_selections_running 0.0" in counted
 
 
 def _done(http: httpx.Client, place: str) -> Json:

@@ -11,7 +11,7 @@ from winnow.errors import Fenced, WrongState
 from winnow.store import Database, claims, events, experiments, rounds
 from winnow.store.claims import SELECT, TRAIN
 from winnow.store.rounds import Patience
-from winnow.store.tables import Dataset, Round
+from winnow.store.tables import Dataset, Experiment, Round
 
 PATIENCE = Patience(max_losses=2, max_failures=2, retry_seconds=0.0)
 
@@ -79,7 +79,7 @@ def test_expired_leases_are_found_by_the_databases_clock(database: Database, dat
         assert [found.id for found in claims.expired(session, TRAIN)] == [row.id]
 
 
-@pytest.mark.parametrize(("cause", "attempts"), [("lost", 3), ("failed", 2), ("rejected", 1)])
+@pytest.mark.parametrize(("cause", "attempts"), [("lost", 2), ("failed", 2), ("rejected", 1)])
 def test_attempts_are_capped_by_cause(database: Database, dataset: Dataset, cause: rounds.Cause, attempts: int) -> None:
     round = add_experiment(database, dataset)
     for attempt in range(1, attempts + 1):
@@ -89,10 +89,25 @@ def test_attempts_are_capped_by_cause(database: Database, dataset: Dataset, caus
             rounds.give_back(session, TRAIN, row.id, attempt, cause, "boom", PATIENCE)
     assert claim(database) is None
     with database.read() as session:
-        assert rounds.get(session, round.experiment_id, 0).status == RoundStatus.FAILED
+        ended = rounds.get(session, round.experiment_id, 0)
+        assert ended.status == RoundStatus.FAILED and ended.ended_at is not None
         experiment = experiments.get(session, round.experiment_id)
         assert experiment.status == ExperimentStatus.FAILED
         assert experiment.error == "round 0: boom"
+
+
+@pytest.mark.parametrize("status", [ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED])
+def test_a_round_of_an_experiment_that_is_called_off_ends_when_it_is_given_back(
+    database: Database, dataset: Dataset, status: ExperimentStatus
+) -> None:
+    round = add_experiment(database, dataset)
+    assert claim(database) is not None
+    with database.begin() as session:
+        session.execute(update(Experiment).values(status=status))
+    with database.begin() as session:
+        assert rounds.give_back(session, TRAIN, round.id, 1, "failed", "boom", PATIENCE) == RoundStatus.CANCELLED
+        ended = rounds.get(session, round.experiment_id, 0)
+        assert (ended.failures, ended.ended_at is None) == (0, False)
 
 
 def test_stopping_counts_against_nothing(database: Database, dataset: Dataset) -> None:
@@ -133,8 +148,8 @@ def test_a_round_goes_through_its_life(database: Database, dataset: Dataset) -> 
         picking = claims.claim(session, SELECT, "steward", 30)
         assert picking is not None
     with database.begin() as session:
-        done = rounds.complete(session, row.id, attempt=picking.attempt, seconds={"pick": 0.25})
-        assert done.seconds == {"train": 1.5, "pick": 0.25}
+        done = rounds.complete(session, row.id, picking.attempt, seconds={"pick": 0.25})
+        assert done.seconds == {"train": 1.5, "pick": 0.25} and done.ended_at is not None
         kinds = [event.type for event in events.after(session, round.experiment_id, 0)]
         sequence = [event.seq for event in events.after(session, round.experiment_id, 0)]
     assert kinds == [
@@ -156,6 +171,29 @@ def test_a_finished_experiment_cannot_be_paused(database: Database, dataset: Dat
     with pytest.raises(WrongState) as caught, database.begin() as session:
         experiments.transition(session, round.experiment_id, ExperimentStatus.PAUSING)
     assert (caught.value.current, caught.value.allowed) == ("completed", [])
+
+
+def test_a_transition_moves_only_what_its_caller_saw(database: Database, dataset: Dataset) -> None:
+    round = add_experiment(database, dataset)
+    with database.begin() as session:
+        experiments.transition(session, round.experiment_id, ExperimentStatus.PAUSING)
+    with pytest.raises(WrongState) as caught, database.begin() as session:
+        seen = ExperimentStatus.CREATED
+        experiments.transition(session, round.experiment_id, ExperimentStatus.RUNNING, seen=seen)
+    assert (caught.value.current, caught.value.target) == ("pausing", "running")
+
+
+def test_a_start_does_not_undo_a_pause(database: Database, dataset: Dataset) -> None:
+    add_experiment(database, dataset)
+    row = claim(database)
+    assert row is not None
+    with database.begin() as session:
+        assert experiments.get(session, row.experiment_id).status == ExperimentStatus.CREATED
+        paused = update(Experiment).values(status=ExperimentStatus.PAUSING)  # by somebody else, behind this look
+        session.execute(paused.execution_options(synchronize_session=False))
+        rounds.start(session, row)
+    with database.read() as session:
+        assert experiments.get(session, row.experiment_id).status == ExperimentStatus.PAUSING
 
 
 def _claim_all(url: str, owner: str, won: "multiprocessing.Queue[tuple[str, str, int]]") -> None:

@@ -1,10 +1,14 @@
 """Bells ring after commit, never after a rollback, and a dead broker stops nobody."""
 
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from celery import Celery
-from conftest import free_port
+from conftest import free_port, wait_until
 
 from winnow.queue import TRAIN_TASK, Bells, make_app
 from winnow.settings import Settings
@@ -31,29 +35,68 @@ def heard(app: Celery) -> list[list[str]]:
             message.ack()
 
 
-def test_a_bell_rings_after_commit_only(settings: Settings) -> None:
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(f"sqlite:///{tmp_path / 'winnow.sqlite3'}")
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def silent_broker() -> Iterator[str]:
+    """The address of a broker that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+    wait_until(lambda: "bells" not in {thread.name for thread in threading.enumerate()}, 60, "the bells to give up")
+
+
+def ring(database: Database, bells: Bells, *ids: str) -> None:
+    with database.begin() as session:
+        for id in ids:
+            bells.ring(session, TRAIN_TASK, id)
+
+
+def test_a_bell_rings_after_commit_only(settings: Settings, database: Database) -> None:
     app = make_app(settings)
-    database = Database(settings.database_url)
-    database.migrate()
     bells = Bells(app)
     with database.begin() as session:
-        bells.ring(session, TRAIN_TASK, "round-1")
-        bells.ring(session, TRAIN_TASK, "round-2")
-        assert heard(app) == []
-    assert heard(app) == [["round-1"], ["round-2"]]
+        bells.ring(session, TRAIN_TASK, "committed")
+        with database.read() as sooner:  # bells ring in order: had the first one rung, it would be heard here
+            bells.ring(sooner, TRAIN_TASK, "sooner")
+        assert wait_until(lambda: heard(app), 10, "a bell") == [["sooner"]]
     with pytest.raises(RuntimeError), database.begin() as session:
-        bells.ring(session, TRAIN_TASK, "round-3")
+        bells.ring(session, TRAIN_TASK, "rolled back")
         raise RuntimeError
-    assert heard(app) == []
-    database.close()
+    bells.close()
+    assert heard(app) == [["committed"]]
     app.close()
 
 
-def test_a_dead_broker_costs_the_bell_and_nothing_else(tmp_path: Path) -> None:
-    settings = Settings(state_dir=tmp_path, broker_url=f"redis://127.0.0.1:{free_port()}/0")
-    database = Database(settings.database_url)
+def test_bells_that_wait_are_rung_before_the_end(settings: Settings, database: Database) -> None:
     app = make_app(settings)
-    with database.begin() as session:
-        Bells(app).ring(session, TRAIN_TASK, "round-1")
-    database.close()
+    bells = Bells(app)
+    names = [f"round-{n}" for n in range(20)]
+    ring(database, bells, *names)
+    bells.close()
+    assert sorted(heard(app)) == sorted([name] for name in names)  # a folder does not keep their order
+    app.close()
+
+
+def test_a_dead_broker_costs_the_bell_and_nothing_else(tmp_path: Path, database: Database) -> None:
+    app = make_app(Settings(state_dir=tmp_path, broker_url=f"redis://127.0.0.1:{free_port()}/0"))
+    bells = Bells(app)
+    ring(database, bells, "round-1")
+    bells.close()
+    app.close()
+
+
+def test_a_silent_broker_is_waited_for_by_nobody(tmp_path: Path, database: Database, silent_broker: str) -> None:
+    app = make_app(Settings(state_dir=tmp_path, broker_url=silent_broker))
+    bells = Bells(app, waiting=1)
+    began = time.monotonic()
+    ring(database, bells, *(f"round-{n}" for n in range(10)))  # more than may wait: the rest is dropped
+    assert time.monotonic() - began < 1
+    bells.close()
+    assert time.monotonic() - began < 6
     app.close()

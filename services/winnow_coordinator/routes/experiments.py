@@ -17,8 +17,10 @@ from winnow_coordinator.schemas import ExperimentRequest, ExperimentView, Metric
 
 router = APIRouter(prefix="/experiments", tags=["experiments"], responses=responses(401, 403, 422, 503))
 Request = Annotated[ExperimentRequest, Body(openapi_examples=examples.EXPERIMENT_REQUESTS)]
-LastEventId = Annotated[int | None, Header(ge=0, description="Sent by a client that resumes; stands before `after`")]
-After = Annotated[int, Query(ge=0, description="Only events with a higher id")]
+LastEventId = Annotated[
+    int | None, Header(ge=0, lt=2**63, description="Sent by a client that resumes; stands before `after`")
+]
+After = Annotated[int, Query(ge=0, lt=2**63, description="Only events with a higher id")]
 EVENTS = {200: {"content": {"text/event-stream": {"example": 'id: 3\nevent: round.trained\ndata: {"round": 0}\n\n'}}}}
 
 
@@ -28,7 +30,7 @@ def begin(request: Request, caller: Runner, here: Here, once: Idempotent, sessio
 
     def create() -> Answer:
         view = experiments.begin(here, session, experiments.parse(request))
-        return Answer(201, view, f"/api/v1/experiments/{view.id}")
+        return Answer(201, view, _location(view))
 
     return once.run(session, request.root, create)
 
@@ -52,21 +54,21 @@ def get(id: str, caller: Reader, session: Reading) -> ExperimentView:
 
 
 @router.post("/{id}/pause", status_code=202, responses=responses(404, 409))
-def pause(id: str, caller: Runner, session: Writing) -> ExperimentView:
+def pause(id: str, caller: Runner, session: Writing, response: Response) -> ExperimentView:
     """Pause: training stops within one step and keeps a checkpoint."""
-    return experiments.pause(session, id)
+    return _accepted(response, experiments.pause(session, id))
 
 
 @router.post("/{id}/resume", status_code=202, responses=responses(404, 409))
-def resume(id: str, caller: Runner, here: Here, session: Writing) -> ExperimentView:
+def resume(id: str, caller: Runner, here: Here, session: Writing, response: Response) -> ExperimentView:
     """Go on after a pause."""
-    return experiments.resume(here, session, id)
+    return _accepted(response, experiments.resume(here, session, id))
 
 
 @router.post("/{id}/cancel", status_code=202, responses=responses(404, 409))
-def cancel(id: str, caller: Runner, session: Writing) -> ExperimentView:
+def cancel(id: str, caller: Runner, session: Writing, response: Response) -> ExperimentView:
     """End for good: training stops within one step; results so far stay."""
-    return experiments.cancel(session, id)
+    return _accepted(response, experiments.cancel(session, id))
 
 
 @router.get("/{id}/metrics", responses=responses(404))
@@ -85,3 +87,12 @@ async def follow(
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     frames = event_stream.follow(here, id, start)
     return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
+
+
+def _accepted(response: Response, view: ExperimentView) -> ExperimentView:
+    response.headers["Location"] = _location(view)
+    return view
+
+
+def _location(view: ExperimentView) -> str:
+    return f"/api/v1/experiments/{view.id}"

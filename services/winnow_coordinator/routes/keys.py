@@ -4,9 +4,11 @@ from fastapi import APIRouter, Response
 
 from winnow.problems import responses
 from winnow.store import keys
+from winnow_coordinator import pages
 from winnow_coordinator.access import Reading, Writing
 from winnow_coordinator.auth import Admin
 from winnow_coordinator.idempotency import Answer, Idempotent
+from winnow_coordinator.pages import Cursor, Limit
 from winnow_coordinator.schemas import KeyRequest, KeyView, NewKeyView, Page
 
 router = APIRouter(prefix="/keys", tags=["keys"], responses=responses(401, 403, 422, 503))
@@ -26,9 +28,11 @@ def create(request: KeyRequest, caller: Admin, once: Idempotent, session: Writin
 
 
 @router.get("")
-def list_all(caller: Admin, session: Reading) -> Page[KeyView]:
+def list_all(caller: Admin, session: Reading, cursor: Cursor = None, limit: Limit = 100) -> Page[KeyView]:
     """All keys, newest first; revoked ones too."""
-    return Page(items=[KeyView.model_validate(row) for row in keys.page(session)])
+    rows = keys.page(session, before=pages.decode(cursor), limit=limit + 1)
+    shown, following = pages.cut(rows, limit, lambda row: row.id)
+    return Page(items=[KeyView.model_validate(row) for row in shown], next=following)
 
 
 @router.delete("/{id}", status_code=204, responses=responses(404))

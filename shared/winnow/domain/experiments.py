@@ -173,6 +173,10 @@ class ExperimentSpec(Spec):
         """Whether each round starts with a fresh optimizer. `full` is one run, however often it is evaluated."""
         return self.simclr.reset_optimizer and self.arm is not Arm.FULL
 
+    def is_spent(self, visits: int) -> bool:
+        """Whether training ends with `visits` made: fewer than two are left, and a lone image has no negatives."""
+        return self.visits is not None and self.visits - visits < 2
+
     def epochs_of(self, number: int) -> int:
         """Epochs that round `number` trains."""
         if self.arm is Arm.FULL:

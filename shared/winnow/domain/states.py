@@ -22,6 +22,16 @@ class ExperimentStatus(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+    @property
+    def lets_work(self) -> bool:
+        """Whether its rounds may be claimed, and whoever works on one may go on."""
+        return self in (ExperimentStatus.CREATED, ExperimentStatus.RUNNING)
+
+    @property
+    def is_called_off(self) -> bool:
+        """Whether a round that is given back ends, instead of waiting for another try."""
+        return self in (ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
+
 
 class RoundStatus(StrEnum):
     QUEUED = "queued"
@@ -40,7 +50,7 @@ TRANSITIONS: dict[type[StrEnum], dict[StrEnum, tuple[StrEnum, ...]]] = {
         _D.QUEUED: (_D.INGESTING, _D.FAILED),
         _D.INGESTING: (_D.READY, _D.QUEUED, _D.FAILED),
         _D.READY: (),
-        _D.FAILED: (),
+        _D.FAILED: (_D.QUEUED,),
     },
     ExperimentStatus: {
         _E.CREATED: (_E.RUNNING, _E.PAUSING, _E.CANCELLING, _E.FAILED),
@@ -55,7 +65,7 @@ TRANSITIONS: dict[type[StrEnum], dict[StrEnum, tuple[StrEnum, ...]]] = {
     RoundStatus: {
         _R.QUEUED: (_R.TRAINING, _R.FAILED, _R.CANCELLED),
         _R.TRAINING: (_R.TRAINED, _R.QUEUED, _R.FAILED, _R.CANCELLED),
-        _R.TRAINED: (_R.SELECTING, _R.DONE, _R.CANCELLED),
+        _R.TRAINED: (_R.SELECTING, _R.CANCELLED),
         _R.SELECTING: (_R.DONE, _R.TRAINED, _R.FAILED, _R.CANCELLED),
         _R.DONE: (),
         _R.FAILED: (),

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import Session
 
-from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus, require_transition
+from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus, is_final, require_transition
 from winnow.errors import Fenced
 from winnow.store.engine import now
 from winnow.store.tables import Dataset, Experiment, Round
@@ -71,6 +71,8 @@ def finish(session: Session, work: Work, id: str, attempt: int, target: StrEnum,
     """Leave the working status for `target` and drop the claim. Raises Fenced, or WrongState for a bad target."""
     require_transition(work.table.__tablename__, id, work.working, target)
     values |= {"status": target, "owner": None, "lease_until": None, "waiting_since": now()}
+    if work.table is Round and is_final(target):
+        values["ended_at"] = now()
     _write(session, work, id, attempt, values)
 
 
@@ -109,8 +111,6 @@ def _claimable(work: Work) -> ColumnElement[bool]:
     waits = and_(table.status == work.waiting, table.not_before <= now())
     if table is Dataset:
         return waits
-    running = select(Experiment.id).where(
-        Experiment.id == Round.experiment_id,
-        or_(Experiment.status == ExperimentStatus.CREATED, Experiment.status == ExperimentStatus.RUNNING),
-    )
+    at_work = [status for status in ExperimentStatus if status.lets_work]
+    running = select(Experiment.id).where(Experiment.id == Round.experiment_id, Experiment.status.in_(at_work))
     return and_(waits, running.exists())

@@ -49,12 +49,22 @@ def in_status(session: Session, *statuses: ExperimentStatus) -> list[str]:
     return list(session.scalars(wanted))
 
 
-def transition(session: Session, id: str, target: ExperimentStatus, *, error: str | None = None) -> None:
-    """Compare and set. Raises WrongState when the table forbids it or another writer was first, NotFound."""
-    experiment = session.get(Experiment, id, populate_existing=True)
-    if experiment is None:
-        raise NotFound("experiment", id)
-    current = ExperimentStatus(experiment.status)
+def transition(
+    session: Session,
+    id: str,
+    target: ExperimentStatus,
+    *,
+    seen: ExperimentStatus | None = None,
+    error: str | None = None,
+) -> None:
+    """Compare and set.
+
+    Args:
+        seen: the state that the caller decided on; without it, from whichever state the experiment is in.
+
+    Raises WrongState when the table forbids it or another writer was first, NotFound.
+    """
+    current = seen or _locked_status(session, id)
     require_transition("experiment", id, current, target)
     values: dict[str, Any] = {"status": target, "error": error}
     if is_final(target):
@@ -67,6 +77,15 @@ def transition(session: Session, id: str, target: ExperimentStatus, *, error: st
         .execution_options(synchronize_session=False)
     ).scalar_one_or_none()
     if moved is None:
-        raise WrongState("experiment", id, current, target, allowed_from(current))
+        found = _locked_status(session, id)
+        raise WrongState("experiment", id, found, target, allowed_from(found))
     events.append(session, id, f"experiment.{target}", **({"error": error} if error else {}))
     session.expire_all()
+
+
+def _locked_status(session: Session, id: str) -> ExperimentStatus:
+    """The state, which nobody else changes before this transaction ends. Raises NotFound."""
+    status = session.scalar(select(Experiment.status).where(Experiment.id == id).with_for_update())
+    if status is None:
+        raise NotFound("experiment", id)
+    return ExperimentStatus(status)

@@ -39,9 +39,10 @@ def find(session: Session, text: str) -> ApiKey | None:
     return session.scalar(select(ApiKey).where(ApiKey.digest == digest_of(text), ApiKey.revoked_at.is_(None)))
 
 
-def page(session: Session) -> list[ApiKey]:
-    """All keys, newest first."""
-    return list(session.scalars(select(ApiKey).order_by(ApiKey.id.desc())))
+def page(session: Session, *, before: str | None, limit: int) -> list[ApiKey]:
+    """Keys from the newest on, starting below the id `before`."""
+    wanted = select(ApiKey).order_by(ApiKey.id.desc()).limit(limit)
+    return list(session.scalars(wanted.where(ApiKey.id < before) if before else wanted))
 
 
 def revoke(session: Session, id: str) -> None:

@@ -1,14 +1,15 @@
 """Rounds: the rows that trainers and stewards claim, finish and give back."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus
-from winnow.errors import NotFound
+from winnow.errors import NotFound, WrongState
 from winnow.store import artefacts, claims, events, experiments
 from winnow.store.claims import INGEST, SELECT, TRAIN, Work
 from winnow.store.engine import now
@@ -20,7 +21,7 @@ Cause = Literal["lost", "failed", "stopped", "rejected"]
 
 @dataclass(frozen=True)
 class Patience:
-    """How often a row may be tried again."""
+    """How many attempts may end so; the last of them fails the row."""
 
     max_losses: int
     max_failures: int
@@ -50,11 +51,23 @@ def of_experiment(session: Session, experiment_id: str) -> list[Round]:
     return list(session.scalars(select(Round).where(Round.experiment_id == experiment_id).order_by(Round.number)))
 
 
-def of_experiments(session: Session, experiment_ids: Sequence[str]) -> dict[str, list[Round]]:
-    """All rounds of several experiments, by experiment and number."""
+def page(session: Session, experiment_id: str, *, after: int, limit: int) -> list[Round]:
+    """Rounds by number, starting above `after`."""
+    wanted = select(Round).where(Round.experiment_id == experiment_id, Round.number > after)
+    return list(session.scalars(wanted.order_by(Round.number).limit(limit)))
+
+
+def last_two(session: Session, experiment_ids: Sequence[str]) -> dict[str, list[Round]]:
+    """The newest round of several experiments, and the one before it, by experiment and number."""
     found: dict[str, list[Round]] = {id: [] for id in experiment_ids}
-    wanted = select(Round).where(Round.experiment_id.in_(experiment_ids)).order_by(Round.number)
-    for row in session.scalars(wanted):
+    newest = (
+        select(Round.experiment_id, func.max(Round.number).label("number"))
+        .where(Round.experiment_id.in_(experiment_ids))
+        .group_by(Round.experiment_id)
+        .subquery()
+    )
+    near = (newest.c.experiment_id == Round.experiment_id) & (Round.number >= newest.c.number - 1)
+    for row in session.scalars(select(Round).join(newest, near).order_by(Round.number)):
         found[row.experiment_id].append(row)
     return found
 
@@ -66,11 +79,15 @@ def newest(session: Session, experiment_id: str) -> Round | None:
 
 
 def start(session: Session, round: Round) -> None:
-    """Say that a claimed round trains; the first one sets its experiment running."""
+    """Say that a claimed round trains; the first one sets its experiment running.
+
+    An experiment that was paused or called off since the claim stays so: whoever works hears it at the next renewal.
+    """
     experiment = experiments.get(session, round.experiment_id)
     if experiment.status == ExperimentStatus.CREATED:
-        experiments.transition(session, experiment.id, ExperimentStatus.RUNNING)
-    events.append(session, experiment.id, "round.training", round=round.number, attempt=round.attempt)
+        with suppress(WrongState):
+            experiments.transition(session, experiment.id, ExperimentStatus.RUNNING, seen=ExperimentStatus.CREATED)
+    events.append(session, round.experiment_id, "round.training", round=round.number, attempt=round.attempt)
 
 
 def record(session: Session, id: str, attempt: int, lease: float, rows: Sequence[Artefact]) -> None:
@@ -89,17 +106,10 @@ def complete_training(
     events.append(session, round.experiment_id, "round.trained", round=round.number, metrics=result["metrics"])
 
 
-def complete(session: Session, id: str, *, seconds: dict[str, float], attempt: int | None = None) -> Round:
-    """trained → done for a round that does not pick, selecting → done (under `attempt`) for one that does."""
+def complete(session: Session, id: str, attempt: int, *, seconds: dict[str, float]) -> Round:
+    """selecting → done, with the seconds that picking took. Raises Fenced."""
     round = session.get_one(Round, id, populate_existing=True)
-    merged = {**round.seconds, **seconds}
-    if attempt is None:
-        values = {"status": RoundStatus.DONE, "ended_at": now(), "seconds": merged}
-        held = (Round.id == id, Round.status == RoundStatus.TRAINED)
-        session.execute(update(Round).where(*held).values(**values).execution_options(synchronize_session=False))
-        session.expire_all()
-    else:
-        claims.finish(session, SELECT, id, attempt, RoundStatus.DONE, ended_at=now(), seconds=merged)
+    claims.finish(session, SELECT, id, attempt, RoundStatus.DONE, seconds={**round.seconds, **seconds})
     events.append(session, round.experiment_id, "round.done", round=round.number)
     return session.get_one(Round, id)
 
@@ -117,13 +127,17 @@ def give_back(
 ) -> str:
     """End a claim without a result: one step back, or failed when patience is spent. Returns the new status.
 
-    Nobody claims the row again before `wait` seconds have passed, or the longer wait of a failed attempt.
+    Nobody claims the row again before `wait` seconds have passed, or the longer wait of a failed attempt. A round whose
+    experiment is called off ends as cancelled.
 
     Raises Fenced.
     """
     row = session.get_one(work.table, id, populate_existing=True)
+    if isinstance(row, Round) and wanted_of(session, row).is_called_off:
+        claims.finish(session, work, id, attempt, RoundStatus.CANCELLED)
+        return RoundStatus.CANCELLED
     losses, failures = row.losses + (cause == "lost"), row.failures + (cause == "failed")
-    spent = losses > patience.max_losses or failures >= patience.max_failures or cause == "rejected"
+    spent = losses >= patience.max_losses or failures >= patience.max_failures or cause == "rejected"
     failed = DatasetStatus.FAILED if work is INGEST else RoundStatus.FAILED
     if cause == "failed":
         wait = max(wait, patience.retry_seconds * 2 ** (failures - 1))

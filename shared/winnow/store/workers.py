@@ -25,9 +25,22 @@ def forget(session: Session, id: str) -> None:
     session.execute(delete(Worker).where(Worker.id == id))
 
 
-def alive(session: Session, *, within: float) -> list[Worker]:
-    """Workers seen during the last `within` seconds."""
-    return list(session.scalars(select(Worker).where(Worker.seen_at > now() - within).order_by(Worker.id)))
+def alive(session: Session, *, within: float, after: str | None, limit: int) -> list[Worker]:
+    """Workers seen during the last `within` seconds by id, starting above the id `after`."""
+    wanted = select(Worker).where(Worker.seen_at > now() - within).order_by(Worker.id).limit(limit)
+    return list(session.scalars(wanted.where(Worker.id > after) if after else wanted))
+
+
+def is_seen(session: Session, host: str, *, within: float) -> bool:
+    """Whether a worker of this host was seen during the last `within` seconds."""
+    seen = select(Worker.id).where(Worker.host == host, Worker.seen_at > now() - within)
+    return session.execute(seen.limit(1)).first() is not None
+
+
+def any_idle(session: Session, *, within: float) -> bool:
+    """Whether a worker seen during the last `within` seconds has nothing to do."""
+    idle = select(Worker.id).where(Worker.seen_at > now() - within, Worker.busy_with.is_(None))
+    return session.execute(idle.limit(1)).first() is not None
 
 
 def lease_device(session: Session, host: str, device: str, owner: str, seconds: float) -> bool:

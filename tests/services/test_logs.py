@@ -1,0 +1,66 @@
+"""What a service's log holds of a request that failed: the reason, the request's id, and no key."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KEY = "wnw_secret-of-the-caller"
+SERVICE = """
+import sys, threading
+import httpx, uvicorn
+from fastapi import FastAPI
+from winnow import telemetry
+from winnow.settings import Settings
+from winnow_coordinator.app import make_app
+from winnow_coordinator.auth import Caller
+from winnow_coordinator.context import Coordinator
+
+settings = Settings(bootstrap_key=sys.argv[1])
+telemetry.configure(settings, "coordinator")
+coordinator = Coordinator.open(settings)
+coordinator.database.migrate()
+app = make_app(coordinator, steward=False)
+
+@app.get("/defect/{number}")
+def defect(number: int, caller: Caller) -> float:
+    return 1 / number
+
+server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+thread = threading.Thread(target=server.run, daemon=True)
+thread.start()
+while not server.started:
+    thread.join(0.05)
+port = server.servers[0].sockets[0].getsockname()[1]
+headers = {"Authorization": f"Bearer {sys.argv[1]}"}
+answer = httpx.get(f"http://127.0.0.1:{port}/defect/0", headers=headers, timeout=30)
+print(answer.status_code, answer.headers["X-Request-Id"])
+print(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text)
+server.should_exit = True
+thread.join()
+coordinator.close()
+"""
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_defect_is_logged_without_the_callers_key(tmp_path: Path, log_format: str) -> None:
+    environment = {"WINNOW_STATE_DIR": str(tmp_path), "WINNOW_LOG_FORMAT": log_format}
+    ran = subprocess.run(
+        [sys.executable, "-c", SERVICE, KEY],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    status, request_id = ran.stdout.splitlines()[0].split()
+    assert status == "500"
+    assert 'winnow_http_requests_total{method="GET",route="/defect/{number}",status="500"} 1.0' in ran.stdout
+    assert "ZeroDivisionError" in ran.stderr and request_id in ran.stderr
+    assert "Exception in ASGI application" in ran.stderr, "the framework's own line is formatted, too"
+    assert KEY not in ran.stderr and KEY.removeprefix("wnw_") not in ran.stderr
+    if log_format == "json":
+        assert all(json.loads(line) for line in ran.stderr.splitlines())
