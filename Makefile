@@ -26,8 +26,8 @@ $(VENV)/.installed: requirements/dev.txt requirements/uv.txt pyproject.toml
 demo: setup  ## Run the whole loop on synthetic tissue; DATA=DIR SPEC=FILE for your own patches
 	$(BIN)/winnow demo $(if $(DATA),--data "$(DATA)") $(if $(SPEC),--spec "$(SPEC)")
 
-up: setup  ## Start the embedded stack; Ctrl-C stops it
-	$(BIN)/winnow up
+up: setup  ## Start the embedded stack; DATA=DIR: datasets may be read from there; Ctrl-C stops it
+	$(BIN)/winnow up $(if $(DATA),--data-root "$(DATA)")
 
 test: setup  ## Run the tests, with servers the run starts itself
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
