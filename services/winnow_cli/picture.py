@@ -61,8 +61,9 @@ def _curves(axes: "Axes", experiments: Sequence[Json], key: str) -> None:
             axes.plot(*_points(experiment, key), color=colour, linewidth=0.8, alpha=0.35)
         places, means = _mean(members, key)
         name = f"{group.label}, mean of {group.size}" if len(members) > 1 else group.label
-        look = {"color": colour, "linestyle": line, "marker": MARKERS[arm], "markersize": 9 if arm == "full" else 5}
-        axes.plot(places, means, label=name, linewidth=1.8, **look)
+        size = 9 if arm == "full" else 5
+        (drawn,) = axes.plot(places, means, label=name, linewidth=1.8, color=colour, linestyle=line)
+        drawn.set(marker=MARKERS[arm], markersize=size)
 
 
 def _points(experiment: Json, key: str) -> tuple[list[int], list[float]]:
