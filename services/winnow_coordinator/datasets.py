@@ -12,7 +12,7 @@ from winnow_coordinator.schemas import DatasetView, Page, SampleView
 
 
 def accept(coordinator: Coordinator, session: Session, spec: DatasetSpec) -> DatasetView:
-    """A new dataset, to be ingested. Raises AlreadyExists."""
+    """A dataset to be ingested: a new one, or one that failed, again. Raises AlreadyExists."""
     row = datasets.insert(session, spec)
     coordinator.ring(session, row)
     return view(row)

@@ -11,7 +11,7 @@ from services.conftest import Driver, Winnow, add_dataset, experiment_body
 
 from winnow.client import Client
 from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus
-from winnow.store import experiments
+from winnow.store import claims, experiments, rounds
 from winnow_cli.commands.datasets import ingest
 from winnow_cli.own_data import dataset_of
 from winnow_cli.resuming import find_or_add_dataset, find_or_begin
@@ -117,6 +117,19 @@ def test_the_same_dataset_is_found_again_and_another_gets_a_name_of_its_own(url:
         assert find_or_add_dataset(client, first)["id"] == made["id"]
         assert find_or_add_dataset(client, other)["name"] == "d-2"
         assert find_or_add_dataset(client, other)["name"] == "d-2"
+
+
+def test_a_dataset_that_failed_is_taken_in_anew(coordinator: Coordinator, url: str) -> None:
+    spec = DatasetSpec.model_validate({"name": "d", "sources": [{"kind": "synthetic"}]})
+    with Client(url) as client:
+        find_or_add_dataset(client, spec)
+        with coordinator.database.begin() as session:
+            row = claims.claim(session, claims.INGEST, "tester", 30)
+            assert row is not None
+            rounds.give_back(session, claims.INGEST, row.id, row.attempt, "rejected", "no", coordinator.patience)
+        assert client.dataset("d")["status"] == "failed"
+        again = find_or_add_dataset(client, spec.model_copy(update={"on_unreadable": "skip"}))
+        assert (again["name"], again["status"], again["spec"]["on_unreadable"]) == ("d", "queued", "skip")
 
 
 def test_the_same_experiment_is_found_again_unless_it_failed(coordinator: Coordinator, url: str) -> None:

@@ -12,7 +12,7 @@ from services.conftest import add_dataset, experiment_body, serving
 
 from winnow.domain import DatasetSpec, ExperimentStatus
 from winnow.settings import Settings
-from winnow.store import datasets, experiments
+from winnow.store import claims, datasets, experiments, rounds
 from winnow_coordinator.app import make_app
 from winnow_coordinator.context import Coordinator
 
@@ -38,6 +38,26 @@ def test_a_dataset_is_accepted_and_waits(api: httpx.Client, settings: Settings) 
     assert (found["name"], found["status"], found["image_size"], found["samples"]) == ("d", "queued", 224, 0)
     assert found == api.get("/datasets/d").json()
     problem(api.post("/datasets", json={"name": "d", "sources": [source]}), 409, "already-exists")
+
+
+def test_a_failed_dataset_is_tried_again_under_its_name(api: httpx.Client, coordinator: Coordinator) -> None:
+    def post(size: int, key: str) -> httpx.Response:
+        body = {"name": "d", "image_size": size, "sources": [{"kind": "synthetic"}]}
+        return api.post("/datasets", json=body, headers={"Idempotency-Key": key})
+
+    first = post(64, "k1")
+    with coordinator.database.begin() as session:
+        row = claims.claim(session, claims.INGEST, "trainer", 30)
+        assert row is not None
+        rounds.give_back(session, claims.INGEST, row.id, 1, "rejected", "ten files", coordinator.patience)
+    assert api.get("/datasets/d").json()["error"] == "ten files"
+    assert post(64, "k1").json() == first.json(), "a replay changes nothing"
+    again = post(32, "k2")
+    assert again.status_code == 202, again.text
+    shown = api.get("/datasets/d").json()
+    assert (shown["id"], shown["image_size"]) == (first.json()["id"], 32)
+    assert (shown["status"], shown["error"]) == ("queued", None)
+    problem(post(32, "k3"), 409, "already-exists")
 
 
 def test_paths_outside_the_roots_are_forbidden(api: httpx.Client, settings: Settings, tmp_path: Path) -> None:

@@ -30,7 +30,10 @@ Checked = Annotated[DatasetSpec, Depends(_check)]
 
 @router.post("", status_code=202, response_model=DatasetView, responses=responses(409))
 def add(spec: Checked, caller: Runner, here: Here, once: Idempotent, session: Writing) -> Response:
-    """Take a dataset in. A trainer then decodes, packs and counts its patches: follow `status` and `progress`."""
+    """Take a dataset in. A trainer then decodes, packs and counts its patches: follow `status` and `progress`.
+
+    The name of a dataset that failed may be used again: it is then ingested anew, by the spec that is sent.
+    """
 
     def create() -> Answer:
         view = datasets.accept(here, session, spec)

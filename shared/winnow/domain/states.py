@@ -40,7 +40,7 @@ TRANSITIONS: dict[type[StrEnum], dict[StrEnum, tuple[StrEnum, ...]]] = {
         _D.QUEUED: (_D.INGESTING, _D.FAILED),
         _D.INGESTING: (_D.READY, _D.QUEUED, _D.FAILED),
         _D.READY: (),
-        _D.FAILED: (),
+        _D.FAILED: (_D.QUEUED,),
     },
     ExperimentStatus: {
         _E.CREATED: (_E.RUNNING, _E.PAUSING, _E.CANCELLING, _E.FAILED),

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from winnow.domain import DatasetSpec, DatasetStatus
+from winnow.domain import DatasetSpec, DatasetStatus, require_transition
 from winnow.errors import AlreadyExists, NotFound
 from winnow.store import claims
 from winnow.store.engine import insert_rows, now
@@ -17,15 +17,35 @@ from winnow.store.tables import Dataset, Sample
 
 
 def insert(session: Session, spec: DatasetSpec) -> Dataset:
-    """A new dataset, waiting to be ingested. Raises AlreadyExists."""
+    """A dataset that waits to be ingested: a new one, or the failed one of that name again. Raises AlreadyExists."""
     row = Dataset(name=spec.name, spec=spec.model_dump(mode="json"), created_at=now(), waiting_since=now())
     try:
         with session.begin_nested():
             session.add(row)
     except IntegrityError as error:
-        raise AlreadyExists("dataset", spec.name) from error
+        again = _try_again(session, spec)
+        if again is None:
+            raise AlreadyExists("dataset", spec.name) from error
+        return again
     session.refresh(row)
     return row
+
+
+def _try_again(session: Session, spec: DatasetSpec) -> Dataset | None:
+    """failed → queued with a new spec; None unless the dataset had failed.
+
+    `attempt` goes on counting: it stands in the artefact keys, and it fences whoever still works under the old spec.
+    """
+    require_transition("dataset", spec.name, DatasetStatus.FAILED, DatasetStatus.QUEUED)
+    fresh = {"losses": 0, "failures": 0, "error": None, "progress": {}, "not_before": 0.0, "waiting_since": now()}
+    taken = session.execute(
+        update(Dataset)
+        .where(Dataset.name == spec.name, Dataset.status == DatasetStatus.FAILED)
+        .values(status=DatasetStatus.QUEUED, spec=spec.model_dump(mode="json"), **fresh)
+        .returning(Dataset.id)
+        .execution_options(synchronize_session=False)
+    ).scalar_one_or_none()
+    return session.get(Dataset, taken, populate_existing=True) if taken else None
 
 
 def get(session: Session, name_or_id: str) -> Dataset:
