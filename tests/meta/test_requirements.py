@@ -25,7 +25,7 @@ def test_without_torch_drops_torch_and_its_cuda_packages_alone() -> None:
 
 def test_make_installs_torch_from_the_folder_that_was_named() -> None:
     def commands(*given: str) -> str:
-        wanted = ["make", "-n", "VENV=not-there", "setup", *given]
+        wanted = ["make", "-n", "--no-print-directory", "VENV=not-there", "setup", *given]
         return subprocess.run(wanted, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert "without-torch" not in commands()
