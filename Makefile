@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 UV     := UV_PROJECT_ENVIRONMENT=$(VENV) VIRTUAL_ENV=$(VENV) UV_LINK_MODE=hardlink $(BIN)/uv
 DATA   ?=
 SPEC   ?=
+TORCH  ?=
 PYTEST_ARGS ?=
 
 .PHONY: help setup demo up test check lock clean
@@ -13,21 +14,23 @@ PYTEST_ARGS ?=
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed  ## Make .venv with everything, pinned by hash
+setup: $(VENV)/.installed  ## Make .venv with everything, pinned by hash; TORCH=DIR: torch from the wheels in DIR
 
 $(VENV)/.installed: requirements/dev.txt requirements/uv.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Winnow needs Python 3.11 to 3.13; {sys.executable} is {v[0]}.{v[1]}. Set PYTHON=python3.12, say.")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-	$(UV) pip install --quiet --compile-bytecode --require-hashes -r requirements/dev.txt
+	$(if $(TORCH),requirements/without-torch,cat) requirements/dev.txt > $(VENV)/requirements.txt
+	$(UV) pip install --quiet --compile-bytecode --require-hashes -r $(VENV)/requirements.txt
+	$(if $(TORCH),$(UV) pip install --quiet --compile-bytecode --no-deps --no-index --find-links "$(TORCH)" torch torchvision)
 	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup  ## Run the whole loop on synthetic tissue; DATA=DIR SPEC=FILE for your own patches
 	$(BIN)/winnow demo $(if $(DATA),--data "$(DATA)") $(if $(SPEC),--spec "$(SPEC)")
 
-up: setup  ## Start the embedded stack; Ctrl-C stops it
-	$(BIN)/winnow up
+up: setup  ## Start the embedded stack; DATA=DIR: datasets may be read from there; Ctrl-C stops it
+	$(BIN)/winnow up $(if $(DATA),--data-root "$(DATA)")
 
 test: setup  ## Run the tests, with servers the run starts itself
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -1,8 +1,6 @@
-"""Specs from files, and datasets from what was typed."""
+"""Specs from files."""
 
-import csv
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,6 @@ from winnow.domain import PRESETS, DatasetSpec, ExperimentSpec, expand
 from winnow.errors import InvalidInput
 
 Json = dict[str, Any]
-_ROLE = re.compile(r"(pool|labelled|validation|test)=(.+)")
-_MANIFESTS = ("manifest.csv", "manifest.parquet")
-_SYNONYMS = {"role": ("split",), "group": ("patient", "slide", "case"), "label": ("class",), "path": ("file", "image")}
 
 
 def read(path: Path) -> Json:
@@ -56,38 +51,6 @@ def parse(model: type[DatasetSpec], document: Json, source: str) -> DatasetSpec:
         return model.model_validate(document)
     except ValidationError as error:
         raise _explain(source, error) from error
-
-
-def source_of(text: str, columns: dict[str, str], splits: dict[str, str]) -> Json:
-    """What `[ROLE=]PATH` means: a folder, a manifest, an .npz, or `synthetic[:PATCHES]`."""
-    role, path = matched.groups() if (matched := _ROLE.fullmatch(text)) else ("pool", text)
-    if (drawn := re.fullmatch(r"synthetic(?::(\d+))?", path)) is not None:
-        return {"kind": "synthetic", "role": role, "synthetic": {"patches": int(drawn[1] or 2000), "test_slides": 2}}
-    place = Path(absolute(path))
-    manifest = next((place / name for name in _MANIFESTS if (place / name).is_file()), None)
-    if manifest is not None or place.suffix in (".csv", ".parquet"):
-        table = manifest or place
-        found: Json = {"kind": "manifest", "path": str(table), "columns": columns or guess_columns(table)}
-    elif place.suffix == ".npz":
-        found = {"kind": "npz", "path": str(place)}
-    else:
-        found = {"kind": "folder", "path": str(place)}
-    return found | {"role": role, "splits": splits}
-
-
-def guess_columns(manifest: Path) -> dict[str, str]:
-    """What a manifest that is here calls its role, group, label and path, where it does not call them that."""
-    if not manifest.is_file():
-        return {}
-    if manifest.suffix == ".csv":
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            names = next(csv.reader(file), [])
-    else:
-        from pyarrow.parquet import read_schema
-
-        names = list(read_schema(manifest).names)
-    wanted = {field: [name for name in others if name in names] for field, others in _SYNONYMS.items()}
-    return {field: found[0] for field, found in wanted.items() if found and field not in names}
 
 
 def pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -18,18 +19,26 @@ RESTING = frozenset({ExperimentStatus.PAUSED})
 Json = dict[str, Any]
 
 
-def follow(client: Client, ids: Sequence[str], *, tick: Callable[[], bool] | None = None) -> list[Json]:
-    """Show experiments until each has ended or is paused. Their last views.
+def follow(
+    client: Client, ids: Sequence[str], *, ended: Callable[[], bool] = lambda: False, screen: Console = console
+) -> list[Json]:
+    """Show experiments until each has ended or is paused, or until `ended` says so. Their last views.
 
-    `tick` is called at every look; when it answers False, following ends. Raises KeyboardInterrupt on Ctrl-C.
+    Raises KeyboardInterrupt on Ctrl-C.
     """
-    looks = _looks(client, ids, tick or (lambda: True))
-    if not console.is_terminal:
-        return _follow_by_lines(looks)
+    looks = _looks(client, ids, ended)
+    if not screen.is_terminal:
+        return _follow_by_lines(looks, screen)
     views: list[Json] = []
-    with Live(console=console, refresh_per_second=4, transient=False) as screen:
+    with Live(console=screen, refresh_per_second=4, transient=False) as live:
         for views in looks:
-            screen.update(table(views))
+            live.update(table(views))
+    return views
+
+
+def wait(client: Client, ids: Sequence[str]) -> list[Json]:
+    """Follow without a word."""
+    *_, views = _looks(client, ids, lambda: False)
     return views
 
 
@@ -38,7 +47,7 @@ def table(views: Sequence[Json]) -> Table:
     return make_table(COLUMNS, (_row(view) for view in views))
 
 
-def _looks(client: Client, ids: Sequence[str], tick: Callable[[], bool]) -> Iterator[list[Json]]:
+def _looks(client: Client, ids: Sequence[str], ended: Callable[[], bool]) -> Iterator[list[Json]]:
     """One look a second at all experiments; ended ones are not asked for again."""
     seen: dict[str, Json] = {}
     pause = threading.Event()
@@ -48,7 +57,7 @@ def _looks(client: Client, ids: Sequence[str], tick: Callable[[], bool]) -> Iter
                 seen[id] = client.experiment(id)
         views = [seen[id] for id in ids]
         yield views
-        if all(is_over(view) for view in views) or not tick():
+        if all(is_over(view) for view in views) or ended():
             return
         pause.wait(LOOK_SECONDS)
 
@@ -59,7 +68,7 @@ def is_over(view: Json) -> bool:
     return is_final(status) or status in RESTING
 
 
-def _follow_by_lines(looks: Iterator[list[Json]]) -> list[Json]:
+def _follow_by_lines(looks: Iterator[list[Json]], screen: Console) -> list[Json]:
     said: dict[str, object] = {}
     views: list[Json] = []
     for views in looks:
@@ -67,7 +76,7 @@ def _follow_by_lines(looks: Iterator[list[Json]]) -> list[Json]:
             mark = (view["status"], view["rounds_done"])
             if said.get(view["id"]) != mark:
                 said[view["id"]] = mark
-                console.print(_line(view))
+                screen.print(_line(view))
     return views
 
 

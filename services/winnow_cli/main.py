@@ -1,11 +1,12 @@
 """`winnow`: every command, and what a person sees when one of them fails."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 try:
     import typer
     from pydantic import ValidationError
+    from typer.exceptions import TyperException
 
     from winnow import __version__
     from winnow.client import ApiProblem
@@ -50,25 +51,34 @@ def _root(
 
 
 def main() -> None:
-    """Run a command. Errors that Winnow raises on purpose end in one line, or in JSON where JSON was asked for."""
+    """Run a command. Errors that a person can mend end in one line, or in JSON where JSON was asked for."""
+    as_json = "--json" in sys.argv
     try:
-        app()
+        sys.exit(app(standalone_mode=not as_json))
+    except ApiProblem as error:
+        _end(error.problem, str(error), as_json)
     except WinnowError as error:
-        _explain(error)
-        sys.exit(1)
+        _end({"code": error.code}, str(error), as_json)
+    except TyperException as error:  # a command that was typed wrong; without --json typer explains it itself
+        words: str = getattr(error, "format_message", error.__str__)()
+        _end({"code": "usage"}, words, as_json, getattr(error, "exit_code", 2))
     except ValidationError as error:  # settings from the environment
-        reasons = "; ".join(f"WINNOW_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
-        aside.print(f"[red]error:[/red] {plain(reasons)}", soft_wrap=True)
-        sys.exit(1)
+        found = (f"WINNOW_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
+        _end({"code": "settings"}, "; ".join(found), as_json)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _end({"code": "file"}, f"{error.filename}: {error.strerror}", as_json)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _explain(error: WinnowError) -> None:
-    if "--json" in sys.argv:
-        print_json(error.problem if isinstance(error, ApiProblem) else {"code": error.code, "detail": str(error)})
-        return
-    aside.print(f"[red]error:[/red] {plain(str(error))}", soft_wrap=True)
+def _end(problem: dict[str, Any], words: str, as_json: bool, code: int = 1) -> NoReturn:
+    if as_json:
+        print_json({"detail": words} | problem)
+    else:
+        aside.print(f"[red]error:[/red] {plain(words)}", soft_wrap=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """F1 against samples and against image visits: the two costs that an active sampler is meant to save."""
 
 from collections.abc import Sequence
+from itertools import cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from winnow_cli.report import FLOORS, by_arm, headline
+from winnow_cli.report import FLOORS, floors, grouped, headline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Json = dict[str, Any]
-# Okabe and Ito's palette, which colour-blind readers can tell apart; one colour for an arm wherever it is drawn.
+# Okabe and Ito's palette, which colour-blind readers can tell apart; an arm's first group has the arm's own colour.
 COLOURS = {
     "entropy": "#D55E00",
     "margin": "#E69F00",
@@ -19,7 +20,8 @@ COLOURS = {
     "random": "#009E73",
     "full": "#000000",
 }
-OTHERS = ("#56B4E9", "#F0E442", "#999999")
+OTHERS = tuple(product(("-", "--", ":", "-."), ("#56B4E9", "#F0E442", "#999999")))
+"""Line and colour of an arm's further groups."""
 MARKERS = {"entropy": "o", "margin": "^", "least_confidence": "v", "k_center": "s", "random": "D", "full": "*"}
 
 
@@ -50,17 +52,18 @@ def draw(report: Json, path: Path) -> None:
 
 
 def _curves(axes: "Axes", experiments: Sequence[Json], key: str) -> None:
-    """A line for each arm: the mean over seeds, and each seed's own thinly behind it."""
-    spare = iter(OTHERS * (1 + len(experiments)))
-    for label, group in by_arm(experiments).items():
-        arm = group[0]["arm"]
-        colour = COLOURS[arm] if label == arm else next(spare)
-        for experiment in group if len(group) > 1 else []:
+    """A line for each group: the mean over seeds, and each seed's own thinly behind it."""
+    others = cycle(OTHERS)
+    for group in grouped(experiments):
+        arm, members = group.arm, group.experiments
+        line, colour = ("-", COLOURS[arm]) if group.first else next(others)
+        for experiment in members if len(members) > 1 else []:
             axes.plot(*_points(experiment, key), color=colour, linewidth=0.8, alpha=0.35)
-        places, means = _mean(group, key)
-        name = f"{label}, mean of {len(group)} seeds" if len(group) > 1 else label
+        places, means = _mean(members, key)
+        name = f"{group.label}, mean of {group.size}" if len(members) > 1 else group.label
         size = 9 if arm == "full" else 5
-        axes.plot(places, means, label=name, linewidth=1.8, color=colour, marker=MARKERS[arm], markersize=size)
+        (drawn,) = axes.plot(places, means, label=name, linewidth=1.8, color=colour, linestyle=line)
+        drawn.set(marker=MARKERS[arm], markersize=size)
 
 
 def _points(experiment: Json, key: str) -> tuple[list[int], list[float]]:
@@ -81,11 +84,14 @@ def _mean(group: Sequence[Json], key: str) -> tuple[list[int], list[float]]:
 
 def _floors(axes: "Axes", experiments: Sequence[Json]) -> None:
     """What needs no training at all, as lines across; the mean where seeds differ."""
-    for (key, label), style in zip(FLOORS.items(), (":", "--"), strict=True):
-        found = [headline(one["floors"][key]) for one in experiments if one["floors"] and key in one["floors"]]
-        values = [value for value in found if value is not None]
-        if values:
-            axes.axhline(sum(values) / len(values), color="0.45", linestyle=style, linewidth=1, label=label)
+    styles = dict(zip(FLOORS, (":", "--"), strict=True))
+    values: dict[tuple[str, str], list[float]] = {}
+    for key, label, metrics in floors(experiments):
+        if (value := headline(metrics)) is not None:
+            values.setdefault((key, label), []).append(value)
+    for (key, label), found in values.items():
+        mean = sum(found) / len(found)
+        axes.axhline(mean, color="0.45", linestyle=styles[key], linewidth=1, label=label)
 
 
 def _score_name(experiments: Sequence[Json]) -> str:

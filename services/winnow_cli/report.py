@@ -1,19 +1,46 @@
 """What experiments came to: report.json, and the table that people read first."""
 
+import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from winnow import __version__
 from winnow.client import Client
-from winnow_cli.output import coloured, count, duration, score
+from winnow_cli.output import coloured, count, duration, plain, score
 
 Json = dict[str, Any]
 COLUMNS = ["experiment", "status", ">samples", ">visits", ">seconds", ">F1", ">macro F1", ">AUROC"]
 FLOORS = {"colour_histogram": "floor: colour histogram", "untrained_encoder": "floor: untrained encoder"}
-FREE = ("name", "arm", "seed")
+REPEATED = ("name", "seed")
+"""What the experiments of one group may differ in."""
+FREE = (*REPEATED, "arm")
 """What arms of one comparison may differ in without a note."""
+NAMED = 3
+"""Differences that a group's label names; past them it names its first experiment."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Experiments whose specs differ in name and seed alone. `first` says whether it is the first of its arm."""
+
+    label: str
+    experiments: list[Json]
+    first: bool
+
+    @property
+    def arm(self) -> str:
+        return self.experiments[0]["arm"]
+
+    @property
+    def size(self) -> str:
+        """How many seeds, and how many runs where seeds were run more than once."""
+        runs, seeds = len(self.experiments), len({one["seed"] for one in self.experiments})
+        words = f"{seeds} seed{'s' if seeds > 1 else ''}"
+        return words if runs == seeds else f"{runs} runs of {words}"
 
 
 def gather(client: Client, ids: Sequence[str]) -> Json:
@@ -32,23 +59,34 @@ def gather(client: Client, ids: Sequence[str]) -> Json:
 
 
 def rows(experiments: Sequence[Json]) -> Iterable[list[str]]:
-    """The table: the last evaluation of each experiment, arms over several seeds, then the floors."""
-    for experiment in experiments:
-        yield _row(experiment)
-    for arm, group in by_arm(experiments).items():
-        if len(group) > 1:
-            yield _spread(arm, group)
+    """The table: the last evaluation of each experiment, groups over several seeds, then the floors."""
+    for title, experiment in zip(titles(experiments), experiments, strict=True):
+        yield _row(title, experiment)
+    for group in grouped([experiment for experiment in experiments if experiment["rounds"]]):
+        if len(group.experiments) > 1:
+            yield _spread(group)
     yield from _floor_rows(experiments)
 
 
-def by_arm(experiments: Sequence[Json]) -> dict[str, list[Json]]:
-    """Experiments that differ in their seed alone, by `arm` (with the dataset, where there are several)."""
-    several = len({experiment["dataset"] for experiment in experiments}) > 1
-    groups: dict[str, list[Json]] = {}
+def titles(experiments: Sequence[Json]) -> list[str]:
+    """What to call each: its name, with its id where another has the same name."""
+    times = Counter(experiment["name"] for experiment in experiments)
+    return [one["name"] if times[one["name"]] == 1 else f"{one['name']} ({one['id']})" for one in experiments]
+
+
+def grouped(experiments: Sequence[Json]) -> list[Group]:
+    """Groups in the order of their first experiments. Labelled by arm, and by what its groups differ in."""
+    by_spec: dict[str, list[Json]] = {}
     for experiment in experiments:
-        label = f"{experiment['arm']} on {experiment['dataset']}" if several else experiment["arm"]
-        groups.setdefault(label, []).append(experiment)
-    return groups
+        flat = _flatten(experiment["spec"])
+        same = {key: value for key, value in flat.items() if key not in REPEATED}
+        by_spec.setdefault(json.dumps(same, sort_keys=True), []).append(experiment)
+    heads = [group[0] for group in by_spec.values()]
+    found: list[Group] = []
+    for group in by_spec.values():
+        rivals = [head for head in heads if head["arm"] == group[0]["arm"]]
+        found.append(Group(_label(group[0], rivals), group, first=rivals[0] is group[0]))
+    return found
 
 
 def headline(metrics: Json) -> float | None:
@@ -59,16 +97,47 @@ def headline(metrics: Json) -> float | None:
 def notes(experiments: Sequence[Json]) -> list[str]:
     """What makes these experiments less comparable than they look."""
     found: list[str] = []
-    flat = [_flatten({**experiment["spec"]}) for experiment in experiments]
-    for key in sorted({key for one in flat for key in one}):
-        values = {experiment["name"]: one.get(key) for experiment, one in zip(experiments, flat, strict=True)}
-        if key not in FREE and len(set(map(str, values.values()))) > 1:
-            found.append(f"{key} differs: " + ", ".join(f"{name} {value}" for name, value in values.items()))
-    for experiment in experiments:
+    named = titles(experiments)
+    flat = [_flatten(experiment["spec"]) for experiment in experiments]
+    for key in _differing(flat, FREE):
+        values = ", ".join(f"{title} {_word(one.get(key))}" for title, one in zip(named, flat, strict=True))
+        found.append(f"{key} differs: {values}")
+    for title, experiment in zip(named, experiments, strict=True):
         if experiment["status"] != "completed":
             reason = f" ({experiment['error']})" if experiment["error"] else ""
-            found.append(f"{experiment['name']} is {experiment['status']}{reason}: its last evaluation so far is shown")
+            found.append(f"{title} is {experiment['status']}{reason}: its last evaluation so far is shown")
     return found
+
+
+def floors(experiments: Sequence[Json]) -> list[tuple[str, str, Json]]:
+    """What needs no training at all: key, label (with the dataset, where there are several) and metrics of each."""
+    several = len({experiment["dataset"] for experiment in experiments}) > 1
+    return [
+        (key, f"{label} on {experiment['dataset']}" if several else label, experiment["floors"][key])
+        for experiment in experiments
+        for key, label in FLOORS.items()
+        if key in (experiment["floors"] or {})
+    ]
+
+
+def _label(experiment: Json, rivals: Sequence[Json]) -> str:
+    """The arm, and what is different about this group of it."""
+    differing = _differing([_flatten(rival["spec"]) for rival in rivals], REPEATED)
+    own = _flatten(experiment["spec"])
+    words = [f"{key} {_word(own.get(key))}" for key in differing[:NAMED]]
+    if len(differing) > NAMED:
+        words.append(f"… ({experiment['name']})")
+    return ", ".join([experiment["arm"], *words])
+
+
+def _differing(flat: Sequence[Json], free: Sequence[str]) -> list[str]:
+    """The keys that have more than one value."""
+    keys = sorted({key for one in flat for key in one} - set(free))
+    return [key for key in keys if len({json.dumps(one.get(key)) for one in flat}) > 1]
+
+
+def _word(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _experiment(client: Client, id: str) -> Json:
@@ -96,9 +165,9 @@ def _experiment(client: Client, id: str) -> Json:
     return {key: view[key] for key in kept} | {"seed": view["spec"]["seed"], "floors": floors, "rounds": evaluated}
 
 
-def _row(experiment: Json) -> list[str]:
+def _row(title: str, experiment: Json) -> list[str]:
     status, done = experiment["status"], f"{len(experiment['rounds'])}/{experiment['rounds_total']}"
-    start = [experiment["name"], coloured(status) if status == "completed" else f"{coloured(status)} {done}"]
+    start = [title, coloured(status) if status == "completed" else f"{coloured(status)} {done}"]
     if not experiment["rounds"]:
         return [*start, *[""] * (len(COLUMNS) - len(start))]
     last = experiment["rounds"][-1]
@@ -106,30 +175,26 @@ def _row(experiment: Json) -> list[str]:
     return [*start, *spent, *_scores(last["metrics"])]
 
 
-def _spread(arm: str, group: Sequence[Json]) -> list[str]:
+def _spread(group: Group) -> list[str]:
     """Mean and standard deviation over seeds, of the last evaluations."""
-    last = [experiment["rounds"][-1]["metrics"] for experiment in group if experiment["rounds"]]
+    last = [experiment["rounds"][-1]["metrics"] for experiment in group.experiments]
     cells: list[str] = []
     for name in ("f1", "macro_f1", "auroc"):
         values = [metrics[name] for metrics in last if metrics.get(name) is not None]
         enough = len(values) > 1
         cells.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}" if enough else "")
-    return [f"{arm}, {len(last)} seeds: mean ± sd", *[""] * (len(COLUMNS) - 4), *cells]
+    return [f"{plain(group.label)}, {group.size}: mean ± sd", *[""] * (len(COLUMNS) - 4), *cells]
 
 
 def _floor_rows(experiments: Sequence[Json]) -> Iterable[list[str]]:
     """Floors once for each seed and dataset; arms share them."""
     seen: set[str] = set()
-    for experiment in experiments:
-        for key, label in FLOORS.items():
-            metrics = (experiment["floors"] or {}).get(key)
-            if metrics is None:
-                continue
-            cells = _scores(metrics)
-            mark = f"{label} {cells}"
-            if mark not in seen:
-                seen.add(mark)
-                yield [f"[dim]{label}[/dim]", *[""] * (len(COLUMNS) - 4), *cells]
+    for _, label, metrics in floors(experiments):
+        cells = _scores(metrics)
+        mark = f"{label} {cells}"
+        if mark not in seen:
+            seen.add(mark)
+            yield [f"[dim]{label}[/dim]", *[""] * (len(COLUMNS) - 4), *cells]
 
 
 def _scores(metrics: Json) -> list[str]:

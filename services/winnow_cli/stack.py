@@ -39,7 +39,8 @@ class Stack:
 
     Args:
         state_dir: database, broker, artefacts, scratch, logs and `stack.json`; made if it is not there.
-        data_roots: folders that datasets may be read from; none given: those of the last time.
+        data_roots: folders that datasets may be read from, or files beside which they may; none given: those of
+            the last time.
         port: the coordinator's; None: that of the last time, or 8000, or any that is free.
     """
 
@@ -49,11 +50,11 @@ class Stack:
         self._lock: IO[str] | None = None
         self.services: list[Service] = []
         self.data_roots: list[str] = []
-        self.url = ""
+        self.url = self.sampler_url = ""
 
     @property
     def record(self) -> Path:
-        """`stack.json`: where the coordinator is and which processes serve."""
+        """`stack.json`: where coordinator and sampler are and which processes serve."""
         return self.state_dir / "stack.json"
 
     @property
@@ -69,7 +70,8 @@ class Stack:
         before = read_record(self.state_dir)
         settings = self._settings(before)
         Database(settings.database_url).migrate()
-        self.url, self.data_roots = settings.coordinator_url, [str(root) for root in settings.data_roots]
+        self.url, self.sampler_url = settings.coordinator_url, settings.sampler_url
+        self.data_roots = [str(root) for root in settings.data_roots]
         environment = _environment(settings)
         self.services = [
             Service(name, environment, self.logs / f"{name}.log", patience=patience)
@@ -86,6 +88,18 @@ class Stack:
         while not ended():
             self.look()
             pause.wait(LOOK_SECONDS)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch from a thread of its own until the block ends, whatever the block waits for."""
+        over = threading.Event()
+        watcher = threading.Thread(target=self.watch, args=(over.is_set,), name="watch", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:  # before anything is stopped: what is stopped must not be started again
+            over.set()
+            watcher.join()
 
     def look(self) -> None:
         """Start again what died."""
@@ -130,7 +144,8 @@ class Stack:
         return file
 
     def _settings(self, before: dict[str, Any]) -> Settings:
-        roots = [root.resolve() for root in self._roots] or [Path(root) for root in before.get("data_roots", [])]
+        given_roots = [_folder_of(root.resolve()) for root in self._roots]
+        roots = given_roots or [Path(root) for root in before.get("data_roots", [])]
         for root in roots:
             if not root.is_dir():
                 raise InvalidInput("data-root", f"{root} is no folder; name the folder that holds your patches")
@@ -153,6 +168,7 @@ class Stack:
         record = {
             "running": running,
             "coordinator_url": self.url,
+            "sampler_url": self.sampler_url,
             "port": int(self.url.rpartition(":")[2]),
             "data_roots": self.data_roots,
             "services": services if running else {},
@@ -215,6 +231,11 @@ def _environment(settings: Settings) -> dict[str, str]:
         "WINNOW_SAMPLER_TOKEN": settings.sampler_token.get_secret_value(),
         "WINNOW_DATA_ROOTS": roots,
     }
+
+
+def _folder_of(place: Path) -> Path:
+    """A folder, or the one that a file is in."""
+    return place.parent if place.is_file() else place
 
 
 def _free_port(*preferred: int | None) -> int:

@@ -103,7 +103,7 @@ SELECTION: dict[str, Any] = {"items": [{"rank": 0, "idx": 40211, "key": "STR/STR
 
 METRICS: dict[str, Any] = {
     "items": [{"round": 0, "samples": 1000, "visits": 100000, "seconds": 131.5, "f1": 0.71, "macro_f1": 0.8}],
-    "floors": {"colour_histogram": {"f1": 0.55}, "untrained": {"f1": 0.61}},
+    "floors": {"colour_histogram": {"f1": 0.55}, "untrained_encoder": {"f1": 0.61}},
 }
 
 KEY_REQUEST: dict[str, Any] = {"name": "notebook", "scopes": ["run"]}

@@ -51,8 +51,12 @@ class Settings(BaseSettings):
     ring_again_seconds: float = Field(
         default=30.0, gt=0, description="A waiting row unclaimed for this long is rung again"
     )
-    max_losses: int = Field(default=10, ge=1, description="Attempts that may end with their machine lost")
-    max_failures: int = Field(default=3, ge=1, description="Attempts that may end in an error of the code or the data")
+    max_losses: int = Field(
+        default=10, ge=1, description="Attempts that may end with their machine lost; one more fails the work"
+    )
+    max_failures: int = Field(
+        default=3, ge=1, description="Attempts that end in an error of the code or the data: this many fail the work"
+    )
     retry_seconds: float = Field(default=5.0, ge=0, description="Wait before a failed attempt is repeated")
     inline_limit: int = Field(
         default=200_000, ge=1, description="Numbers that one inline array of the sampler may hold"

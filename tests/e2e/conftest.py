@@ -30,11 +30,13 @@ class Stack:
 
     state_dir: Path
     environment: dict[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
     process: "subprocess.Popen[bytes] | None" = None
     api: Api = field(init=False)
 
     def start(self) -> None:
         command = [sys.executable, "-m", "winnow_cli.main", "up", "--state-dir", str(self.state_dir)]
+        command += self.arguments
         with (self.state_dir.parent / "up.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, **QUICK, **self.environment}, start_new_session=True
@@ -46,6 +48,12 @@ class Stack:
         self.api.http.close()
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(60)
+
+    def kill(self) -> None:
+        """End it at once, if it still runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
 
     def pid_of(self, service: str) -> int:
         """Process id of one of the stack's services."""
@@ -68,6 +76,15 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     yield running
     if running.process is not None and running.process.poll() is None:
         running.stop()
+
+
+def winnow(*arguments: str, cwd: Path, timeout: float = 240) -> "subprocess.CompletedProcess[str]":
+    """A command as a shell runs it, in an environment without a WINNOW_ variable of the tester's own."""
+    command = [sys.executable, "-m", "winnow_cli.main", *arguments]
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
+    return subprocess.run(
+        command, cwd=cwd, env={**mine, **QUICK}, capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 def add_tissue(api: Api, **changes: Any) -> None:

@@ -1,8 +1,10 @@
 """Services over real HTTP: uvicorn in a thread, SQLite and artefacts in a temporary directory."""
 
+import json
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,17 +12,19 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import structlog
 import uvicorn
 from conftest import wait_until
 from fastapi import FastAPI
 from sqlalchemy.orm import Session
 
 from winnow.artefacts import put_array
-from winnow.domain import DatasetSpec, derive_seed
+from winnow.domain import DatasetSpec, ExperimentStatus, derive_seed
 from winnow.selection.draws import draw_candidates
 from winnow.settings import Settings
 from winnow.store import artefacts, claims, datasets, experiments, picks, rounds
 from winnow.store.tables import Artefact, Dataset, Round
+from winnow_cli.main import main
 from winnow_coordinator.app import make_app
 from winnow_coordinator.context import Coordinator
 
@@ -141,7 +145,7 @@ class Driver:
                 "visits": visits * (row.number + 1),
                 "seconds": {"train": 2.0, "embed": 1.0},
                 "metrics": {"f1": 0.5},
-                "report": {"floors": {"untrained": {"f1": 0.4}}},
+                "report": {"floors": {"colour_histogram": {"f1": 0.25}, "untrained_encoder": {"f1": 0.4}}},
             }
             rounds.complete_training(session, row.id, row.attempt, result=result, rows=kept)
         return row
@@ -173,3 +177,58 @@ class Driver:
 @pytest.fixture
 def driver(coordinator: Coordinator) -> Driver:
     return Driver(coordinator)
+
+
+Winnow = Callable[..., "Said"]
+
+
+class Said:
+    """Exit code, standard output and standard error of one command."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def winnow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Winnow]:
+    """Runs a command in an empty directory."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # the served coordinator's lines are not ours
+
+    def call(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["winnow", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return Said(int(ended.value.code or 0), captured.out, captured.err)
+
+    yield call
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def url(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with serving(make_app(coordinator, steward=False)) as address:
+        monkeypatch.setenv("WINNOW_COORDINATOR_URL", address)
+        yield address
+
+
+@pytest.fixture
+def run_through(coordinator: Coordinator, url: str, winnow: Winnow) -> Callable[..., str]:
+    """An experiment of one evaluated round that then ends, completed unless `ended` says otherwise; its id."""
+
+    def run(*, ended: ExperimentStatus = ExperimentStatus.COMPLETED, **changes: Any) -> str:
+        Path("spec.json").write_text(json.dumps(experiment_body(rounds=1, **changes)))
+        (view,) = winnow("run", "spec.json", "--detach", "--json").json
+        Driver(coordinator).train()
+        with coordinator.database.begin() as session:
+            experiments.transition(session, view["id"], ended)
+        return view["id"]
+
+    return run

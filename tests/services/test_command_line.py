@@ -1,105 +1,24 @@
 """Every command against a real coordinator, as `main` is called from a shell."""
 
-import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import structlog
-from conftest import free_port
-from PIL import Image
-from services.conftest import Driver, add_dataset, experiment_body, serving
+from conftest import free_port, wait_until
+from services.conftest import Winnow, add_dataset, experiment_body, serving
 
 from winnow.domain import ExperimentStatus
+from winnow.settings import Settings
 from winnow.store import experiments
-from winnow_cli.main import main
+from winnow_cli.service import Service
 from winnow_cli.stack import Stack
-from winnow_coordinator.app import make_app
 from winnow_coordinator.context import Coordinator
-
-Winnow = Callable[..., "Said"]
-
-
-class Said:
-    """Exit code, standard output and standard error of one command."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def winnow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Winnow]:
-    """Runs a command in an empty directory."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # the served coordinator's lines are not ours
-
-    def call(*arguments: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["winnow", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return Said(int(ended.value.code or 0), captured.out, captured.err)
-
-    yield call
-    structlog.reset_defaults()
-
-
-@pytest.fixture
-def url(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with serving(make_app(coordinator, steward=False)) as address:
-        monkeypatch.setenv("WINNOW_COORDINATOR_URL", address)
-        yield address
-
-
-@pytest.fixture
-def run_through(coordinator: Coordinator, url: str, winnow: Winnow) -> Callable[..., str]:
-    """An experiment of one evaluated round that then ends; its id."""
-
-    def run(**changes: Any) -> str:
-        Path("spec.json").write_text(json.dumps(experiment_body(rounds=1, **changes)))
-        (view,) = winnow("run", "spec.json", "--detach", "--json").json
-        Driver(coordinator).train()
-        with coordinator.database.begin() as session:
-            experiments.transition(session, view["id"], ExperimentStatus.COMPLETED)
-        return view["id"]
-
-    return run
-
-
-def test_a_dataset_is_added_from_a_folder_and_shown(url: str, winnow: Winnow, tmp_path: Path) -> None:
-    for label in ("a", "b"):
-        (tmp_path / "data" / "tissue" / label).mkdir(parents=True)
-        Image.fromarray(np.full((32, 32, 3), 9, np.uint8)).save(tmp_path / "data" / "tissue" / label / "1.png")
-    folder = str(tmp_path / "data" / "tissue")
-    added = winnow("dataset", "add", "tissue", folder, "--size", "32", "--labelled", "1", "--no-wait", "--json").json
-    assert added["status"] == "queued"
-    assert added["spec"]["sources"][0]["kind"] == "folder"
-    assert added["spec"]["draws"][0]["count"] == 1
-    assert [view["name"] for view in winnow("dataset", "list", "--json").json] == ["tissue"]
-    assert "tissue: queued, 32 pixels" in winnow("dataset", "show", "tissue").out
-
-
-def test_sources_are_what_they_look_like(url: str, winnow: Winnow, tmp_path: Path) -> None:
-    folder = tmp_path / "data" / "idc"
-    folder.mkdir()
-    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / "1.png")
-    (folder / "manifest.csv").write_text("path,split,label,patient\n1.png,test,a,p1\n")
-    said = winnow("dataset", "add", "idc", str(folder), "synthetic:40", "--no-wait", "--json")
-    manifest, drawn = said.json["spec"]["sources"]
-    assert (manifest["kind"], manifest["columns"]) == ("manifest", {"role": "split", "group": "patient"})
-    assert (drawn["kind"], drawn["synthetic"]["patches"]) == ("synthetic", 40)
-    assert "role from column split, group from column patient" in said.err, "a guess is told"
+from winnow_sampler.app import make_app
 
 
 def test_a_path_outside_the_roots_ends_in_one_line(url: str, winnow: Winnow, tmp_path: Path) -> None:
@@ -163,43 +82,28 @@ def test_watch_ends_with_the_experiment(
     assert "e: completed" in said.out and "0.500" in said.out
 
 
-def test_compare_draws_and_notes_what_differs(
+def test_a_failed_experiment_is_exit_code_1(
     coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
 ) -> None:
     add_dataset(coordinator)
-    ids = [run_through(name=f"e{seed}", arm="k_center", seed=seed) for seed in (1, 2)]
-    ids.append(run_through(name="other", budget=6, arm="random"))
-    said = winnow("compare", *ids, "--out", "results")
-    assert "k_center, 2 seeds" in said.out
-    assert "budget differs: e1 5, e2 5, other 6" in said.err
-    report = json.loads(Path("results/report.json").read_text())
-    first = report["experiments"][0]
-    assert (first["arm"], first["seed"]) == ("k_center", 1)
-    (row,) = first["rounds"]
-    assert row["samples"] == 5 and row["visits"] == 100
-    assert row["seconds"] == {"train": 2.0, "embed": 1.0}
-    assert row["total_seconds"] == 3.0
-    picture = np.asarray(Image.open("results/compare.png").convert("RGB"))
-    assert picture.shape[1] > 1000
-    colours = {tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in ("#0072B2", "#009E73")}
-    drawn = set(map(tuple, picture.reshape(-1, 3).tolist()))
-    assert colours <= drawn, "both arms are drawn"
-    assert winnow("compare", *ids, "--json").json["experiments"] == report["experiments"]
+    id = run_through(ended=ExperimentStatus.FAILED)
+    watched = winnow("watch", id, "--json")
+    assert watched.code == 1 and "e failed" in watched.err
+    assert all(json.loads(line)["experiment"] == id for line in watched.out.splitlines())
 
+    def fail_the_next() -> bool:
+        with coordinator.database.begin() as session:
+            newest = experiments.page(session, before=None, limit=1, status=ExperimentStatus.CREATED)
+            for row in newest:
+                experiments.transition(session, row.id, ExperimentStatus.FAILED, error="no luck")
+        return bool(newest)
 
-def test_export_writes_what_was_picked_and_made(
-    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
-) -> None:
-    add_dataset(coordinator)
-    id = run_through()
-    written = winnow("export", id, "--to", "out", "--all", "--json").json
-    assert all(Path(path).is_file() for path in written)
-    with Path("out/selections.csv").open() as file:
-        picked = list(csv.DictReader(file))
-    assert [row["rank"] for row in picked] == list("01234")
-    assert len(np.load("out/round-0000/candidates-index.npy")) == 12
-    with Path("out/metrics.csv").open() as file:
-        assert next(csv.DictReader(file))["f1"] == "0.5"
+    with ThreadPoolExecutor() as pool:
+        failed = pool.submit(wait_until, fail_the_next, 20, "an experiment to fail")
+        said = winnow("run", "spec.json", "--json")
+        failed.result()
+    assert (said.code, said.json[0]["status"]) == (1, "failed")
+    assert "e failed: no luck" in said.err
 
 
 def test_keys_and_workers(url: str, winnow: Winnow) -> None:
@@ -223,6 +127,57 @@ def test_doctor_says_what_to_do(url: str, winnow: Winnow, tmp_path: Path, monkey
     assert all(finding["advice"] for finding in said.json if finding["state"] == "fail")
     monkeypatch.setenv("WINNOW_LEASE_SECONDS", "1")
     assert "renew_seconds" in winnow("doctor").out
+
+
+def test_doctor_asks_the_sampler(
+    url: str, winnow: Winnow, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*options: str) -> dict[str, str]:
+        return next(finding for finding in winnow("doctor", "--json", *options).json if finding["what"] == "sampler")
+
+    assert look()["state"] == "warn", "where it is, nobody said"
+    with serving(make_app(settings)) as sampler:
+        monkeypatch.setenv("WINNOW_SAMPLER_URL", sampler)
+        settings.artefact_dir.mkdir(parents=True, exist_ok=True)
+        assert look()["state"] == "ok"
+    assert look()["state"] == "fail"
+    assert "rounds stay `trained`" in look()["advice"]
+    monkeypatch.delenv("WINNOW_SAMPLER_URL")
+    record = {"coordinator_url": url, "sampler_url": f"http://127.0.0.1:{free_port()}"}
+    (tmp_path / "stack.json").write_text(json.dumps(record))
+    assert record["sampler_url"] in look("--state-dir", str(tmp_path))["found"], "the embedded stack's own"
+
+
+def test_errors_are_json_where_json_was_asked_for(winnow: Winnow, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = winnow("run", "--json", "--detach")
+    assert (wrong.code, wrong.json["code"]) == (2, "usage")
+    assert "Missing argument" in wrong.json["detail"]
+    assert winnow("list", "--status", "odd", "--json").json["code"] == "invalid"
+    Path("file").touch()
+    taken = winnow("compare", "--out", "file", "--json")
+    assert (taken.code, taken.json["code"]) == (1, "file")
+    assert winnow("compare", "--out", "file").err.startswith("error: file: ")
+    assert winnow("demo", "--data", "gone", "--json").json["code"] == "invalid"
+    monkeypatch.setenv("WINNOW_LEASE_SECONDS", "1")
+    assert winnow("up", "--json").json["code"] == "settings"
+
+
+def test_a_stack_keeps_watch_whatever_its_owner_waits_for(tmp_path: Path) -> None:
+    said: list[str] = []
+    heard = threading.Event()
+
+    def hear(words: str) -> None:
+        said.append(words)
+        heard.set()
+
+    stack = Stack(tmp_path, [], None, hear)
+    stack.services = [Service("nonesuch", {}, tmp_path / "log", patience=1)]
+    stack.services[0].start()
+    with stack.watched():
+        assert heard.wait(20), "nobody looked"
+    assert "nonesuch ended (exit code 1); starts again" in said[0]
+    stack.stop()
+    assert not stack.services
 
 
 def test_nobody_there(winnow: Winnow) -> None:

@@ -1,5 +1,7 @@
 """`winnow dataset`: add, list, show."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,22 +14,29 @@ from winnow.errors import InvalidInput, TrainingFailed
 from winnow_cli import files
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, connect
 from winnow_cli.output import aside, coloured, console, count, make_table, plain, print_json, print_table
+from winnow_cli.sources import source_of
 
 app = typer.Typer(help="Datasets: patches, packed once, each with one role.", no_args_is_help=True)
 Json = dict[str, Any]
 SOURCES_HELP = (
-    "Folder with a sub-folder for each class, manifest (.csv, .parquet, or a folder that holds manifest.csv), .npz, or "
-    "synthetic[:PATCHES]. Put a role before it where it is not the pool's: test=/data/CRC-VAL-HE-7K."
+    "Folder with a sub-folder for each class, manifest (.csv, .tsv, .parquet, .pq, or a folder that holds one by that "
+    "name), .npz, or synthetic[:PATCHES]. Put a role before it where it is not the pool's: test=/data/CRC-VAL-HE-7K."
 )
+SPEC_FILES = (".yaml", ".yml", ".json")
+WRITTEN_IN_SPEC = ("size", "labelled", "by", "held_out", "column", "split", "on_unreadable")
+"""Options that a spec file leaves nothing to say to."""
 
 
 @app.command()
 def add(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name of the dataset, or a YAML or JSON file with the whole spec.")],
     sources: Annotated[list[str] | None, typer.Argument(metavar="[SOURCE]...", help=SOURCES_HELP)] = None,
     size: Annotated[int, typer.Option(help="Pixels a side; patches of other sizes are resized and counted.")] = 224,
     labelled: Annotated[int, typer.Option(help="Draw this many labelled patches from the pool.")] = 0,
-    by: Annotated[str, typer.Option(help="How to draw them: random, or stratum (equally by label).")] = "random",
+    by: Annotated[
+        str, typer.Option(help="How to draw them: random, or stratum (each label in its proportion).")
+    ] = "random",
     held_out: Annotated[int, typer.Option("--test", help="Draw this many test patches, in whole groups.")] = 0,
     column: Annotated[
         list[str] | None, typer.Option(help="Manifest: FIELD=ITS-NAME for path, label, group or role.")
@@ -40,21 +49,19 @@ def add(
     json: AsJson = False,
 ) -> None:
     """Take patches in: decode, resize, pack, count, assign roles."""
-    if sources:
+    if Path(name).suffix in SPEC_FILES:
+        _refuse_what_it_says_itself(context, name, sources)
+        spec = files.dataset(files.read(Path(name)), name)
+    elif sources:
         columns, splits = files.pairs(column, "--column"), files.pairs(split, "--split")
         document: Json = {
             "name": name,
             "image_size": size,
             "on_unreadable": on_unreadable,
-            "sources": [files.source_of(text, columns, splits) for text in sources],
+            "sources": [source_of(text, columns, splits, tell) for text in sources],
             "draws": [*draw("test", held_out, "random"), *draw("labelled", labelled, by)],
         }
         spec = files.parse(DatasetSpec, document, name)
-        for source in spec.sources:
-            if source.columns and not columns:
-                aside.print(f"{source.path}: {', '.join(f'{a} from column {b}' for a, b in source.columns.items())}")
-    elif Path(name).suffix in (".yaml", ".yml", ".json"):
-        spec = files.dataset(files.read(Path(name)), name)
     else:
         raise InvalidInput("SOURCE", f"say where the patches of {name!r} are, or name a YAML file with the spec")
     with connect(url, state_dir) as client:
@@ -83,23 +90,40 @@ def show(name: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, js
     print_json(view) if json else show_one(view)
 
 
+def tell(text: str) -> None:
+    """What was guessed, and is well to know."""
+    aside.print(plain(text), soft_wrap=True)
+
+
 def draw(role: Literal["test", "labelled"], number: int, by: str) -> list[Json]:
     """A draw from the pool, if there is to be one."""
     return [{"role": role, "count": number, "by": by}] if number else []
 
 
-def ingest(client: Client, name: str, *, quiet: bool = False) -> Json:
-    """Wait for a dataset and show how far it is. Its view. Raises TrainingFailed with the reason when it fails."""
-    if quiet or not console.is_terminal:
-        *_, view = client.wait_for_dataset(name)
-    else:
-        view: Json = {}
-        with Live(console=console, transient=True) as screen:
-            for view in client.wait_for_dataset(name):
-                screen.update(_progress(view))
+def ingest(client: Client, name: str, *, quiet: bool = False, ended: Callable[[], bool] = lambda: False) -> Json:
+    """Wait for a dataset, or until `ended` says so, and show how far it is. Its last view.
+
+    Raises TrainingFailed with the reason when it fails.
+    """
+    view: Json = {}
+    with _screen(quiet) as show:
+        for view in client.wait_for_dataset(name):
+            show(_progress(view))
+            if ended():
+                return view
     if view["status"] == "failed":
         raise TrainingFailed(f"dataset {name} could not be ingested: {view['error']}")
     return view
+
+
+@contextmanager
+def _screen(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Shows a line in place of the one before; nothing where nobody looks."""
+    if quiet or not console.is_terminal:
+        yield lambda text: None
+        return
+    with Live(console=console, transient=True) as screen:
+        yield screen.update
 
 
 def show_one(view: Json) -> None:
@@ -117,6 +141,14 @@ def show_one(view: Json) -> None:
     for key, value in view["report"].items():
         if value not in (0, [], {}, None):
             console.print(f"[dim]{key}: {plain(str(value))}[/dim]", soft_wrap=True)
+
+
+def _refuse_what_it_says_itself(context: typer.Context, file: str, sources: list[str] | None) -> None:
+    options = {one.name: one.opts[0] for one in context.command.params}
+    typed = (name for name in WRITTEN_IN_SPEC if (how := context.get_parameter_source(name)) and how.name != "DEFAULT")
+    given = [*(options[name] for name in typed), *(["SOURCE"] if sources else [])]
+    if given:
+        raise InvalidInput(", ".join(given), f"{file} is a spec file, which says this itself; write it there")
 
 
 def _progress(view: Json) -> str:

@@ -1,33 +1,27 @@
 """`winnow demo`: the whole loop in one command, on synthetic tissue or on one's own patches."""
 
-import hashlib
-import json as formats
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
-from winnow import datasets
 from winnow.client import Client
-from winnow.datasets.decode import Picture, Unreadable
-from winnow.datasets.sources import list_sources
-from winnow.domain import DatasetSpec, ExperimentSpec, Role
+from winnow.domain import DatasetSpec, ExperimentSpec
 from winnow_cli import files
-from winnow_cli.commands.datasets import ingest
-from winnow_cli.commands.experiments import begin
+from winnow_cli.commands.datasets import SPEC_FILES, ingest, tell
 from winnow_cli.commands.results import show, write
 from winnow_cli.live import follow
 from winnow_cli.options import AsJson
-from winnow_cli.output import aside, console, print_json
+from winnow_cli.output import aside, console, plain, print_json
+from winnow_cli.own_data import dataset_of
 from winnow_cli.report import gather
+from winnow_cli.resuming import find_or_add_dataset, find_or_begin
 from winnow_cli.stack import Stack, until_told
 
 Json = dict[str, Any]
-TEST_SHARE, LABELLED_SHARE, MOST_LABELLED = 0.2, 0.1, 1000
-LEAST_SIDE, MOST_SIDE = 32, 224
+SHOWN = 10
 
 # Three of the slides are never trained on.
 TISSUE = """
@@ -55,7 +49,8 @@ proxy: {epochs: 100, full_epochs: 100, learning_rate: 0.01, standardise: true}
 
 def demo(
     data: Annotated[
-        Path | None, typer.Option(help="Your own patches: a folder of class folders, or a manifest.")
+        Path | None,
+        typer.Option(help="Your own patches: folder of class folders, manifest, .npz, or a dataset's spec file."),
     ] = None,
     spec: Annotated[Path | None, typer.Option(help="Your own experiments; examples/small.yaml is a start.")] = None,
     out: Annotated[Path, typer.Option(help="Where results and the stack's state go.")] = Path("winnow-demo"),
@@ -63,21 +58,19 @@ def demo(
 ) -> None:
     """Start the stack, run every arm, end with the table, a picture and report.json. Run again, it goes on."""
     document = files.read(spec) if spec else yaml.safe_load(SPEC)
-    dataset = _dataset_of(data, str(document.get("dataset", "tissue"))) if data else _tissue(document)
+    dataset = _dataset(data)
     if data and not spec:  # nobody said which class matters
-        document |= {"dataset": dataset.name, "positive_class": None, "proxy": {"task": "classes", "standardise": True}}
+        document |= {"positive_class": None, "proxy": {"task": "classes", "standardise": True}}
+    stack = Stack(out / "state", [Path(source.path) for source in dataset.sources if source.path], None, aside.print)
     specs = files.experiments(document | {"dataset": dataset.name}, str(spec or "the demo's spec"))
-    stack = Stack(
-        out / "state", [data.resolve() if data.is_dir() else data.resolve().parent] if data else [], None, aside.print
-    )
     with until_told(stack) as told:
         try:
             aside.print(f"starting coordinator, sampler and trainer; their state: {stack.state_dir}")
             stack.start()
-            with Client(stack.url) as client:
-                report = _run(client, stack, dataset, specs, told.is_set)
+            with stack.watched(), Client(stack.url) as client:
+                report = _run(client, dataset, specs, told.is_set, quiet=json)
             if report is None:
-                aside.print(f"stopped; run it again to go on, or delete {out} to begin anew")
+                _say_stopped(out, json)
                 raise typer.Exit(130)
             written = write(report, out)
         finally:
@@ -90,65 +83,44 @@ def demo(
         raise typer.Exit(1)
 
 
-def _run(client: Client, stack: Stack, dataset: DatasetSpec, specs: list[ExperimentSpec], told: Any) -> Json | None:
-    """Ingest, begin, follow. None when told to stop."""
-    console.print(f"API: {client.url}/docs  dataset: {dataset.name}", soft_wrap=True)
-    client.create_dataset(dataset, idempotency_key=_fingerprint(dataset))
-    view = ingest(client, dataset.name)
-    console.print(
-        f"{dataset.name}: {view['samples']:,} patches of {view['image_size']} pixels, {len(view['classes'])} classes"
-    )
-    ids = [begin(client, [spec], once=_fingerprint(spec))[0]["id"] for spec in specs]
+def _dataset(data: Path | None) -> DatasetSpec:
+    """Synthetic tissue, or what was given."""
+    if data is None:
+        return files.parse(DatasetSpec, yaml.safe_load(TISSUE), "the demo's tissue")
+    if data.suffix in SPEC_FILES and data.is_file():
+        return files.dataset(files.read(data), str(data))
+    return dataset_of(data, tell)
 
-    def tick() -> bool:
-        stack.look()
-        return not told()
 
-    follow(client, ids, tick=tick)
+def _run(
+    client: Client, dataset: DatasetSpec, specs: list[ExperimentSpec], told: Callable[[], bool], *, quiet: bool
+) -> Json | None:
+    """Ingest, begin, follow. None when told to stop. Standard output is the answer's alone where programs read it."""
+    screen = aside if quiet else console
+    screen.print(f"API: {client.url}/docs", soft_wrap=True)
+    name = find_or_add_dataset(client, dataset)["name"]
+    view = ingest(client, name, quiet=quiet, ended=told)
+    if told():
+        return None
+    size, classes = view["image_size"], len(view["classes"])
+    screen.print(f"{name}: {view['samples']:,} patches of {size} pixels, {classes} classes", soft_wrap=True)
+    _say_skipped(view)
+    ids = [find_or_begin(client, spec.model_copy(update={"dataset": name}))["id"] for spec in specs]
+    follow(client, ids, ended=told, screen=screen)
     return None if told() else gather(client, ids)
 
 
-def _tissue(document: Json) -> DatasetSpec:
-    tissue = yaml.safe_load(TISSUE)
-    return files.parse(DatasetSpec, tissue | {"name": document.get("dataset", tissue["name"])}, "the demo's tissue")
+def _say_skipped(view: Json) -> None:
+    skipped: list[Json] = view["report"].get("skipped", [])
+    for one in skipped[:SHOWN]:
+        aside.print(f"[yellow]skipped:[/yellow] {plain(one['path'])}: {plain(one['reason'])}", soft_wrap=True)
+    if len(skipped) > SHOWN:
+        aside.print(f"[yellow]skipped:[/yellow] {len(skipped) - SHOWN} more; winnow dataset show names them all")
 
 
-def _dataset_of(data: Path, name: str) -> DatasetSpec:
-    """A dataset of one's own patches. Where no roles are given, some patches are held out and some labelled."""
-    source = files.source_of(str(data), {}, {})
-    whole = files.parse(DatasetSpec, {"name": name, "sources": [source]}, str(data))
-    listing = list_sources(whole, allow=lambda path: None)
-    found = [entry.role for entry in listing.entries]
-    side = _side_of(listing.pictures())
-    aside.print(f"{data}: {len(found):,} patches, packed at {side} pixels; columns: {source.get('columns') or 'none'}")
-    draws: list[Json] = []
-    if Role.TEST not in found:
-        draws.append({"role": "test", "count": max(round(len(found) * TEST_SHARE), 1)})
-    if Role.LABELLED not in found:
-        draws.append({"count": max(min(round(len(found) * LABELLED_SHARE), MOST_LABELLED), 1), "by": "stratum"})
-    for draw in draws:
-        aside.print(f"no role {draw.get('role', 'labelled')} in {data}: {draw['count']} patches are drawn for it")
-    document = files.body_of(whole) | {"draws": draws, "image_size": side}
-    checked = files.parse(DatasetSpec, document, str(data))
-    datasets.check(checked, lambda path: None)
-    return checked
-
-
-def _side_of(pictures: Iterable[Picture]) -> int:
-    """The longest side of the first patches that can be read, in pixels: small patches are not blown up."""
-    sides = [LEAST_SIDE]
-    for picture in islice(pictures, 20):
-        try:
-            width, _, height = (picture.read(LEAST_SIDE).resized or "0x0").partition("x")
-        except Unreadable:
-            continue  # ingesting names it
-        sides.append(max(int(width), int(height)))
-    return min(max(sides), MOST_SIDE)
-
-
-def _fingerprint(spec: DatasetSpec | ExperimentSpec) -> str:
-    """The same spec in the same state directory is the same work: it is found again, not begun anew."""
-    return "demo-" + hashlib.sha256(formats.dumps(files.body_of(spec), sort_keys=True).encode()).hexdigest()[:24]
+def _say_stopped(out: Path, json: bool) -> None:
+    words = f"stopped; run it again to go on, or delete {out} to begin anew"
+    print_json({"code": "stopped", "detail": words}) if json else aside.print(words)
 
 
 def _close(report: Json, written: list[Path], state_dir: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import typer
 from pydantic import ValidationError
 
@@ -18,9 +19,15 @@ from winnow.errors import Unavailable
 from winnow.settings import Settings, is_loopback
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, connect
 from winnow_cli.output import console, plain, print_json, print_table
+from winnow_cli.stack import read_record
 
 LEAST_FREE_GB = 10
-PACKAGES = ("numpy", "faiss", "torch", "torchvision", "sqlalchemy", "celery", "redis", "fastapi")
+PACKAGES = {
+    **{name: name for name in ("numpy", "faiss", "pyarrow", "torch", "torchvision", "safetensors", "matplotlib")},
+    **{name: name for name in ("sqlalchemy", "celery", "redis", "fastapi")},
+    **{"pillow": "PIL", "scikit-learn": "sklearn"},
+}
+"""By the name it is installed under: the one it is imported by."""
 MARKS = {"ok": "[green]ok[/green]", "warn": "[yellow]warn[/yellow]", "fail": "[red]fail[/red]"}
 
 
@@ -51,7 +58,7 @@ def doctor(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJso
 def examine(url: str | None, state_dir: Path) -> Iterator[Finding]:
     """Everything that is looked at."""
     yield _python()
-    yield from (_package(name) for name in PACKAGES)
+    yield from (_package(name, module) for name, module in PACKAGES.items())
     yield _accelerator()
     try:
         settings = Settings(state_dir=state_dir)
@@ -61,7 +68,14 @@ def examine(url: str | None, state_dir: Path) -> Iterator[Finding]:
         return
     yield from _settings(settings)
     with connect(url, state_dir) as client:
-        yield from _coordinator(client)
+        if not client.is_ready():
+            yield Finding(
+                "coordinator", "warn", f"{client.url} does not answer", "`winnow up` starts the embedded stack"
+            )
+            return
+        yield Finding("coordinator", "ok", client.url)
+        yield _sampler(_sampler_url(settings, client, state_dir))
+        yield _trainers(client)
 
 
 def _python() -> Finding:
@@ -71,9 +85,9 @@ def _python() -> Finding:
     return Finding("python", "ok" if fits else "warn", f"{version}, {os.cpu_count()} CPUs", advice)
 
 
-def _package(name: str) -> Finding:
+def _package(name: str, imported: str) -> Finding:
     try:
-        module = importlib.import_module(name)
+        module = importlib.import_module(imported)
     except ImportError as error:
         return Finding(name, "fail", f"cannot be imported: {error}", "make setup installs everything")
     return Finding(name, "ok", str(getattr(module, "__version__", "installed")))
@@ -146,19 +160,37 @@ def _ring(settings: Settings) -> str:
         return connection.as_uri()
 
 
-def _coordinator(client: Client) -> Iterable[Finding]:
-    if not client.is_ready():
-        yield Finding("coordinator", "warn", f"{client.url} does not answer", "`winnow up` starts the embedded stack")
-        return
-    yield Finding("coordinator", "ok", client.url)
+def _trainers(client: Client) -> Finding:
     try:
         alive = list(client.workers())
     except ApiProblem as error:
-        yield Finding("API key", "fail", str(error), "set WINNOW_API_KEY to a key with scope read, run or admin")
-        return
+        return Finding("API key", "fail", str(error), "set WINNOW_API_KEY to a key with scope read, run or admin")
     except Unavailable as error:
-        yield Finding("coordinator", "fail", str(error))
-        return
+        return Finding("coordinator", "fail", str(error), "its log says why")
+    if not alive:
+        return Finding("trainers", "fail", "none", "rounds wait until one starts; its log says why it does not")
     devices = ", ".join(device["name"] for one in alive for device in one["devices"])
-    advice = "" if alive else "rounds wait until one starts; its log says why it does not"
-    yield Finding("trainers", "ok" if alive else "fail", f"{len(alive)} alive: {devices}" if alive else "none", advice)
+    return Finding("trainers", "ok", f"{len(alive)} alive: {devices}")
+
+
+def _sampler_url(settings: Settings, client: Client, state_dir: Path) -> str | None:
+    """Where the coordinator's sampler is, as far as that is known here."""
+    record = read_record(state_dir)
+    if record.get("coordinator_url") == client.url:
+        return record.get("sampler_url")
+    return settings.sampler_url if "sampler_url" in settings.model_fields_set else None
+
+
+def _sampler(url: str | None) -> Finding:
+    if url is None:
+        return Finding(
+            "sampler", "warn", "where it is, is not known here", "set WINNOW_SAMPLER_URL to have it looked at"
+        )
+    try:
+        answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False)
+    except httpx.HTTPError as error:
+        reason = str(error) or type(error).__name__
+        return Finding("sampler", "fail", f"{url} does not answer ({reason})", "rounds stay `trained` until it does")
+    if answer.is_success:
+        return Finding("sampler", "ok", url)
+    return Finding("sampler", "fail", f"{url} answers {answer.status_code}: {answer.text}", "its log says more")

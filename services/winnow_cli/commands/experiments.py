@@ -6,9 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from winnow.client import Client
-from winnow.domain import ExperimentSpec
 from winnow_cli import files
-from winnow_cli.live import follow
+from winnow_cli.live import follow, wait
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, Ids, StateDir, Url, connect
 from winnow_cli.output import aside, coloured, console, count, plain, print_json, print_line, print_table, score
 from winnow_cli.report import COLUMNS, gather, headline, rows
@@ -34,10 +33,12 @@ def run(
     document |= {key: value for key, value in given.items() if value}
     specs = files.experiments(document, str(spec))
     with connect(url, state_dir) as client:
-        views = begin(client, specs)
+        views = [client.create_experiment(spec) for spec in specs]
         ids = [view["id"] for view in views]
         if json:
-            print_json(views if detach else _finish(client, ids))
+            views = views if detach else wait(client, ids)
+            print_json(views)
+            _exit_if_failed(views)
             return
         for view in views:
             aside.print(f"{view['name']}: {view['id']}")
@@ -55,6 +56,7 @@ def watch(ids: Ids = None, url: Url = None, state_dir: StateDir = DEFAULT_STATE_
             for id in wanted:
                 for event in client.events(id):
                     print_line({"experiment": id, "id": event.id, "type": event.type, "data": event.data})
+            _exit_if_failed([client.experiment(id) for id in wanted])
         else:
             watch_until_the_end(client, wanted)
 
@@ -94,11 +96,6 @@ def cancel(id: Id, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, jso
         _say(client.cancel(id), json)
 
 
-def begin(client: Client, specs: list[ExperimentSpec], *, once: str = "") -> list[Json]:
-    """Begin experiments; with `once`, those that were begun under it before are found again."""
-    return [client.create_experiment(spec, idempotency_key=f"{once}-{spec.name}" if once else None) for spec in specs]
-
-
 def watch_until_the_end(client: Client, ids: list[str]) -> None:
     """Follow, and end with the table; Ctrl-C detaches. Exit code 1 when an experiment failed."""
     try:
@@ -112,18 +109,10 @@ def watch_until_the_end(client: Client, ids: list[str]) -> None:
     _exit_if_failed(views)
 
 
-def _finish(client: Client, ids: list[str]) -> list[Json]:
-    """Wait without a word. The last views."""
-    for id in ids:
-        for _ in client.events(id):
-            pass
-    return [client.experiment(id) for id in ids]
-
-
 def _exit_if_failed(views: list[Json]) -> None:
     for view in views:
         if view["status"] == "failed":
-            aside.print(f"[red]{view['name']} failed:[/red] {plain(view['error'])}")
+            aside.print(f"[red]{view['name']} failed:[/red] {plain(view['error'] or '')}")
     if any(view["status"] == "failed" for view in views):
         raise typer.Exit(1)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from winnow.client import Client
+from winnow.errors import InvalidInput
 from winnow_cli import picture
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, Ids, StateDir, Url, connect
 from winnow_cli.output import aside, console, plain, print_json, print_table
@@ -40,7 +41,7 @@ def compare(
 
 def export(
     id: Id,
-    to: Annotated[Path | None, typer.Option(help="The folder to write; EXPERIMENT-NAME by default.")] = None,
+    to: Annotated[Path | None, typer.Option(help="The folder to write; NAME-ID by default.")] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="All arrays and weights of every round, not the last alone.")
     ] = False,
@@ -51,7 +52,8 @@ def export(
     """Write an experiment to a folder: spec, metrics, every batch picked, the encoder (safetensors), arrays."""
     with connect(url, state_dir) as client:
         view = client.experiment(id)
-        folder = to or Path(view["name"])
+        folder = to or Path(f"{view['name']}-{view['id']}")
+        _require_own(folder, view["id"])
         folder.mkdir(parents=True, exist_ok=True)
         written = [*_tables(client, view, folder), *_artefacts(client, id, folder, everything)]
     if json:
@@ -76,6 +78,16 @@ def write(report: Json, folder: Path) -> list[Path]:
         made.append(folder / "compare.png")
         picture.draw(report, made[1])
     return [path.absolute() for path in made]
+
+
+def _require_own(folder: Path, id: str) -> None:
+    """Two experiments in one folder could not be told apart."""
+    try:
+        other = formats.loads((folder / "experiment.json").read_text())["id"]
+    except FileNotFoundError:
+        return
+    if other != id:
+        raise InvalidInput("--to", f"{folder} holds experiment {other}; name another folder")
 
 
 def _tables(client: Client, view: Json, folder: Path) -> list[Path]:

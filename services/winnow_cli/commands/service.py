@@ -18,7 +18,9 @@ def up(
     state_dir: StateDir = DEFAULT_STATE_DIR,
     data_root: Annotated[
         list[Path] | None,
-        typer.Option(help="Datasets may be read from below this folder; may be repeated. Remembered."),
+        typer.Option(
+            help="Datasets may be read from below this folder (of a file: its folder); may be repeated. Remembered."
+        ),
     ] = None,
     port: Annotated[
         int | None, typer.Option(help="The coordinator's; by default that of the last time, 8000, or a free one.")
@@ -31,7 +33,7 @@ def up(
         try:
             stack.start()
             if json:
-                print_line({"coordinator_url": stack.url, "state_dir": str(stack.state_dir), "logs": str(stack.logs)})
+                print_line(_addresses(stack))
             else:
                 _welcome(stack)
             stack.watch(told.is_set)
@@ -88,10 +90,16 @@ def revoke(id: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, js
     print_json({"revoked": id}) if json else console.print(f"{id} is revoked")
 
 
+def _addresses(stack: Stack) -> dict[str, str]:
+    places = {"state_dir": str(stack.state_dir), "logs": str(stack.logs)}
+    return {"coordinator_url": stack.url, "sampler_url": stack.sampler_url, **places}
+
+
 def _welcome(stack: Stack) -> None:
     roots = ", ".join(stack.data_roots) or "none: datasets from files need --data-root FOLDER"
     console.print(
         f"[bold]Winnow is up[/bold] at {stack.url} (API description: {stack.url}/docs)\n"
+        f"  sampler     {stack.sampler_url}\n"
         f"  state       {stack.state_dir}\n"
         f"  logs        {stack.logs}\n"
         f"  data roots  {roots}\n"

@@ -2,12 +2,25 @@
 
 check(spec, allow)              what can be refused before anything is decoded
 ingest(spec, directory, ...)    decode, pack, assign roles, report
+read_table(path)                a manifest's heading and rows; MANIFEST_SUFFIXES are what its name ends in
 PackedImages.open(directory)    read the patches back, by mmap
 synthetic.draw(tissue, i, size) an H&E-like patch
 """
 
 from winnow.datasets import synthetic
 from winnow.datasets.ingest import Ingested, IngestStopped, SampleRow, check, ingest
+from winnow.datasets.manifest import SUFFIXES as MANIFEST_SUFFIXES
+from winnow.datasets.manifest import read_table
 from winnow.datasets.packing import PackedImages
 
-__all__ = ["IngestStopped", "Ingested", "PackedImages", "SampleRow", "check", "ingest", "synthetic"]
+__all__ = [
+    "MANIFEST_SUFFIXES",
+    "IngestStopped",
+    "Ingested",
+    "PackedImages",
+    "SampleRow",
+    "check",
+    "ingest",
+    "read_table",
+    "synthetic",
+]

@@ -3,7 +3,7 @@
 import csv
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from winnow.datasets.entries import Allow, Entry, Listing
 from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
 
+SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
+"""What a manifest's name ends in; a file of another name is read as CSV."""
 _COLUMNS = ("path", "label", "group", "role")
 Row = dict[str, str | None]
 
@@ -49,10 +51,14 @@ def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int)
     return Listing([entry for entry, _ in ordered], pictures)
 
 
+def read_table(table: Path, field: str = "path") -> tuple[list[str], Sequence[Sequence[Any]]]:
+    """The heading and the rows of a manifest as they stand. Raises InvalidInput."""
+    return _parquet(table, field) if table.suffix.lower() in (".parquet", ".pq") else _csv(table, field)
+
+
 def _rows(table: Path, source: Source, field: str) -> Iterator[Row]:
     """Each row as the four columns under their own names."""
-    read = _parquet if table.suffix.lower() in (".parquet", ".pq") else _csv
-    names, records = read(table, field)
+    names, records = read_table(table, field)
     chosen: dict[str, int] = {}
     for column in _COLUMNS:
         name = source.columns.get(column, column)

@@ -1,0 +1,43 @@
+"""The same work, found again: what has this spec already, and did not fail, is gone on with."""
+
+from itertools import count
+from typing import Any
+
+from winnow.client import ApiProblem, Client
+from winnow.domain import DatasetSpec, DatasetStatus, ExperimentSpec, ExperimentStatus
+from winnow_cli.files import body_of
+
+Json = dict[str, Any]
+OVER = (ExperimentStatus.FAILED, ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
+HELD = (ExperimentStatus.PAUSING, ExperimentStatus.PAUSED)
+
+
+def find_or_add_dataset(client: Client, spec: DatasetSpec) -> Json:
+    """The dataset of this spec. Where another one has its name, it is called NAME-2, and so on; one that failed is
+    taken in anew."""
+    for number in count(1):
+        wanted = spec.model_copy(update={"name": spec.name if number == 1 else f"{spec.name}-{number}"})
+        found = _find(client, wanted.name)
+        if found is None or found["status"] == DatasetStatus.FAILED:
+            return client.create_dataset(wanted)
+        if found["spec"] == body_of(wanted):
+            return found
+    raise AssertionError("numbers do not end")
+
+
+def find_or_begin(client: Client, spec: ExperimentSpec) -> Json:
+    """The newest experiment of this spec, taken up again if it is paused; one that failed or was cancelled is begun
+    anew."""
+    for view in client.experiments():
+        if view["spec"] == body_of(spec) and view["status"] not in OVER:
+            return client.resume(view["id"]) if view["status"] in HELD else view
+    return client.create_experiment(spec)
+
+
+def _find(client: Client, name: str) -> Json | None:
+    try:
+        return client.dataset(name)
+    except ApiProblem as problem:
+        if problem.code != "not-found":
+            raise
+        return None

@@ -1,0 +1,101 @@
+"""`winnow compare` and `winnow export` against a real coordinator."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from services.conftest import Winnow, add_dataset
+
+from winnow_cli.report import grouped
+from winnow_coordinator.context import Coordinator
+
+
+def colours_of(picture: Path) -> set[tuple[int, ...]]:
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    assert pixels.shape[1] > 1000
+    return set(map(tuple, pixels.reshape(-1, 3).tolist()))
+
+
+def test_compare_draws_and_notes_what_differs(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    ids = [run_through(name=f"e{seed}", arm="k_center", seed=seed) for seed in (1, 2)]
+    ids.append(run_through(name="other", budget=6, arm="random"))
+    said = winnow("compare", *ids, "--out", "results")
+    assert "k_center, 2 seeds" in said.out
+    assert "budget differs: e1 5, e2 5, other 6" in said.err
+    floors = [line.split() for line in said.out.splitlines() if line.startswith("floor:")]
+    assert floors == [["floor:", "colour", "histogram", "0.250"], ["floor:", "untrained", "encoder", "0.400"]]
+    report = json.loads(Path("results/report.json").read_text())
+    first = report["experiments"][0]
+    assert (first["arm"], first["seed"]) == ("k_center", 1)
+    (row,) = first["rounds"]
+    assert row["samples"] == 5 and row["visits"] == 100
+    assert row["seconds"] == {"train": 2.0, "embed": 1.0}
+    assert row["total_seconds"] == 3.0
+    assert {(0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73)} <= colours_of(Path("results/compare.png")), "both arms are drawn"
+    assert winnow("compare", *ids, "--json").json["experiments"] == report["experiments"]
+
+
+def test_compare_averages_seeds_of_one_spec_alone(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    """Equal samples and equal visits, both random and both of seed 0, are two questions, not two seeds."""
+    add_dataset(coordinator)
+    ids = [run_through(name="samples", arm="random"), run_through(name="visits", arm="random", visits=9000)]
+    said = winnow("compare", *ids)
+    assert "mean ± sd" not in said.out
+    report = json.loads(Path("winnow-compare/report.json").read_text())
+    labels = [(group.label, group.first) for group in grouped(report["experiments"])]
+    assert labels == [("random, visits none", True), ("random, visits 9000", False)]
+    drawn = colours_of(Path("winnow-compare/compare.png"))
+    assert {(0x00, 0x9E, 0x73), (0x56, 0xB4, 0xE9)} <= drawn, "each has a curve of its own"
+
+
+def test_compare_tells_runs_of_one_name_apart(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    ids = [run_through(name="e", budget=budget) for budget in (5, 6)]
+    said = winnow("compare", *ids)
+    assert f"budget differs: e ({ids[0]}) 5, e ({ids[1]}) 6" in said.err
+    assert all(f"e ({id})" in said.out for id in ids)
+
+
+def test_one_seed_run_twice_is_not_two_seeds(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    assert "entropy, 2 runs of 1 seed" in winnow("compare", *[run_through() for _ in range(2)]).out
+
+
+def test_export_writes_what_was_picked_and_made(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    id = run_through()
+    written = winnow("export", id, "--to", "out", "--all", "--json").json
+    assert all(Path(path).is_file() for path in written)
+    with Path("out/selections.csv").open() as file:
+        picked = list(csv.DictReader(file))
+    assert [row["rank"] for row in picked] == list("01234")
+    assert len(np.load("out/round-0000/candidates-index.npy")) == 12
+    with Path("out/metrics.csv").open() as file:
+        assert next(csv.DictReader(file))["f1"] == "0.5"
+
+
+def test_export_keeps_experiments_apart(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    first, second = run_through(), run_through()
+    for id in (first, second, first):
+        assert winnow("export", id).code == 0
+        assert json.loads(Path(f"e-{id}/experiment.json").read_text())["id"] == id
+    refused = winnow("export", second, "--to", f"e-{first}")
+    assert refused.code == 1
+    assert f"holds experiment {first}; name another folder" in refused.err
