@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from winnow.domain import PRESETS, DatasetSpec, ExperimentSpec, expand
+from winnow.domain import DatasetSpec, ExperimentSpec, expand
 from winnow.errors import InvalidInput
 
 Json = dict[str, Any]
@@ -39,8 +39,6 @@ def experiments(document: Json, source: str) -> list[ExperimentSpec]:
         return expand(document)
     except ValidationError as error:
         raise _explain(source, error) from error
-    except KeyError as error:
-        raise InvalidInput(source, f"preset {error} is none of {', '.join(PRESETS)}") from error
 
 
 def dataset(document: Json, source: str) -> DatasetSpec:
@@ -60,7 +58,7 @@ def parse(model: type[DatasetSpec], document: Json, source: str) -> DatasetSpec:
 
 def source_of(text: str, columns: dict[str, str], splits: dict[str, str]) -> Json:
     """What `[ROLE=]PATH` means: a folder, a manifest, an .npz, or `synthetic[:PATCHES]`."""
-    role, path = matched.groups() if (matched := _ROLE.fullmatch(text)) else ("pool", text)
+    role, path = matched.groups() if (matched := _ROLE.fullmatch(text)) else (None, text)
     if (drawn := re.fullmatch(r"synthetic(?::(\d+))?", path)) is not None:
         return {"kind": "synthetic", "role": role, "synthetic": {"patches": int(drawn[1] or 2000), "test_slides": 2}}
     place = Path(absolute(path))

@@ -53,10 +53,11 @@ def untrained_floor(
     spec: ExperimentSpec,
     device: str = "cpu",
 ) -> Probabilities:
-    """The same proxy on the encoder's random starting weights. Shapes and errors as above."""
+    """The arm's own proxy, on the encoder's random starting weights. Shapes and errors as above."""
     encoder = untrained_encoder(spec.encoder, derive_seed(spec.seed, "weights"), device)
     features = embed(encoder, images, labelled, device=device)
-    proxy = fit_proxy(features, labels, classes=classes, spec=spec.proxy, seed=derive_seed(spec.seed, "floor"))
+    seed = derive_seed(spec.seed, "floor")
+    proxy = fit_proxy(features, labels, classes=classes, spec=spec.proxy, seed=seed, epochs=spec.proxy_epochs)
     return proxy.probabilities(embed(encoder, images, evaluated, device=device))
 
 
