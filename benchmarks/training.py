@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,8 @@ def report(size: int, batch: int, rows: list[dict[str, Any]]) -> None:
         medians[contender] = statistics.median(rates)
         spread = f"{min(rates):,.1f} to {max(rates):,.1f}"
         memory = max(row["memory"] for row in own) / 2**20
-        print(
-            f"  {contender:8} {medians[contender]:10,.1f} {UNITS.get(contender, 'pairs/s')}  ({spread})  {memory:,.0f} MiB"
-        )
+        unit = UNITS.get(contender, "pairs/s")
+        print(f"  {contender:8} {medians[contender]:10,.1f} {unit}  ({spread})  {memory:,.0f} MiB")
     for other in ("ceiling", "lightly"):
         if {"winnow", other} <= set(medians):
             print(f"  winnow / {other}: {medians['winnow'] / medians[other]:.2f}")
@@ -159,21 +159,18 @@ def run_winnow(options: argparse.Namespace) -> dict[str, Any]:
         stamps.append(time.perf_counter())
 
     rig = Rig(options.device, compiled=options.compiled)
-    with tempfile.TemporaryDirectory() as workspace:
-        try:
-            train_round(
-                images,
-                np.arange(len(images), dtype=np.int64),
-                spec=spec_of(options),
-                number=0,
-                workspace=Path(workspace),
-                start=None,
-                rig=rig,
-                on_progress=stamp,
-                should_stop=lambda: len(stamps) > warm + options.steps,
-            )
-        except TrainingStopped:
-            pass
+    with tempfile.TemporaryDirectory() as workspace, suppress(TrainingStopped):
+        train_round(
+            images,
+            np.arange(len(images), dtype=np.int64),
+            spec=spec_of(options),
+            number=0,
+            workspace=Path(workspace),
+            start=None,
+            rig=rig,
+            on_progress=stamp,
+            should_stop=lambda: len(stamps) > warm + options.steps,
+        )
     seconds = stamps[warm + options.steps] - stamps[warm]
     return {"rate": options.steps * options.batches[0] / seconds, "notes": rig.notes}
 

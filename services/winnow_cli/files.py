@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from winnow.domain import PRESETS, DatasetSpec, ExperimentSpec, expand
+from winnow.domain import DatasetSpec, ExperimentSpec, expand
 from winnow.errors import InvalidInput
 
 Json = dict[str, Any]
@@ -34,8 +34,6 @@ def experiments(document: Json, source: str) -> list[ExperimentSpec]:
         return expand(document)
     except ValidationError as error:
         raise _explain(source, error) from error
-    except KeyError as error:
-        raise InvalidInput(source, f"preset {error} is none of {', '.join(PRESETS)}") from error
 
 
 def dataset(document: Json, source: str) -> DatasetSpec:

@@ -27,7 +27,7 @@ def source_of(text: str, columns: Mapping[str, str], splits: Mapping[str, str], 
 
     What `columns` and `splits` leave open is guessed from a source that is here, and told.
     """
-    role, path = matched.groups() if (matched := _ROLE.fullmatch(text)) else ("pool", text)
+    role, path = matched.groups() if (matched := _ROLE.fullmatch(text)) else (None, text)
     if (drawn := re.fullmatch(r"synthetic(?::(\d+))?", path)) is not None:
         return {"kind": "synthetic", "role": role, "synthetic": {"patches": int(drawn[1] or 2000), "test_slides": 2}}
     place = Path(absolute(path))

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from winnow.domain import (
-    PRESETS,
     Arm,
     ExperimentSpec,
     ExperimentStatus,
@@ -34,11 +33,6 @@ def parse(request: ExperimentRequest) -> ExperimentSpec:
     for name in ("arms", "seeds"):
         if name in document:
             raise InvalidInput(name, f"one request begins one experiment; send one for each of {name}")
-    if document.get("preset", "paper") not in PRESETS:
-        raise InvalidInput("preset", f"{document['preset']!r} is none of {', '.join(PRESETS)}")
-    for name in ("name", "dataset"):  # expand() would give a default name
-        if name not in document:
-            raise InvalidInput(name, "Field required")
     try:
         return expand(document)[0]
     except ValidationError as error:

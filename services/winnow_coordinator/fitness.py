@@ -23,16 +23,21 @@ class DatasetNotReady(WrongState):
         self.args = (f"dataset {dataset.name} is {current}, an experiment needs it ready: {hint}",)
 
 
+Labels = dict[str | None, int]
+"""Samples by label; None: no label."""
+
+
 @dataclass(frozen=True)
 class Stock:
-    """Samples by label (None: no label) of the roles that an experiment uses."""
+    """Samples by label of the roles that an experiment uses."""
 
     name: str
     classes: list[str]
     image_size: int
-    pool: dict[str | None, int]
-    labelled: dict[str | None, int]
-    evaluated: dict[str | None, int]
+    pool: Labels
+    labelled: Labels
+    fitted: Labels
+    evaluated: Labels
 
     @property
     def pool_size(self) -> int:
@@ -44,7 +49,7 @@ def take_stock(session: Session, dataset: Dataset, spec: ExperimentSpec) -> Stoc
     if dataset.status != DatasetStatus.READY:
         raise DatasetNotReady(dataset)
 
-    def count(role: str) -> dict[str | None, int]:
+    def count(role: str) -> Labels:
         return datasets.label_counts(session, dataset.id, role)
 
     return Stock(
@@ -53,6 +58,7 @@ def take_stock(session: Session, dataset: Dataset, spec: ExperimentSpec) -> Stoc
         image_size=dataset.spec["image_size"],
         pool=count(Role.POOL),
         labelled=count(Role.LABELLED),
+        fitted=count(spec.fit_evaluator_on),
         evaluated=count(spec.evaluate_on),
     )
 
@@ -103,19 +109,27 @@ def _require_positive_class(spec: ExperimentSpec, stock: Stock) -> None:
 
 
 def _require_labels(spec: ExperimentSpec, stock: Stock) -> None:
-    labelled = stock.labelled
-    if not labelled:
-        raise InvalidInput("dataset", f"{stock.name} has no labelled samples; add a draw with role labelled")
-    if None in labelled:
-        raise InvalidInput("dataset", f"{labelled[None]} samples of {stock.name} with the role labelled have no label")
-    if len(labelled) < 2:
-        raise InvalidInput(
-            "dataset", f"all labelled samples of {stock.name} are {next(iter(labelled))}; two classes are needed"
-        )
-    if spec.proxy.task == "positive" and spec.positive_class not in labelled:
-        raise InvalidInput("positive_class", f"no labelled sample of {stock.name} is {spec.positive_class}")
-    if not stock.evaluated:
-        raise InvalidInput("evaluate_on", f"{stock.name} has no samples with the role {spec.evaluate_on}")
-    if None in stock.evaluated:
-        count = stock.evaluated[None]
-        raise InvalidInput("evaluate_on", f"{count} samples of {stock.name} with that role have no label")
+    _require_classes(spec, stock, Role.LABELLED, stock.labelled, "dataset")
+    if spec.fit_evaluator_on != Role.LABELLED:
+        _require_classes(spec, stock, spec.fit_evaluator_on, stock.fitted, "fit_evaluator_on")
+    _require_role(spec, stock, spec.evaluate_on, stock.evaluated, "evaluate_on")
+
+
+def _require_classes(spec: ExperimentSpec, stock: Stock, role: str, labels: Labels, field: str) -> None:
+    """What a classifier is fitted on needs two classes, the positive one among them."""
+    _require_role(spec, stock, role, labels, field)
+    if len(labels) < 2:
+        only = next(iter(labels))
+        raise InvalidInput(field, f"all {role} samples of {stock.name} are {only}; two classes are needed")
+
+
+def _require_role(spec: ExperimentSpec, stock: Stock, role: str, labels: Labels, field: str) -> None:
+    """Samples, each with a label, and some of the positive class: without those every F1 is 0."""
+    if not labels:
+        hint = f"add a draw with role {role}, or a source"
+        raise InvalidInput(field, f"{stock.name} has no samples with the role {role}; {hint}")
+    if None in labels:
+        raise InvalidInput(field, f"{labels[None]} samples of {stock.name} with the role {role} have no label")
+    if spec.positive_class is not None and spec.positive_class not in labels:
+        named = "positive_class" if field == "dataset" else field
+        raise InvalidInput(named, f"no {role} sample of {stock.name} is {spec.positive_class}, the positive class")

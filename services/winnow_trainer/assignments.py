@@ -163,7 +163,8 @@ class Train:
             seed = derive_seed(spec.seed, "candidates", self._row.number)
             candidates = draw_candidates(pool, selected, spec.candidates, seed=seed)
         arrays = {"selected": selected, "candidates": candidates}
-        for name, role in (("labelled", Role.LABELLED), ("evaluated", Role(spec.evaluate_on))):
+        fitted = {"labelled": Role.LABELLED, "fitted": Role(spec.fit_evaluator_on)}
+        for name, role in (fitted | {"evaluated": Role(spec.evaluate_on)}).items():
             arrays[name] = datasets.indices(session, dataset.id, role)
             arrays[f"{name}_labels"] = self._labels(session, dataset, role)
         for name, array in arrays.items():

@@ -31,6 +31,10 @@ from winnow_trainer.warm import Warm
 
 Array = NDArray[Any]
 REST = "rest"  # the negative class when the task is one class against all others
+FITTED = {
+    "labelled": "the same labels fit the picking proxy and the evaluated one",
+    "validation": "the evaluated proxy is fitted on the validation labels, the picking one on the labelled",
+}
 KINDS = {"weights": WEIGHTS, "optimizer": OPTIMIZER, "counters": COUNTERS}
 
 
@@ -44,6 +48,7 @@ class Round:
         self.images = warm.images(self.store, job["location"])
         self.rig = warm.rig(job["device"], job["compile"])
         self.scratch = Path(job["scratch"])
+        self.images.verify_once(self.scratch.parent / "verified", line.should_stop)
         self.artefacts: list[Message] = []
         self.seconds: dict[str, float] = {"load": 0.0, "train": 0.0, "embed": 0.0, "proxy": 0.0, "evaluate": 0.0}
         if job["threads"]:
@@ -60,7 +65,7 @@ class Round:
         return self.job["classes"]
 
     def targets(self, role: str) -> NDArray[np.int64]:
-        """(n,) class numbers of `labelled` or `evaluated`, in the terms of `classes`."""
+        """(n,) class numbers of `labelled`, `fitted` or `evaluated`, in the terms of `classes`."""
         labels = self.array(f"{role}_labels")
         if self.spec.proxy.task == "classes":
             return labels
@@ -115,8 +120,12 @@ def train_and_store(job: dict[str, Any], line: Line, warm: Warm) -> dict[str, An
         candidates = _embed_candidates(round, encoder)
     with round.phase("proxy"):
         proxy, curve = _fit(round, labelled, evaluated)
+    if round.spec.fit_evaluator_on == "labelled":
+        evaluator = proxy
+    else:
+        evaluator, curve = _fit_evaluator(round, encoder, evaluated)
     with round.phase("evaluate"):
-        probabilities = proxy.probabilities(evaluated)
+        probabilities = evaluator.probabilities(evaluated)
         scores = _score(round, probabilities)
     _keep_features(round, proxy, labelled, probabilities)
     if candidates is not None:
@@ -197,8 +206,23 @@ def _embed_candidates(round: Round, encoder: torch.nn.Module) -> NDArray[np.floa
     return candidates
 
 
+def _fit_evaluator(
+    round: Round, encoder: torch.nn.Module, evaluated: NDArray[np.float32]
+) -> tuple[Proxy, list[dict[str, Any]]]:
+    """A proxy of its own for the metrics, fitted on labels that the picks never saw."""
+    with round.phase("embed"):
+        features = round.embed(round.array("fitted"), encoder)
+    with round.phase("proxy"):
+        evaluator, curve = _fit(round, features, evaluated, role="fitted")
+    round.keep_array("fitted/index", round.array("fitted"))
+    round.keep_array("fitted/embeddings", features)
+    evaluator.save(round.scratch / "evaluator.safetensors")
+    round.keep_file("evaluator", round.scratch / "evaluator.safetensors")
+    return evaluator, curve
+
+
 def _fit(
-    round: Round, labelled: NDArray[np.float32], evaluated: NDArray[np.float32]
+    round: Round, features: NDArray[np.float32], evaluated: NDArray[np.float32], role: str = "labelled"
 ) -> tuple[Proxy, list[dict[str, Any]]]:
     """The proxy; for the full arm also its scores along the way, as the paper's benchmark reports them."""
     spec, curve = round.spec, list[dict[str, Any]]()
@@ -211,12 +235,12 @@ def _fit(
             curve.append({"epoch": epoch, "f1": scores["f1"], "macro_f1": scores["macro_f1"]})
 
     proxy = fit_proxy(
-        labelled,
-        round.targets("labelled"),
+        features,
+        round.targets(role),
         classes=len(round.classes),
         spec=spec.proxy,
         seed=derive_seed(spec.seed, "proxy", round.job["number"]),
-        epochs=spec.proxy.full_epochs if full else spec.proxy.epochs,
+        epochs=spec.proxy_epochs,
         on_epoch=look,
     )
     return proxy, curve
@@ -246,8 +270,9 @@ def _report(round: Round, trained: TrainedRound, curve: list[dict[str, Any]]) ->
         "labelled": len(round.array("labelled")),
         "evaluated": len(round.array("evaluated")),
         "candidates": len(round.array("candidates")),
+        "fitted": len(round.array("fitted")),
         "device": round.rig.device,
-        "notes": [*trained.notes, "the same labels fit the picking proxy and the evaluated one"],
+        "notes": [*trained.notes, FITTED[round.spec.fit_evaluator_on]],
     }
     if curve:
         report["proxy_curve"] = curve
@@ -262,14 +287,14 @@ def _rounded(value: float) -> float:
 
 def _floors(round: Round) -> dict[str, Any]:
     round.go_on()
-    labelled, evaluated = round.array("labelled"), round.array("evaluated")
-    targets, count, spec = round.targets("labelled"), len(round.classes), round.spec
+    fitted, evaluated = round.array("fitted"), round.array("evaluated")
+    targets, count, spec = round.targets("fitted"), len(round.classes), round.spec
     colour = floors.colour_histogram_floor(
-        round.images, labelled, targets, evaluated, classes=count, seed=derive_seed(spec.seed, "floor")
+        round.images, fitted, targets, evaluated, classes=count, seed=derive_seed(spec.seed, "floor")
     )
     round.go_on()
     untrained = floors.untrained_floor(
-        round.images, labelled, targets, evaluated, classes=count, spec=spec, rig=round.rig
+        round.images, fitted, targets, evaluated, classes=count, spec=spec, rig=round.rig
     )
     return {"colour_histogram": _score(round, colour), "untrained_encoder": _score(round, untrained)}
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,25 @@ def test_a_flipped_bit_is_found_by_verify(tmp_path: Path) -> None:
     shard.write_bytes(content)
     with pytest.raises(ArtefactCorrupt, match="sha256"):
         PackedImages.open(tmp_path).verify()
+
+
+def test_a_machine_verifies_a_pack_once(tmp_path: Path) -> None:
+    out, records = tmp_path / "out", tmp_path / "records"
+    pack(out, patches(6))
+    images = PackedImages.open(out)
+    assert not images.verify_once(records, should_stop=lambda: True), "stopped, and nothing is recorded"
+    assert [images.verify_once(records) for _ in range(3)] == [True, False, False]
+    assert images.verify_once(tmp_path / "another machine's")
+    shard = out / "images-00000.npy"
+    content = bytearray(shard.read_bytes())
+    content[-5] ^= 1
+    shard.write_bytes(content)
+    os.utime(shard, ns=(0, 1))  # written anew, whatever the clock's steps
+    for _ in range(2):
+        with pytest.raises(ArtefactCorrupt, match="sha256"):
+            PackedImages.open(out).verify_once(records)
+    pack(out, patches(8))
+    assert PackedImages.open(out).verify_once(records)
 
 
 def test_a_later_version_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,7 @@ def test_manifest_paths_start_from_the_root(tmp_path: Path) -> None:
         ("path,label\na.png,x\n./a.png,y\n", "sources.0.path", "listed twice"),
         ("file,label\na.png,x\n", "sources.0.columns.path", "no column 'path'; there are file, label"),
         ("path,label\n,x\n", "sources.0.path", "row 1 has no usable path"),
+        ("path,label\na/..,x\n", "sources.0.path", "row 1 has no usable path"),
         ("path,label\na.png\n", "sources.0.path", "row 1 has 1 cells"),
         ("path,role\na.png,holdout\n", "sources.0.splits", "no role for the word 'holdout'"),
         ("", "sources.0.path", "is empty"),
@@ -163,6 +165,37 @@ def test_manifest_paths_do_not_leave_the_roots(tmp_path: Path, cell: str) -> Non
     with pytest.raises(PathForbidden):
         ingest(spec_of({"kind": "manifest", "path": str(root / "m.csv")}), tmp_path / "out", allow=allow)
     assert not (tmp_path / "out" / "packed.json").exists()
+
+
+@pytest.mark.parametrize("cell", ["link.png", "sub/link.png", "away/x.png", "back/../../secret.png", "{root}/link.png"])
+def test_links_out_of_the_roots_are_refused_at_once(tmp_path: Path, cell: str) -> None:
+    root = tmp_path / "data"
+    for path in (tmp_path / "secret.png", tmp_path / "far" / "x.png", root / "a.png", root / "sub" / "b.png"):
+        save(path)
+    for link in (root / "link.png", root / "sub" / "link.png"):
+        link.symlink_to(tmp_path / "secret.png")
+    (root / "away").symlink_to(tmp_path / "far")
+    (root / "back").symlink_to(root / "sub")
+    (root / "m.csv").write_text(f"path,label\na.png,x\nback/b.png,x\n{cell.format(root=root)},x\n")
+
+    def allow(path: Path) -> None:
+        if not path.is_relative_to(root.resolve()):
+            raise PathForbidden(str(path), [str(root)])
+
+    with pytest.raises(PathForbidden):
+        check(spec_of({"kind": "manifest", "path": str(root / "m.csv")}), allow)
+
+
+def test_a_folder_of_a_manifest_is_resolved_once(tmp_path: Path) -> None:
+    rows = [f"{folder}/{n}.png" for n in range(200) for folder in ("one", tmp_path / "one")]
+    (tmp_path / "m.csv").write_text("path,label\n" + "".join(f"{row},x\n" for row in rows[::2]))
+    (tmp_path / "one").mkdir()
+    asked: list[Path] = []
+    check(spec_of({"kind": "manifest", "path": str(tmp_path / "m.csv")}), asked.append)
+    assert len(asked) == 3, "the table, its root, the folder; not each of 200 files"
+    (tmp_path / "m.csv").write_text("path,label\n" + "".join(f"{row},x\n" for row in rows))
+    with pytest.raises(InvalidInput, match="listed twice"):
+        check(spec_of({"kind": "manifest", "path": str(tmp_path / "m.csv")}), anywhere)
 
 
 def test_a_missing_file_follows_the_policy(tmp_path: Path) -> None:
@@ -234,6 +267,70 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes) ->
     (tmp_path / "m.npz").write_bytes(content)
     with pytest.raises(InvalidInput, match="cannot be used"):
         check(spec_of({"kind": "npz", "path": str(tmp_path / "m.npz")}), anywhere)
+
+
+def damage(path: Path, how: str) -> None:
+    """Break one member of an archive, each in the way that another reader of it raises on."""
+    content = bytearray(path.read_bytes())
+    local, central = content.index(b"PK\x03\x04"), content.index(b"PK\x01\x02")
+    match how:
+        case "deflate":
+            start = local + 30 + int.from_bytes(content[local + 26 : local + 28], "little")
+            start += int.from_bytes(content[local + 28 : local + 30], "little")
+            content[start : start + 8] = b"\xff" * 8
+        case "method":
+            content[local + 8 : local + 10] = content[central + 10 : central + 12] = b"\x63\x00"
+        case _:
+            content[local + 6] |= 1
+            content[central + 8] |= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["deflate", "method", "encrypted"])
+def test_a_damaged_archive_is_refused(tmp_path: Path, how: str) -> None:
+    source = save_npz(tmp_path / "m.npz", train_images=IMAGES, train_labels=np.arange(3))
+    damage(tmp_path / "m.npz", how)
+    with pytest.raises(InvalidInput, match=r"sources\.0\.path: m\.npz cannot be used"):
+        check(spec_of(source), anywhere)
+
+
+def test_damage_past_the_header_ends_the_ingest_with_a_reason(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE, 3), np.uint8)
+    source = save_npz(tmp_path / "m.npz", train_images=images, train_labels=np.arange(40))
+    content = bytearray((tmp_path / "m.npz").read_bytes())
+    content[12_000:12_400] = b"\xff" * 400
+    (tmp_path / "m.npz").write_bytes(content)
+    check(spec_of(source), anywhere)
+    with pytest.raises(InvalidInput, match=r"m\.npz cannot be read to its end"):
+        ingest(spec_of(source), tmp_path / "out", allow=anywhere)
+
+
+def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.npz", "w") as archive, archive.open("train_images.npy", "w") as member:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (10**12, SIZE, SIZE, 3)}
+        np.lib.format.write_array_header_1_0(member, header)
+    with pytest.raises(InvalidInput, match="that its header promises"):
+        check(spec_of({"kind": "npz", "path": str(tmp_path / "m.npz")}), anywhere)
+
+
+@pytest.mark.parametrize(
+    ("more", "roles"),
+    [
+        ({}, ["pool", "validation", "test"]),
+        ({"role": "test"}, ["test", "test", "test"]),
+        ({"role": "pool"}, ["pool", "pool", "pool"]),
+        ({"role": "test", "splits": {"train": "labelled"}}, ["labelled", "test", "test"]),
+        ({"splits": {"val": "pool"}}, ["pool", "pool", "test"]),
+    ],
+)
+def test_a_role_of_an_archive_beats_the_names_of_its_splits(
+    tmp_path: Path, more: dict[str, object], roles: list[str]
+) -> None:
+    arrays = {f"{name}_images": IMAGES[:1] for name in SPLITS} | {f"{name}_labels": np.zeros(1, int) for name in SPLITS}
+    source = save_npz(tmp_path / "m.npz", **arrays) | more
+    assert [role for _, role, _, _ in listed(source)] == roles
+    stored = spec_of(source).model_dump(mode="json")["sources"][0]
+    assert [role for _, role, _, _ in listed(stored)] == roles, "a spec that was stored means the same"
 
 
 @pytest.mark.parametrize("kind", ["folder", "manifest", "npz"])

@@ -65,6 +65,12 @@ def test_impossible_balances_are_refused(balance: dict[str, float]) -> None:
         SyntheticTissue(balance=balance)
 
 
+@pytest.mark.parametrize("change", [{"patches": 200_001}, {"slides": 10_001}])
+def test_more_than_a_coordinator_could_list_is_refused(change: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="less than or equal to"):
+        SyntheticTissue.model_validate(change)
+
+
 def test_test_slides_are_held_out_whole() -> None:
     tissue = {"patches": 60, "slides": 6, "test_slides": 2}
     spec = DatasetSpec.model_validate({"name": "d", "sources": [{"kind": "synthetic", "synthetic": tissue}]})

@@ -1,5 +1,6 @@
 """Specs refuse what does not fit; seeds are independent and stable; the transition table is closed."""
 
+import math
 from enum import StrEnum
 
 import pytest
@@ -34,6 +35,53 @@ def test_a_value_in_the_file_beats_the_preset() -> None:
     assert spec.simclr.schedule == "constant" and spec.simclr.drop_last
 
 
+@pytest.mark.parametrize(
+    ("lists", "names"),
+    [
+        ({}, ["nct"]),
+        ({"arms": ["random", "full"]}, ["nct-random", "nct-full"]),
+        ({"seeds": [4, 5]}, ["nct-4", "nct-5"]),
+        ({"arms": ["margin"], "seeds": [4]}, ["nct-margin-4"]),
+    ],
+)
+def test_names_say_what_differs(lists: dict[str, object], names: list[str]) -> None:
+    assert [spec.name for spec in expand({**PAPER, **lists})] == names
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"seeds": 3}, "seeds"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, None]}, "seeds.1"),
+        ({"arms": "entropy"}, "arms"),
+        ({"arms": ["entropy", "best"]}, "arms.1"),
+        ({"preset": ["paper"]}, "preset"),
+        ({"preset": "mine"}, "preset"),
+        ({"preset": None}, "preset"),
+        ({"preset": "authors-code", "simclr": None}, "simclr"),
+        ({"preset": "authors-code", "simclr": 5}, "simclr"),
+        ({"preset": "authors-code", "encoder": "resnet18"}, "encoder"),
+        ({"name": None}, "name"),
+        ({"arm": None}, "arm"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_by_key(change: dict[str, object], field: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        expand({**PAPER, **change})
+    assert ".".join(str(part) for part in caught.value.errors()[0]["loc"]) == field
+
+
+def test_a_file_needs_a_name() -> None:
+    with pytest.raises(ValidationError, match="name"):
+        expand({"dataset": "nct", "positive_class": "TUM"})
+
+
+def test_every_preset_may_be_named() -> None:
+    for preset in domain.PRESETS:
+        assert expand({**PAPER, "preset": preset})
+
+
 def test_the_full_arm_is_cut_into_rounds_that_cover_its_epochs() -> None:
     spec = ExperimentSpec.model_validate({**PAPER, "arm": "full", "simclr": {"epochs": 25}, "full_evaluate_every": 10})
     assert [spec.epochs_of(n) for n in range(spec.total_rounds)] == [10, 10, 5]
@@ -51,6 +99,23 @@ def test_the_full_arm_is_cut_into_rounds_that_cover_its_epochs() -> None:
         ({"encoder": {"name": "vgg"}}, "name"),
         ({"name": "../x"}, "name"),
         ({"seed": -1}, "seed"),
+        ({"visits": 1}, "visits"),
+        ({"budget": 10**30, "candidates": "all"}, "budget"),
+        ({"encoder": {"head": [0]}}, "head"),
+        ({"encoder": {"head": [128, -5]}}, "head"),
+        ({"simclr": {"betas": [1.5, 0.9]}}, "betas"),
+        ({"simclr": {"betas": [0.9, 1]}}, "betas"),
+        ({"simclr": {"learning_rate": math.inf}}, "learning_rate"),
+        ({"simclr": {"learning_rate": "1e999"}}, "learning_rate"),
+        ({"simclr": {"weight_decay": math.inf}}, "weight_decay"),
+        ({"simclr": {"temperature": 1e-300}}, "temperature"),
+        ({"proxy": {"learning_rate": math.nan}}, "learning_rate"),
+        ({"views": {"brightness": math.inf}}, "brightness"),
+        ({"views": {"contrast": 1e39}}, "contrast"),
+        ({"views": {"blur_sigma": [0.1, 1e308]}}, "blur_sigma"),
+        ({"views": {"crop_scale": [0.1, 1.5]}}, "crop_scale"),
+        ({"views": {"crop_ratio": [0.5, math.inf]}}, "crop_ratio"),
+        ({"fit_evaluator_on": "validation", "evaluate_on": "validation"}, "evaluate_on"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(change: dict[str, object], field: str) -> None:

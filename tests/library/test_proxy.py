@@ -7,7 +7,7 @@ import pytest
 from library.arrays import tissue
 
 from winnow import metrics
-from winnow.domain import ExperimentSpec, ProxySpec
+from winnow.domain import ExperimentSpec, ProxySpec, derive_seed
 from winnow.errors import InvalidInput
 from winnow.simclr import Proxy, embed, fit_proxy, floors, load_encoder, train_round, untrained_encoder
 
@@ -88,6 +88,20 @@ def test_embedding_keeps_order_and_writes_a_memmap(tmp_path: Path) -> None:
     assert np.allclose(embed(encoder, images, indices[2:3]), whole[2], atol=1e-4)
     assert np.array_equal(np.load(tmp_path / "h.npy", allow_pickle=False), whole)
     assert embed(encoder, images, indices[:0]).shape == (0, 512)
+
+
+def test_the_floor_is_the_arms_own_proxy() -> None:
+    images, names = tissue(60, 32)
+    labels, every = np.array([name == "TUM" for name in names], np.int64), np.arange(60, dtype=np.int64)
+    encoder = untrained_encoder(SPEC.encoder, derive_seed(SPEC.seed, "weights"), "cpu")
+    features = embed(encoder, images, every)
+    for arm, epochs in (("entropy", 2), ("full", 5)):
+        proxy = {"task": "positive", "epochs": 2, "full_epochs": 5}
+        spec = ExperimentSpec.model_validate(SPEC.model_dump() | {"arm": arm, "proxy": proxy})
+        floor = floors.untrained_floor(images, every, labels, every, classes=2, spec=spec)
+        seed = derive_seed(spec.seed, "floor")
+        same = fit_proxy(features, labels, classes=2, spec=spec.proxy, seed=seed, epochs=epochs)
+        assert np.array_equal(floor, same.probabilities(features))
 
 
 def test_training_on_tissue_beats_the_untrained_encoder(tmp_path: Path) -> None:

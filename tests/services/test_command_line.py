@@ -45,7 +45,8 @@ def test_run_begins_one_experiment_for_each_arm_and_seed(coordinator: Coordinato
     [
         ("{name: e, dataset: d, positive_class: a, budget: 0}", "budget: Input should be greater than or equal to 1"),
         ("{name: e, dataset: d, positive_class: a, bugdet: 5}", "bugdet: Extra inputs are not permitted"),
-        ("{name: e, dataset: d, preset: papers}", "'papers' is none of paper, authors-code"),
+        ("{name: e, dataset: d, preset: papers}", "preset: Input should be 'paper' or 'authors-code'"),
+        ("{name: e, dataset: d, positive_class: a, seeds: 3}", "seeds: Input should be a valid list"),
         ("[1, 2]", "holds no mapping"),
         ("{name: ", "is neither YAML nor JSON"),
         ("{name: e, dataset: nowhere, positive_class: a}", "no dataset 'nowhere'"),

@@ -144,6 +144,11 @@ def test_the_full_arm_holds_the_pool(api: httpx.Client, coordinator: Coordinator
         ({"arm": "best"}, "arm"),
         ({"budgett": 5}, "budgett"),
         ({"preset": "mine"}, "preset"),
+        ({"preset": ["paper"]}, "preset"),
+        ({"preset": "authors-code", "simclr": None}, "simclr"),
+        ({"name": None}, "name"),
+        ({"fit_evaluator_on": "validation"}, "fit_evaluator_on"),
+        ({"fit_evaluator_on": "validation", "evaluate_on": "validation"}, "evaluate_on"),
         ({"arms": ["random"]}, "arms"),
         ({"simclr": {"drop_last": True}}, "simclr.batch_size"),
         ({"views": {"crop_scale": [0.5, 0.1]}}, "views.crop_scale"),
@@ -158,6 +163,9 @@ def test_a_spec_that_does_not_fit_names_its_field(
     assert api.get("/experiments").json()["items"] == []
 
 
+ROLES = {"pool": "ab" * 20, "labelled": "ab", "test": "ab"}
+
+
 @pytest.mark.parametrize(
     ("dataset", "changes", "field"),
     [
@@ -168,6 +176,11 @@ def test_a_spec_that_does_not_fit_names_its_field(
         ({"pool": "ab" * 20, "labelled": ["a", "b", None], "test": "ab"}, {}, "dataset"),
         ({"pool": ["a", None] * 20, "labelled": "ab", "test": "ab"}, {"initial": "stratum"}, "initial"),
         ({"pool": "ab" * 20, "labelled": "ab", "test": ["a", None]}, {}, "evaluate_on"),
+        ({"pool": "ab" * 20, "labelled": "ab", "test": "bb"}, {}, "evaluate_on"),
+        ({"pool": "abc" * 20, "labelled": "bc", "test": "abc"}, {"proxy": {"task": "classes"}}, "positive_class"),
+        ({**ROLES, "validation": "bb"}, {"fit_evaluator_on": "validation"}, "fit_evaluator_on"),
+        ({**ROLES, "validation": "aa"}, {"fit_evaluator_on": "validation"}, "fit_evaluator_on"),
+        ({**ROLES, "validation": ["a", "b", None]}, {"fit_evaluator_on": "validation"}, "fit_evaluator_on"),
         ({"pool": "ab" * 20, "labelled": "ab", "test": "ab", "image_size": 31}, {}, "dataset"),
     ],
 )

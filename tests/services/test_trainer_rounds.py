@@ -12,12 +12,13 @@ import pytest
 from conftest import wait_until
 from services.trainer_parts import add_dataset, add_round, read_round, worker_at, working
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from winnow.artefacts import digest_of, get_array
 from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus
-from winnow.store import artefacts, experiments, picks, rounds
+from winnow.store import artefacts, datasets, experiments, picks, rounds
 from winnow.store.claims import TRAIN
-from winnow.store.tables import Artefact, Round
+from winnow.store.tables import Artefact, Dataset, Round
 from winnow_trainer.worker import Worker
 
 
@@ -31,6 +32,10 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
 def artefacts_of(worker: Worker, round: Round) -> dict[str, Artefact]:
     with worker.database.read() as session:
         return artefacts.of_round(session, round.experiment_id, round.number)
+
+
+def dataset_of(session: Session, round: Round) -> str:
+    return experiments.get(session, round.experiment_id).dataset_id
 
 
 def want(worker: Worker, round: Round, status: ExperimentStatus) -> None:
@@ -72,7 +77,8 @@ def test_a_round_is_trained_and_everything_is_stored(worker: Worker) -> None:
     assert get_array(worker.store, stored["candidates/embeddings"].key).shape == (len(candidates), 512)
     probabilities = get_array(worker.store, stored["candidates/probabilities"].key)
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
-    assert not list(worker.settings.scratch_dir.iterdir()), "scratch is left clean"
+    left = [path.name for path in worker.settings.scratch_dir.iterdir()]
+    assert left == ["verified"], "scratch is left clean, but for what was verified on this machine"
 
 
 def test_a_bell_heard_twice_changes_nothing(worker: Worker) -> None:
@@ -89,6 +95,35 @@ def test_the_full_arm_trains_on_the_pool_and_reports_the_proxys_curve(worker: Wo
     done = read_round(worker, round)
     assert done.visits == done.samples
     assert [point["epoch"] for point in done.report["proxy_curve"]] == [2, 4]
+
+
+def test_the_evaluator_may_have_labels_of_its_own(tmp_path: Path) -> None:
+    with worker_at(tmp_path / "state") as worker:
+        add_dataset(worker, draws=[{"count": 20, "by": "stratum"}, {"count": 15, "role": "validation"}])
+        both, apart = (add_round(worker, fit_evaluator_on=role) for role in ("labelled", "validation"))
+        assert worker.attend(TRAIN, both.id) and worker.attend(TRAIN, apart.id)
+        kept = [artefacts_of(worker, round) for round in (both, apart)]
+        proxies = {rows["proxy"].sha256 for rows in kept} | {kept[1]["evaluator"].sha256}
+        assert len(proxies) == 2, "the picking proxy is the same, the evaluator another"
+        assert "evaluator" not in kept[0] and "fitted/index" not in kept[0]
+        fitted = get_array(worker.store, kept[1]["fitted/index"].key)
+        with worker.database.read() as session:
+            assert np.array_equal(fitted, datasets.indices(session, dataset_of(session, apart), "validation"))
+        for row, said in ((both, "the same labels"), (apart, "on the validation labels")):
+            assert said in read_round(worker, row).report["notes"][0]
+        assert read_round(worker, both).report["floors"] != read_round(worker, apart).report["floors"]
+
+
+def test_damaged_shards_are_not_trained_on(worker: Worker) -> None:
+    round = add_round(worker)
+    with worker.database.read() as session:
+        location = str(session.get_one(Dataset, dataset_of(session, round)).location)
+    (shard,) = (worker.settings.artefact_dir / location).glob("*.npy")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    assert worker.attend(TRAIN, round.id)
+    assert "does not match its sha256" in str(read_round(worker, round).error)
 
 
 def test_a_limit_of_visits_is_kept(worker: Worker) -> None:

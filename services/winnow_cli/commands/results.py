@@ -16,7 +16,7 @@ from winnow_cli.report import COLUMNS, gather, rows
 
 Json = dict[str, Any]
 ENCODER = "state/weights"
-SMALL = ("labelled/", "evaluated/", "proxy")
+SMALL = ("labelled/", "fitted/", "evaluated/", "proxy", "evaluator")
 
 
 def compare(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from winnow.datasets.decode import Picture
+from winnow.datasets.decode import Picture, Unreadable, resolve
 from winnow.domain import Role
 
 Allow = Callable[[Path], None]
@@ -28,3 +28,12 @@ class Listing:
 
     entries: list[Entry]
     pictures: Callable[[], Iterator[Picture]]
+
+
+def allow_link(path: Path, allow: Allow) -> None:
+    """Raise PathForbidden when the link `path` leads out of the allowed roots."""
+    try:
+        target = resolve(path)
+    except Unreadable:
+        return  # a link to itself leads nowhere; reading it gives the reason, under the dataset's policy
+    allow(target)

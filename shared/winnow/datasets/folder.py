@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from winnow.datasets.decode import SUFFIXES, FilePicture, Picture, RejectedPicture, Unreadable, resolve
-from winnow.datasets.entries import Allow, Entry, Listing
+from winnow.datasets.entries import Allow, Entry, Listing, allow_link
 from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
 
@@ -48,7 +48,7 @@ def _walk(directory: Path, allow: Allow, above: tuple[Path, ...], field: str) ->
             yield from _walk(path, allow, (*above, resolved), field)
             continue
         if child.is_symlink():
-            _allow_link(path, allow)
+            allow_link(path, allow)
         yield path
 
 
@@ -71,14 +71,6 @@ def _is_folder(child: "os.DirEntry[str]") -> bool:
         return False  # a link to itself: listed, and refused on reading
 
 
-def _allow_link(path: Path, allow: Allow) -> None:
-    try:
-        target = resolve(path)
-    except Unreadable:
-        return  # a link to itself leads nowhere; reading it gives the reason, under the dataset's policy
-    allow(target)
-
-
 def _is_debris(name: str) -> bool:
     return name.startswith(".") or name.lower() in _DEBRIS
 
@@ -90,7 +82,7 @@ def _key(path: Path, root: Path) -> str:
 
 def _entry(key: str, source: Source, number: int) -> Entry:
     folders = PurePosixPath(key).parts[:-1]
-    role = source.role
+    role = source.role_or_pool
     if source.splits and folders:
         role, folders = _role_of(folders[0], source, number), folders[1:]
     return Entry(key, role, folders[0] if folders else None, source=number)

@@ -4,11 +4,11 @@ import csv
 import math
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from winnow.datasets.decode import FilePicture, Picture, Unreadable, resolve
-from winnow.datasets.entries import Allow, Entry, Listing
+from winnow.datasets.entries import Allow, Entry, Listing, allow_link
 from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
 
@@ -34,11 +34,12 @@ def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int)
         allow(_resolved(place, f"{field}.path"))
     if not table.is_file():
         raise InvalidInput(f"{field}.path", f"no manifest file {table}")
+    folders = _Folders(allow)
     paths: dict[str, Path] = {}
     entries: list[Entry] = []
     for line, row in enumerate(_rows(table, source, field), start=1):
         entry = _entry(row, line, source, number)
-        path = _place(root, entry.key, allow, field)
+        path = folders.place(root / entry.key)
         if str(path) in paths:
             raise InvalidInput(f"{field}.path", f"row {line}: {entry.key} is listed twice; keep one of the rows")
         paths[str(path)] = path
@@ -108,9 +109,9 @@ def _text(cell: Any) -> str | None:
 
 def _entry(row: Row, line: int, source: Source, number: int) -> Entry:
     path, word = row["path"], row.get("role")
-    if not path or "\0" in path:
+    if not path or "\0" in path or PurePath(path).name in ("", ".."):
         raise InvalidInput(f"sources.{number}.path", f"row {line} has no usable path")
-    role = source.role if word is None else _role_of(word, source, number)
+    role = source.role_or_pool if word is None else _role_of(word, source, number)
     return Entry(path, role, row.get("label"), row.get("group"), number)
 
 
@@ -126,15 +127,37 @@ def _role_of(word: str, source: Source, number: int) -> Role:
         ) from None
 
 
-def _place(root: Path, cell: str, allow: Allow, field: str) -> Path:
-    """Where a cell points. One that could leave the root by its text alone is checked at once."""
-    cell_path = Path(cell)
-    path = Path(os.path.normpath(root / cell_path))
-    if cell_path.is_absolute() or ".." in cell_path.parts:
-        path = root / cell_path  # `a/../b` is not `b` where `a` is a link
-        allow(_resolved(path, f"{field}.path"))
-        return resolve(path)
-    return path
+class _Folders:
+    """Where the cells of a manifest point. A table may have a million rows: each folder is resolved, allowed and
+    looked through for links once, and a row costs two look-ups more.
+    """
+
+    def __init__(self, allow: Allow) -> None:
+        self._allow = allow
+        self._known: dict[str, tuple[Path, frozenset[str]]] = {}
+
+    def place(self, path: Path) -> Path:
+        """`path` with its folder resolved. Raises PathForbidden when that, or a link there, leaves the roots."""
+        above = str(path.parent)
+        if above not in self._known:
+            self._known[above] = self._look(path.parent)
+        folder, links = self._known[above]
+        placed = folder / path.name
+        if path.name in links:
+            allow_link(placed, self._allow)
+        return placed
+
+    def _look(self, folder: Path) -> tuple[Path, frozenset[str]]:
+        try:
+            resolved = resolve(folder)  # `a/../b` is not `b` where `a` is a link
+        except Unreadable:
+            return folder, frozenset()  # leads nowhere; reading it gives the reason
+        self._allow(resolved)
+        try:
+            with os.scandir(resolved) as found:
+                return resolved, frozenset(child.name for child in found if child.is_symlink())
+        except OSError:
+            return resolved, frozenset()  # nothing is there to be read either, and the worker asks again
 
 
 def _resolved(path: Path, field: str) -> Path:

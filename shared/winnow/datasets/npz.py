@@ -3,8 +3,11 @@
 Images are streamed from the archive one at a time: the larger MedMNIST files do not fit in memory.
 """
 
+import lzma
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +23,12 @@ from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
 
 _SPLITS: dict[str, Role] = {"train": Role.POOL, "val": Role.VALIDATION, "test": Role.TEST}
-_BROKEN = (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError)
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(ValueError, KeyError, IndexError, OverflowError, MemoryError),
+    RuntimeError,  # zipfile's for an encrypted member; NotImplementedError for a compression it does not know
+)
+"""What zipfile and NumPy raise on a damaged archive."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,8 @@ class _Split:
 def list_npz(source: Source, number: int, *, allow: Allow) -> Listing:
     """Every image of every split, in the archive's order; the label is the class number as text.
 
-    Splits have the roles pool (train), validation (val) and test, unless `source.splits` says otherwise; a split
-    of another name needs its role there.
+    A split's role is the one in `source.splits`, else the source's own, else by its name: pool (train),
+    validation (val), test. Without any of these it is refused.
 
     Raises InvalidInput (no such file, no archive, other shapes or types, pickled members), PathForbidden.
     """
@@ -72,12 +80,15 @@ def _splits(path: Path) -> list[_Split]:
 def _split(archive: zipfile.ZipFile, name: str) -> _Split:
     with archive.open(f"{name}_images.npy") as member:
         shape, fortran, dtype = _header(member)
+        header = member.tell()
     if dtype != np.uint8 or fortran:
         raise ValueError(
             f"{name}_images is {dtype}{' in Fortran order' if fortran else ''}; uint8 in C order is needed"
         )
     if not (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))):
         raise ValueError(f"{name}_images has shape {shape}; (n, h, w) or (n, h, w, 3) is needed")
+    if archive.getinfo(f"{name}_images.npy").file_size != header + math.prod(shape):
+        raise ValueError(f"{name}_images does not hold the {shape} values that its header promises")
     return _Split(name, shape)
 
 
@@ -89,13 +100,13 @@ def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.gener
 
 
 def _entries(path: Path, split: _Split, source: Source, number: int) -> Iterator[Entry]:
-    roles = _SPLITS | source.splits
-    if split.name not in roles:
-        raise InvalidInput(f"sources.{number}.splits", f"no role for the split {split.name!r}")
+    role = source.splits.get(split.name) or source.role or _SPLITS.get(split.name)
+    if role is None:
+        raise InvalidInput(f"sources.{number}.splits", f"no role for the split {split.name!r}; name it here")
     labels = _labels(path, split)
     for at in range(split.shape[0]):
         label = None if labels is None else str(labels[at])
-        yield Entry(f"{split.name}/{at:06d}", roles[split.name], label, source=number)
+        yield Entry(f"{split.name}/{at:06d}", role, label, source=number)
 
 
 def _labels(path: Path, split: _Split) -> NDArray[np.int64] | None:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -38,7 +39,7 @@ class PackedImages:
         """Open a packed directory; shapes, types and sizes are held against packed.json.
 
         Raises InvalidInput where there is no packed.json, ArtefactCorrupt where a shard is missing, truncated or
-        of another shape. Bytes are compared by `verify`.
+        of another shape. Bytes are compared by `verify` and `verify_once`.
         """
         manifest = _read_manifest(directory)
         size = int(manifest["image_size"])
@@ -69,11 +70,36 @@ class PackedImages:
                 out[places] = shard[wanted[places].astype(np.int64) - start]
         return out
 
-    def verify(self) -> None:
-        """Compare every byte with the sha256 of packed.json. Raises ArtefactCorrupt."""
+    def verify(self, should_stop: Callable[[], bool] | None = None) -> bool:
+        """Compare every byte with the sha256 of packed.json; False when `should_stop` ended it between two shards.
+
+        Raises ArtefactCorrupt.
+        """
         for shard in _read_manifest(self.directory)["shards"]:
+            if should_stop is not None and should_stop():
+                return False
             if _digest(self.directory / shard["name"]) != shard["sha256"]:
                 raise ArtefactCorrupt(f"{self.directory / shard['name']} does not match its sha256; ingest again")
+        return True
+
+    def verify_once(self, records: Path, should_stop: Callable[[], bool] | None = None) -> bool:
+        """Verify, unless `records` (a directory of this machine) says that these very files were; whether it did.
+
+        The record is of the directory, its packed.json, and each shard's size and time of writing: a shard that is
+        written anew is verified anew. Raises ArtefactCorrupt.
+        """
+        record = records / self._fingerprint()
+        if record.exists() or not self.verify(should_stop):
+            return False
+        records.mkdir(parents=True, exist_ok=True)
+        record.touch()
+        return True
+
+    def _fingerprint(self) -> str:
+        manifest = self.directory / MANIFEST
+        shards = [self.directory / shard["name"] for shard in _read_manifest(self.directory)["shards"]]
+        seen = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
+        return hashlib.sha256(repr((str(self.directory.resolve()), _digest(manifest), seen)).encode()).hexdigest()
 
 
 class PackWriter:

@@ -64,7 +64,7 @@ def _list_synthetic(source: Source, number: int) -> Listing:
     entries = [
         Entry(
             key=f"{label}/{index:06d}",
-            role=Role.TEST if slide >= first_test else source.role,
+            role=Role.TEST if slide >= first_test else source.role_or_pool,
             label=label,
             group=f"slide-{slide:03d}",
             source=number,

@@ -5,16 +5,8 @@ Contrastive Learning in Histopathology using Active Sampling", section III-B).
 """
 
 from winnow.domain.datasets import TISSUE_TYPES, DatasetSpec, LabelledDraw, Role, Source, SyntheticTissue
-from winnow.domain.experiments import (
-    PRESETS,
-    Arm,
-    EncoderSpec,
-    ExperimentSpec,
-    ProxySpec,
-    SimclrSpec,
-    ViewsSpec,
-    expand,
-)
+from winnow.domain.experiments import Arm, EncoderSpec, ExperimentSpec, ProxySpec, SimclrSpec, ViewsSpec
+from winnow.domain.presets import PRESETS, expand
 from winnow.domain.seeds import derive_seed
 from winnow.domain.spec import Name, Spec
 from winnow.domain.states import (

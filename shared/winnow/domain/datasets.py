@@ -1,12 +1,13 @@
 """Where patches come from, and what each may be used for."""
 
-import math
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from winnow.domain.spec import Name, Spec
+from winnow.domain.spec import Name, Seed, Spec
+
+Label = Annotated[str, Field(min_length=1)]
 
 
 class Role(StrEnum):
@@ -23,7 +24,8 @@ class Source(Spec):
 
     folder    class sub-folders of PNG, JPEG or TIFF
     manifest  CSV or Parquet with `path`, and any of `label`, `group`, `role`; paths relative to `root`
-    npz       MedMNIST style: `{split}_images` and `{split}_labels`
+    npz       MedMNIST style: `{split}_images` and `{split}_labels`; without a role of the source, train is pool,
+              val validation and test test
     synthetic seeded H&E-like tissue, for demonstrations and tests
     """
 
@@ -33,7 +35,11 @@ class Source(Spec):
         default=None,
         description="Manifest only: the folder its paths start from; by default, and if relative, the manifest's own",
     )
-    role: Role = Field(default=Role.POOL, description="Role of every sample without one of its own")
+    role: Role | None = Field(
+        default=None,
+        description="Role of every sample whose manifest row or split in `splits` gives none. null: pool; an npz's "
+        "train, val and test are pool, validation and test",
+    )
     columns: dict[Literal["path", "label", "group", "role"], str] = Field(
         default_factory=dict, description="Manifest only: other names of its columns"
     )
@@ -41,7 +47,7 @@ class Source(Spec):
         default_factory=dict,
         description="Words of a manifest's role column, top folders or npz splits → role: {train: pool, val: test}",
     )
-    labels: dict[str, str] = Field(default_factory=dict, description="Rename labels, e.g. {'0': non_idc}")
+    labels: dict[str, Label] = Field(default_factory=dict, description="Rename labels, e.g. {'0': non_idc}")
     synthetic: "SyntheticTissue | None" = None
 
     @model_validator(mode="after")
@@ -56,6 +62,11 @@ class Source(Spec):
             raise ValueError(f"a {self.kind} source takes no synthetic")
         return self
 
+    @property
+    def role_or_pool(self) -> Role:
+        """The role of a sample that nothing else gives one."""
+        return self.role or Role.POOL
+
 
 TISSUE_TYPES = ("ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM")
 """The nine classes of NCT-CRC-HE (Kather et al. 2018)."""
@@ -64,24 +75,25 @@ TISSUE_TYPES = ("ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM")
 class SyntheticTissue(Spec):
     """H&E-like patches of the nine tissue types of NCT-CRC-HE, drawn in optical-density space."""
 
-    patches: int = Field(default=2000, ge=1, description="How many")
-    slides: int = Field(default=10, ge=1, description="Each slide has its own stain shift; it is the group key")
-    balance: dict[str, float] = Field(
+    patches: int = Field(default=2000, ge=1, le=200_000, description="How many, at most 200,000")
+    slides: int = Field(
+        default=10, ge=1, le=10_000, description="Each slide has its own stain shift; it is the group key"
+    )
+    balance: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = Field(
         default_factory=dict, description="Relative frequency by tissue type; those not named have 1.0 each"
     )
     test_slides: int = Field(
         default=0, ge=0, description="The last k slides get role test; the others the source's role"
     )
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = Field(default=0, description="Tissue types, slides, stains and cells come from it")
 
     @model_validator(mode="after")
     def _is_drawable(self) -> Self:
         unknown = sorted(set(self.balance) - set(TISSUE_TYPES))
         if unknown:
             raise ValueError(f"balance: {unknown[0]!r} is no tissue type; they are {', '.join(TISSUE_TYPES)}")
-        weights = [self.balance.get(name, 1.0) for name in TISSUE_TYPES]
-        if not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
-            raise ValueError("balance: needs finite frequencies of at least 0, not all 0")
+        if not any(self.balance.get(name, 1.0) for name in TISSUE_TYPES):
+            raise ValueError("balance: needs a frequency above 0 for one type or more")
         if self.test_slides >= self.slides:
             raise ValueError(f"test_slides: {self.test_slides} of {self.slides} slides leave none for the pool")
         return self
@@ -94,14 +106,14 @@ class LabelledDraw(Spec):
     into `labelled` takes patches, and leaves the rest of their group in the pool, as the paper does.
     """
 
-    count: int = Field(ge=1)
+    count: int = Field(ge=1, description="How many")
     role: Role = Role.LABELLED
     from_role: Role = Role.POOL
     source: int | None = Field(
         default=None, ge=0, description="Draw from this source alone, by its place in `sources`, from 0"
     )
     by: Literal["random", "stratum"] = "random"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = Field(default=0, description="Seed of this draw")
 
     @model_validator(mode="after")
     def _moves_something(self) -> Self:
@@ -123,4 +135,4 @@ class DatasetSpec(Spec):
     max_pixels: int = Field(
         default=50_000_000, ge=1, le=178_000_000, description="Images above this many pixels count as unreadable"
     )
-    shard_size: int = Field(default=4096, ge=1, description="Patches in one packed shard")
+    shard_size: int = Field(default=4096, ge=1, le=1_000_000, description="Patches in one packed shard")

@@ -2,11 +2,11 @@
 
 import math
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from winnow.domain.spec import Name, Range, Spec
+from winnow.domain.spec import Name, Range, Seed, Spec
 
 
 class Arm(StrEnum):
@@ -24,6 +24,12 @@ class Arm(StrEnum):
         return self in (Arm.ENTROPY, Arm.MARGIN, Arm.LEAST_CONFIDENCE)
 
 
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+_WIDEST = {"crop_scale": 1, "crop_ratio": 100, "blur_sigma": 224}
+"""The ranges among the magnitudes of a view, and the most that means anything: of the area, of a side, in pixels."""
+
+
 class ViewsSpec(Spec):
     """The augmentations of SimCLR, with every magnitude. Parameters are drawn per image and view."""
 
@@ -36,9 +42,9 @@ class ViewsSpec(Spec):
         default=0.0, ge=0, le=1, description="Probability of a rotation by exactly +90°, instead"
     )
     jitter: float = Field(default=0.8, ge=0, le=1, description="Probability of the colour jitter")
-    brightness: float = Field(default=0.8, ge=0)
-    contrast: float = Field(default=0.8, ge=0)
-    saturation: float = Field(default=0.8, ge=0)
+    brightness: float = Field(default=0.8, ge=0, le=10)
+    contrast: float = Field(default=0.8, ge=0, le=10)
+    saturation: float = Field(default=0.8, ge=0, le=10)
     hue: float = Field(default=0.2, ge=0, le=0.5)
     greyscale: float = Field(default=0.2, ge=0, le=1)
     blur: float = Field(default=0.5, ge=0, le=1, description="Probability of the Gaussian blur")
@@ -46,12 +52,12 @@ class ViewsSpec(Spec):
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> Self:
-        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
+        for name, widest in _WIDEST.items():
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name}: needs 0 < low <= high, got {low}, {high}")
-        if self.crop_scale[1] > 1:
-            raise ValueError(f"crop_scale: at most 1, got {self.crop_scale[1]}")
+            if high > widest:
+                raise ValueError(f"{name}: at most {widest}, got {high}")
         return self
 
 
@@ -59,7 +65,9 @@ class EncoderSpec(Spec):
     """The encoder f and the projection head g."""
 
     name: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
-    head: tuple[int, ...] = Field(default=(128, 128, 128), min_length=1, description="Units of each layer of g")
+    head: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        default=(128, 128, 128), min_length=1, description="Units of each layer of g"
+    )
     head_batch_norm: bool = False
 
     @property
@@ -71,13 +79,13 @@ class EncoderSpec(Spec):
 class SimclrSpec(Spec):
     """How a round of contrastive training runs."""
 
-    epochs: int = Field(default=100, ge=1, description="Epochs a round; of the whole run for `full`")
-    batch_size: int = Field(default=128, ge=2)
-    temperature: float = Field(default=0.1, gt=0)
+    epochs: Count = Field(default=100, description="Epochs a round; of the whole run for `full`")
+    batch_size: Count = Field(default=128, ge=2)
+    temperature: float = Field(default=0.1, ge=1e-3, le=1e3)
     optimizer: Literal["adam", "adamw", "sgd", "lars"] = Field(default="adam", description="adam, adamw, sgd or lars")
     learning_rate: float = Field(default=1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="Of sgd and lars")
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    momentum: Decay = Field(default=0.9, description="Of sgd and lars")
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
     schedule_over: Literal["round", "run"] = Field(
@@ -88,22 +96,21 @@ class SimclrSpec(Spec):
     reset_optimizer: bool = Field(
         default=False, description="Forget the optimizer's moments at the start of each round; `full` never does"
     )
-    chunk: int | None = Field(
+    chunk: Count | None = Field(
         default=None, ge=2, description="Images a pass, by gradient caching: batches larger than the memory"
     )
-    devices: int = Field(default=1, ge=1, le=64, description="Processes that share each batch, one for each GPU")
     drop_last: bool = Field(default=False, description="Leave out the last, smaller batch of an epoch")
     precision: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_every: int = Field(default=1, ge=1, description="Epochs between checkpoints")
+    checkpoint_every: Count = Field(default=1, description="Epochs between checkpoints")
 
 
 class ProxySpec(Spec):
     """The linear classifier on frozen h, fitted from random weights every round."""
 
-    epochs: int = Field(default=40, ge=1)
-    full_epochs: int = Field(default=200, ge=1, description="Epochs in the `full` arm")
-    full_evaluate_every: int = Field(default=20, ge=1, description="Epochs between evaluations in the `full` arm")
-    batch_size: int = Field(default=128, ge=1)
+    epochs: Count = 40
+    full_epochs: Count = Field(default=200, description="Epochs in the `full` arm")
+    full_evaluate_every: Count = Field(default=20, description="Epochs between evaluations in the `full` arm")
+    batch_size: Count = 128
     learning_rate: float = Field(default=1e-3, gt=0)
     standardise: bool = Field(
         default=False, description="Subtract the mean, divide by the deviation of the labelled features"
@@ -120,10 +127,10 @@ class ExperimentSpec(Spec):
     dataset: Name
     arm: Arm = Arm.ENTROPY
     direction: Literal["high", "low"] = Field(default="high", description="low: pick the most certain instead")
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    budget: int = Field(default=1000, ge=1, description="b: patches picked each round")
-    rounds: int = Field(default=20, ge=1, description="T: rounds of training; the last does not pick")
-    candidates: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+    seed: Seed = 0
+    budget: Count = Field(default=1000, description="b: patches picked each round")
+    rounds: Count = Field(default=20, description="T: rounds of training; the last does not pick")
+    candidates: Count | Literal["all"] = Field(
         default=10_000, description="Size of the random subset of the pool that is scored each round"
     )
     initial: Literal["random", "stratum"] = Field(
@@ -133,12 +140,18 @@ class ExperimentSpec(Spec):
         default="selected", description="k_center: spread away from S^t, or only in C"
     )
     random_from: Literal["candidates", "pool"] = "candidates"
-    visits: int | None = Field(default=None, ge=1, description="Stop training once this many image visits are made")
+    visits: int | None = Field(
+        default=None, ge=2, lt=2**63, description="Stop training once this many image visits are made"
+    )
     positive_class: str | None = Field(
-        default=None, description="Label that F1 is about; needed when task is `positive`"
+        default=None, min_length=1, description="Label that F1 is about; needed when task is `positive`"
     )
     evaluate_on: Literal["test", "validation"] = "test"
-    full_evaluate_every: int = Field(default=10, ge=1, description="`full`: epochs between evaluations")
+    fit_evaluator_on: Literal["labelled", "validation"] = Field(
+        default="labelled",
+        description="validation: metrics are of a second proxy, fitted on these labels; the picks are the first's",
+    )
+    full_evaluate_every: Count = Field(default=10, description="`full`: epochs between evaluations")
     floors: bool = Field(default=True, description="Score colour histograms and an untrained encoder beside round 0")
     encoder: EncoderSpec = Field(default_factory=EncoderSpec)
     views: ViewsSpec = Field(default_factory=ViewsSpec)
@@ -149,6 +162,8 @@ class ExperimentSpec(Spec):
     def _fits_together(self) -> Self:
         if self.proxy.task == "positive" and self.positive_class is None:
             raise ValueError("positive_class: needed when proxy.task is 'positive'; name the label that F1 is about")
+        if self.evaluate_on == self.fit_evaluator_on:
+            raise ValueError(f"evaluate_on: the evaluator is fitted on {self.evaluate_on}; evaluate on another role")
         if isinstance(self.candidates, int) and self.candidates < self.budget and self.arm is not Arm.FULL:
             raise ValueError(f"candidates: {self.candidates} are fewer than the budget {self.budget}")
         return self
@@ -177,52 +192,13 @@ class ExperimentSpec(Spec):
         """Whether training ends with `visits` made: fewer than two are left, and a lone image has no negatives."""
         return self.visits is not None and self.visits - visits < 2
 
+    @property
+    def proxy_epochs(self) -> int:
+        """Epochs that the proxy is fitted, in this arm and under the floors beside it."""
+        return self.proxy.full_epochs if self.arm is Arm.FULL else self.proxy.epochs
+
     def epochs_of(self, number: int) -> int:
         """Epochs that round `number` trains."""
         if self.arm is Arm.FULL:
             return min(self.full_evaluate_every, self.simclr.epochs - number * self.full_evaluate_every)
         return self.simclr.epochs
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "authors-code": {
-        "initial": "stratum",
-        "centers": "none",
-        "random_from": "pool",
-        "encoder": {"head": [512, 128], "head_batch_norm": True},
-        "simclr": {"schedule": "cosine", "learning_rate_end": 1e-5, "reset_optimizer": True, "drop_last": True},
-        "views": {"rotation": 0.0, "right_angle": 0.5},
-        "proxy": {"task": "classes"},
-    },
-}
-
-
-def expand(document: dict[str, Any]) -> list[ExperimentSpec]:
-    """The experiments that one spec file stands for.
-
-    A file is an ExperimentSpec, with three keys more: `preset` (its values are the defaults), `arms` and
-    `seeds` (one experiment for each pair, named NAME-ARM or NAME-ARM-SEED).
-
-    Raises pydantic.ValidationError for values that do not fit, KeyError for an unknown preset.
-    """
-    document = dict(document)
-    preset = PRESETS[document.pop("preset", "paper")]
-    arms: list[str] | None = document.pop("arms", None)
-    seeds: list[int] | None = document.pop("seeds", None)
-    merged = _merge(preset, document)
-    specs: list[ExperimentSpec] = []
-    for arm in arms or [merged.get("arm", Arm.ENTROPY)]:
-        for seed in seeds or [merged.get("seed", 0)]:
-            name = str(merged.get("name", "experiment"))
-            name += f"-{arm}" if arms else ""
-            name += f"-{seed}" if seeds else ""
-            specs.append(ExperimentSpec.model_validate(merged | {"name": name, "arm": arm, "seed": seed}))
-    return specs
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        merged[key] = _merge(merged[key], value) if isinstance(merged.get(key), dict) else value
-    return merged

@@ -6,9 +6,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["nct-entropy"])]
 Range = tuple[float, float]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Spec(BaseModel):
-    """A frozen piece of a spec. Unknown keys are refused: a typo must not become a default."""
+    """A frozen piece of a spec. Unknown keys are refused: a typo must not become a default. So are NaN and infinity:
+    no magnitude means anything there, and JSON cannot store them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

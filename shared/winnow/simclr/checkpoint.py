@@ -1,7 +1,7 @@
 """What a round can go on from: weights and Adam's moments as safetensors, counters as JSON. No pickle.
 
 A state is a directory. It is written under a temporary name beside its own, fsynced and renamed, so that a reader
-sees all of it or none of it.
+sees all of it or none of it. It is replaced and removed under a hidden name too: what has a name is whole.
 """
 
 import json
@@ -42,8 +42,9 @@ class Counters:
 
 def save(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counters: Counters) -> Path:
     """Write a state to `directory`, replacing one of that name. Raises OSError; nothing half-written remains."""
-    temporary = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
+    temporary = _hidden(directory)
     temporary.mkdir(parents=True)
+    replaced = _hidden(directory)
     try:
         save_file(_contiguous(model.state_dict()), temporary / WEIGHTS)
         save_file(_contiguous(_moments(optimizer)), temporary / OPTIMIZER)
@@ -51,13 +52,23 @@ def save(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, co
         for path in (*temporary.iterdir(), temporary):
             _sync(path)
         if directory.exists():
-            shutil.rmtree(directory)
+            directory.replace(replaced)
         temporary.replace(directory)
     except BaseException:
+        if replaced.exists() and not directory.exists():
+            replaced.replace(directory)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync(directory.parent)
+    shutil.rmtree(replaced, ignore_errors=True)  # the new state stands, whatever becomes of the old one
     return directory
+
+
+def remove(directory: Path) -> None:
+    """Remove a state; a kill in between leaves nothing that looks like one. Raises OSError."""
+    hidden = _hidden(directory)
+    directory.replace(hidden)
+    shutil.rmtree(hidden)
 
 
 def load_weights(model: nn.Module, directory: Path) -> None:
@@ -89,21 +100,20 @@ def load_counters(directory: Path) -> Counters:
 
 
 def newest(workspace: Path, round: int) -> Path | None:
-    """The furthest checkpoint of `round` in a workspace, or None."""
-    found = [path for path in workspace.glob("checkpoint-*") if load_counters(path).round == round]
+    """The furthest whole checkpoint of `round` in a workspace, or None."""
+    whole = [path for path in workspace.glob("checkpoint-*") if all((path / name).is_file() for name in FILES)]
+    found = [path for path in whole if load_counters(path).round == round]
     return max(found, key=lambda path: path.name, default=None)
-
-
-def remove(directory: Path) -> None:
-    """Delete a state; one that is half deleted already has another name and is found by nobody."""
-    hidden = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
-    directory.replace(hidden)
-    shutil.rmtree(hidden)
 
 
 def name_of(counters: Counters) -> str:
     """A directory name that sorts by progress."""
     return f"checkpoint-{counters.epoch:06d}-{counters.step:08d}"
+
+
+def _hidden(directory: Path) -> Path:
+    """A name beside `directory` that no reader looks for."""
+    return directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from winnow.simclr.determinism import deterministic
 from winnow.simclr.model import Images
 from winnow.simclr.rig import Rig
 from winnow.simclr.train import TrainingStopped
@@ -46,16 +47,17 @@ def embed(
     encoder.eval()
     size = batch_size or (256 if rig.device == "cpu" else 1024)
     parts = [indices[first : first + size] for first in range(0, len(indices), size)]
-    result = _make((len(indices), _width(encoder, images, rig.device)), out)
     done = 0
-    for x, _ in rig.feed(images, indices).batches(parts):
-        if should_stop is not None and should_stop():
-            raise TrainingStopped(out or Path())
-        h = _features(encoder, x, precision)
-        result[done : done + len(h)] = h.cpu().numpy()
-        done += len(h)
-        if on_progress is not None:
-            on_progress(done, len(indices))
+    with deterministic(rig.device, precision):
+        result = _make((len(indices), _width(encoder, images, rig.device)), out)
+        for x, _ in rig.feed(images, indices).batches(parts):
+            if should_stop is not None and should_stop():
+                raise TrainingStopped(out or Path())
+            h = _features(encoder, x, precision)
+            result[done : done + len(h)] = h.cpu().numpy()
+            done += len(h)
+            if on_progress is not None:
+                on_progress(done, len(indices))
     return result
 
 

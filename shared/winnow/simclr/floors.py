@@ -54,11 +54,12 @@ def untrained_floor(
     spec: ExperimentSpec,
     rig: Rig | None = None,
 ) -> Probabilities:
-    """The same proxy on the encoder's random starting weights. Shapes and errors as above."""
+    """The arm's own proxy, on the encoder's random starting weights. Shapes and errors as above."""
     rig = rig or Rig()
     encoder = untrained_encoder(spec.encoder, derive_seed(spec.seed, "weights"), rig.device)
     features = embed(encoder, images, labelled, rig=rig)
-    proxy = fit_proxy(features, labels, classes=classes, spec=spec.proxy, seed=derive_seed(spec.seed, "floor"))
+    seed = derive_seed(spec.seed, "floor")
+    proxy = fit_proxy(features, labels, classes=classes, spec=spec.proxy, seed=seed, epochs=spec.proxy_epochs)
     return proxy.probabilities(embed(encoder, images, evaluated, rig=rig))
 
 

@@ -15,6 +15,7 @@ from winnow.domain import ExperimentSpec, SimclrSpec, derive_seed
 from winnow.errors import InvalidInput, TrainingFailed
 from winnow.simclr import checkpoint
 from winnow.simclr.checkpoint import Counters
+from winnow.simclr.determinism import deterministic
 from winnow.simclr.model import Images
 from winnow.simclr.optimisers import learning_rate, make_optimiser
 from winnow.simclr.rig import Rig
@@ -130,7 +131,7 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
         return _keep(workspace, model, optimizer, counters, on_checkpoint) if team.leads else workspace
 
     # The loop is long on purpose: it reads top to bottom, and everything it changes is in `counters`.
-    with _profiled(profile if team.leads else None) as count_step:
+    with deterministic(rig.device, settings.precision), _profiled(profile if team.leads else None) as count_step:
         while counters.epoch < epochs and not _spent(counters, max_visits):
             order = np.random.default_rng(derive_seed(spec.seed, f"order-{number}", counters.epoch)).permutation(
                 indices
