@@ -50,6 +50,9 @@ HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=6 \
 CMD ["python", "-m", "winnow_sampler"]
 
 FROM base AS trainer
+# torch.compile builds its kernels where it runs, and keeps them in the scratch volume: /tmp may not hold programs.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+ENV TORCHINDUCTOR_CACHE_DIR=/var/lib/winnow/scratch/compiled TRITON_CACHE_DIR=/var/lib/winnow/scratch/compiled
 COPY requirements/trainer.txt /tmp/requirements.txt
 RUN pip install --compile --no-deps --require-hashes -r /tmp/requirements.txt
 COPY --from=wheel /wheel /tmp/wheel

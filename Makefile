@@ -9,7 +9,7 @@ SPEC   ?=
 TORCH  ?=
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo up test check lock clean
+.PHONY: help setup demo up test check bench lock clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -40,6 +40,10 @@ check: setup  ## Lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+bench: setup  ## Training, held against its ceiling and against LightlySSL (which this installs)
+	$(UV) pip install --quiet --require-hashes -r requirements/bench.txt
+	$(BIN)/python benchmarks/training.py
 
 lock: $(VENV)/.installed  ## Pin the requirements anew, with hashes
 	requirements/lock $(BIN)/uv

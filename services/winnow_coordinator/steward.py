@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from winnow.telemetry import logger
 from winnow_coordinator.context import Coordinator
@@ -11,6 +12,8 @@ from winnow_coordinator.picking import Picker
 from winnow_coordinator.tidying import Tidier
 
 PICKERS = 2
+PICK_SECONDS = 0.25
+"""Between looks for a trained round: until it is picked for, nothing trains."""
 _log = logger("coordinator.steward")
 
 
@@ -25,10 +28,11 @@ class Steward:
     def start(self) -> None:
         host = socket.gethostname()
         self._pickers = [Picker(self._coordinator, f"steward-{host}-{os.getpid()}-{n}") for n in range(PICKERS)]
-        tidier = Tidier(self._coordinator)
-        self._run("tidier", tidier.tidy)
+        tidier, pause = Tidier(self._coordinator), self._coordinator.settings.steward_seconds
+        self._run("tidier", tidier.tidy, pause)
         for n, picker in enumerate(self._pickers):
-            self._run(f"picker-{n}", lambda picker=picker: _pick_all(self._coordinator, picker))
+            pick = partial(_pick_all, self._coordinator, picker)
+            self._run(f"picker-{n}", pick, min(pause, PICK_SECONDS))
 
     def stop(self) -> None:
         """End the threads; a pick in flight is given back."""
@@ -38,19 +42,21 @@ class Steward:
         for picker in self._pickers:
             picker.close()
 
-    def _run(self, name: str, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=self._repeat, args=(name, work), name=name, daemon=True)
+    def _run(self, name: str, work: Callable[[], None], pause: float) -> None:
+        thread = threading.Thread(target=self._repeat, args=(name, work, pause), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _repeat(self, name: str, work: Callable[[], None]) -> None:
-        while True:
+    def _repeat(self, name: str, work: Callable[[], None], pause: float) -> None:
+        wait = pause
+        while not self._coordinator.stopping.is_set():
             try:
                 work()
+                wait = pause
             except Exception as error:  # the thread must outlive a database that is down and a defect alike
                 _log.exception("steward.stumbled", thread=name, reason=str(error), next="goes on in a moment")
-            if self._coordinator.stopping.wait(self._coordinator.settings.steward_seconds):
-                return
+                wait = self._coordinator.settings.steward_seconds
+            self._coordinator.stopping.wait(wait)
 
 
 def _pick_all(coordinator: Coordinator, picker: Picker) -> None:

@@ -53,14 +53,15 @@ def run(job: dict[str, Any], line: Line, warm: "Warm | None") -> bool:
     return True
 
 
-def work(line: Line, warm: "Callable[[], Warm]") -> None:
-    """Do jobs until there are no more, or one failed: what it left behind is not trusted with the next."""
+def work(line: Line, warm: "Callable[[], Warm]") -> bool:
+    """Do jobs until there are no more; False once one failed: what it left behind is not trusted with the next."""
     ready: Warm | None = None
     for job in line.jobs():
         if job["kind"] == "train" and ready is None:
             ready = warm()
         if not run(job, line, ready):
-            return
+            return False
+    return True
 
 
 def _make_warm() -> "Warm":

@@ -3,8 +3,10 @@
 import os
 import socket
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from sqlalchemy.orm import Session
 
 from winnow.settings import Settings
 from winnow.store import Database, workers
@@ -15,11 +17,11 @@ _log = logger("trainer.devices")
 
 @dataclass(frozen=True)
 class Device:
-    """`name` as torch knows it in the child, the child's environment, and how many processes compute."""
+    """`name` as torch knows it in the child, the child's environment, and how many processes share the work."""
 
     name: str
     environment: dict[str, str]
-    uuid: str | None = None
+    uuids: tuple[str, ...] = ()
     count: int = 1
 
 
@@ -83,25 +85,33 @@ class Devices:
             )
         if ":" in settings.device:
             self.gpus = self.gpus[_number(settings.device, len(self.gpus)) :][:1]
+        if self.gpus and len(self.gpus) < settings.devices:
+            raise SystemExit(
+                f"WINNOW_DEVICES={settings.devices}, but GPUs to use here are {len(self.gpus)}; set it to that or less"
+            )
         _log.info("devices.found", setting=settings.device, gpus=[name for _, name in self.gpus] or "none: CPU")
 
     def take(self) -> Device | None:
-        """Lease a device; None while others hold every GPU."""
+        """Lease as many devices as share a round; None while others hold too many of them."""
+        count = self._settings.devices
         if not self.gpus:
-            return CPU
-        for uuid, _ in self.gpus:
-            if self._lease(uuid):
-                return Device("cuda", {"CUDA_VISIBLE_DEVICES": uuid}, uuid)
-        return None
+            return replace(CPU, count=count)
+        with self._database.begin() as session:
+            mine = [uuid for uuid, _ in self.gpus if self._lease(session, uuid)][:count]
+            if len(mine) < count:  # whoever waits for the same ones must not wait for these
+                workers.release_devices(session, self._host, self._owner)
+                return None
+            workers.release_devices(session, self._host, self._owner, but=mine)
+        return Device("cuda", {"CUDA_VISIBLE_DEVICES": ",".join(mine)}, tuple(mine), count)
 
     def keep(self, device: Device) -> None:
-        """Renew the lease of a device in use."""
-        if device.uuid is not None:
-            self._lease(device.uuid)
-
-    def _lease(self, uuid: str) -> bool:
+        """Renew the leases of a device in use."""
         with self._database.begin() as session:
-            return workers.lease_device(session, self._host, uuid, self._owner, 2 * self._settings.lease_seconds)
+            for uuid in device.uuids:
+                self._lease(session, uuid)
+
+    def _lease(self, session: Session, uuid: str) -> bool:
+        return workers.lease_device(session, self._host, uuid, self._owner, 2 * self._settings.lease_seconds)
 
 
 def _number(device: str, count: int) -> int:

@@ -46,10 +46,10 @@ class Standby:
 
     def start(self, device: Device) -> Child:
         """A new process."""
-        command = [sys.executable, "-m", "winnow_trainer.child", str(os.getpid())]
+        program = ["winnow_trainer.child", str(os.getpid())]
         if device.count > 1:
-            command = [sys.executable, "-m", "winnow_trainer.launcher", str(os.getpid()), str(device.count)]
-        child = self._starter.submit(Child, command, device.environment).result()
+            program = ["winnow_trainer.launcher", str(os.getpid()), str(device.count), device.name]
+        child = self._starter.submit(Child, [sys.executable, "-m", *program], device.environment).result()
         _log.info("child.started", pid=child.pid)
         return child
 

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from winnow import __version__, metrics
 from winnow.artefacts import DirectoryStore, put_array
+from winnow.datasets import PackedImages
 from winnow.domain import Arm, ExperimentSpec, derive_seed
 from winnow.simclr import (
     Progress,
     Proxy,
+    Rig,
     TrainedRound,
     TrainingStopped,
     embed,
@@ -30,6 +32,8 @@ from winnow_trainer.protocol import Line, Message, describe
 from winnow_trainer.warm import Warm
 
 Array = NDArray[Any]
+JOB, START, WORK = "job.json", "start", "work"
+"""In an attempt's scratch directory: what is asked for, the state to start from, the checkpoints of this round."""
 REST = "rest"  # the negative class when the task is one class against all others
 FITTED = {
     "labelled": "the same labels fit the picking proxy and the evaluated one",
@@ -140,18 +144,12 @@ def train_and_store(job: dict[str, Any], line: Line, warm: Warm) -> dict[str, An
 
 
 def _train(round: Round) -> TrainedRound:
-    job, line, spec = round.job, round.line, round.spec
-    limit = None if spec.visits is None else max(spec.visits - job["visits_before"], 0)
+    line, workspace = round.line, _workspace(round)
+    _restore(round, "start", round.scratch / START)
+    round.rig.team.say(str(round.scratch / JOB))
     trained = train_round(
-        round.images,
-        round.array("selected"),
-        spec=spec,
-        number=job["number"],
-        workspace=_workspace(round),
-        start=_restore(round, "start", round.scratch / "start"),
-        rig=round.rig,
-        epochs=spec.epochs_of(job["number"]),
-        max_visits=limit,
+        **_terms(round.job, round.spec, round.images, round.rig),
+        workspace=workspace,
         on_progress=lambda progress: _tell(line, progress),
         on_checkpoint=lambda directory: _send(round, directory),
         should_stop=line.should_stop,
@@ -160,9 +158,34 @@ def _train(round: Round) -> TrainedRound:
     return trained
 
 
+def train_along(job: dict[str, Any], warm: Warm) -> None:
+    """What the other processes of a team do of a round: train. The leader has laid out everything."""
+    spec = ExperimentSpec.model_validate(job["spec"])
+    images = warm.images(DirectoryStore(Path(job["artefact_dir"])), job["location"])
+    with suppress(TrainingStopped):
+        train_round(
+            **_terms(job, spec, images, warm.rig(job["device"], job["compile"])), workspace=Path(job["scratch"]) / WORK
+        )
+
+
+def _terms(job: dict[str, Any], spec: ExperimentSpec, images: PackedImages, rig: Rig) -> dict[str, Any]:
+    """What every process of a round's team trains by."""
+    scratch = Path(job["scratch"])
+    return {
+        "images": images,
+        "indices": np.load(scratch / "selected.npy", allow_pickle=False),
+        "spec": spec,
+        "number": job["number"],
+        "start": scratch / START if job["start"] else None,
+        "rig": rig,
+        "epochs": spec.epochs_of(job["number"]),
+        "max_visits": None if spec.visits is None else max(spec.visits - job["visits_before"], 0),
+    }
+
+
 def _workspace(round: Round) -> Path:
     """The directory of this attempt's checkpoints, with the newest stored one of an earlier attempt in it."""
-    workspace = round.scratch / "work"
+    workspace = round.scratch / WORK
     workspace.mkdir()
     _restore(round, "checkpoint", workspace / "checkpoint-restored")
     return workspace

@@ -62,8 +62,8 @@ def _transport(url: str) -> dict[str, Any]:
     folder = Path(url.removeprefix("filesystem://"))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "control").mkdir(exist_ok=True)
-    both = {"data_folder_in": str(folder), "data_folder_out": str(folder), "control_folder": str(folder / "control")}
-    return {"broker_url": "filesystem://localhost", "broker_transport_options": both}
+    places = {"data_folder_in": str(folder), "data_folder_out": str(folder), "control_folder": str(folder / "control")}
+    return {"broker_url": "filesystem://localhost", "broker_transport_options": {**places, "polling_interval": 0.2}}
 
 
 class Bells:

@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     )
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="auto, cpu, cuda or cuda:N")
+    devices: int = Field(
+        default=1, ge=1, le=64, description="GPUs of this machine that share a round; processes, where there are none"
+    )
     compile: Literal["auto", "on", "off"] = Field(
         default="auto", description="torch.compile: auto compiles on a GPU and nowhere else"
     )

@@ -113,9 +113,10 @@ class StreamedFeed:
                     raise found
                 batch, copied = found
                 if copied is not None:
-                    torch.cuda.current_stream().wait_event(copied)
+                    current = torch.cuda.current_stream(self._device)
+                    current.wait_event(copied)
                     for part in batch:
-                        part.record_stream(torch.cuda.current_stream())
+                        part.record_stream(current)
                 yield batch
         finally:
             ended.set()
@@ -125,7 +126,7 @@ class StreamedFeed:
 
     def _fetch(self, order: Sequence[NDArray[np.int64]], ready: Ready, ended: threading.Event) -> None:
         try:
-            stream = torch.cuda.Stream() if self._on_gpu else None
+            stream = torch.cuda.Stream(self._device) if self._on_gpu else None
             for batch in order:
                 if ended.is_set():
                     return

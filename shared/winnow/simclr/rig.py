@@ -35,7 +35,9 @@ class Rig:
     def __init__(
         self, device: str = "cpu", *, team: Team | None = None, compiled: Literal["auto", "on", "off"] = "auto"
     ) -> None:
-        self.device = device
+        self.device = (
+            f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
+        )  # threads start on the first
         self.team = team or Team()
         self.notes: list[str] = []
         self._on_gpu = device.startswith("cuda")

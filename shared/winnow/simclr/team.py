@@ -7,6 +7,7 @@ minibatch, and gradients are averaged by DistributedDataParallel.
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+PATIENCE = timedelta(days=30)
+"""How long the others wait for the leader's next word: it may be idle between rounds."""
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -35,7 +38,8 @@ class Team:
         if device.startswith("cuda"):
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+        control = dist.new_group(backend="gloo", timeout=PATIENCE)
+        return cls(dist.get_rank(), dist.get_world_size(), control)
 
     def leave(self) -> None:
         """End the team; the process goes on alone."""
@@ -58,6 +62,21 @@ class Team:
         word = torch.tensor([int(stop)])
         dist.broadcast(word, 0, group=self.control)
         return bool(word.item())
+
+    def say(self, text: str) -> None:
+        """Tell the others, who `hear` it."""
+        if self.size > 1:
+            words = torch.tensor(list(text.encode()), dtype=torch.uint8)
+            dist.broadcast(torch.tensor([len(words)]), 0, group=self.control)
+            dist.broadcast(words, 0, group=self.control)
+
+    def hear(self) -> str:
+        """What the leader says next; waits for it."""
+        length = torch.zeros(1, dtype=torch.int64)
+        dist.broadcast(length, 0, group=self.control)
+        words = torch.empty(int(length.item()), dtype=torch.uint8)
+        dist.broadcast(words, 0, group=self.control)
+        return bytes(words.tolist()).decode()
 
     def total(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the team, without gradient."""

@@ -1,5 +1,6 @@
 """Workers that are alive, and the GPUs they hold."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import delete, or_, select, update
@@ -55,3 +56,9 @@ def lease_device(session: Session, host: str, device: str, owner: str, seconds: 
     session.add(DeviceLease(host=host, device=device, **values))
     session.flush()
     return True
+
+
+def release_devices(session: Session, host: str, owner: str, *, but: Sequence[str] = ()) -> None:
+    """Let go of the devices of `host` that `owner` holds, except those named."""
+    held = (DeviceLease.host == host, DeviceLease.owner == owner, DeviceLease.device.not_in(but))
+    session.execute(delete(DeviceLease).where(*held))

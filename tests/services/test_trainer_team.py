@@ -1,0 +1,62 @@
+"""Two processes that share a round inside a real worker: the result of one, and nothing left when one of them dies."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import wait_until
+from services.trainer_parts import add_dataset, add_round, read_round, worker_at, working
+
+from winnow.domain import RoundStatus
+from winnow.store.claims import TRAIN
+from winnow_trainer.worker import Worker
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    with worker_at(tmp_path / "state", devices=2) as made:
+        add_dataset(made)
+        yield made
+
+
+def members() -> dict[int, int]:
+    """Rank by process id of the members that run."""
+    listed = subprocess.run(["pgrep", "-f", "winnow_trainer.member"], capture_output=True, text=True, check=False)
+    ranks = {}
+    for pid in map(int, listed.stdout.split()):
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        ranks[pid] = next(int(word[5:]) for word in environment if word.startswith("RANK="))
+    return ranks
+
+
+def test_a_team_trains_round_after_round(worker: Worker) -> None:
+    first, second = (add_round(worker, encoder={"head_batch_norm": True}) for _ in range(2))
+    assert worker.attend(TRAIN, first.id)
+    done = read_round(worker, first)
+    assert (done.status, done.visits, done.error) == (RoundStatus.TRAINED, 2 * 16, None)
+    team = members()
+    assert sorted(team.values()) == [0, 1], "it waits for the next round"
+    assert worker.attend(TRAIN, second.id)
+    assert members() == team
+    again = read_round(worker, second)
+    assert again.metrics == done.metrics and again.report["losses"] == done.report["losses"]
+
+
+def test_a_member_that_dies_costs_an_attempt_and_leaves_no_orphan(worker: Worker) -> None:
+    round = add_round(worker, simclr={"epochs": 40})
+    with working(worker.attend, TRAIN, round.id):
+        wait_until(lambda: read_round(worker, round).progress.get("epoch", 0) >= 2, 90, "the third epoch")
+        (follower,) = [pid for pid, rank in members().items() if rank == 1]
+        os.kill(follower, signal.SIGKILL)
+    row = read_round(worker, round)
+    assert (row.status, row.failures) == (RoundStatus.QUEUED, 1)
+    wait_until(lambda: not members(), 20, "the other member to end")
+    assert worker.attend(TRAIN, round.id)
+    done = read_round(worker, round)
+    assert (done.status, done.visits, len(done.report["losses"])) == (RoundStatus.TRAINED, 40 * 16, 40)
