@@ -7,6 +7,7 @@ from typing import Literal
 
 from winnow.errors import InvalidInput, PathForbidden, TrainingFailed, WinnowError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc")
 """What torch, CUDA and the C library say, in whatever type of exception."""
 
@@ -17,13 +18,19 @@ def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rej
         return "rejected", str(error)
     if isinstance(error, WinnowError):
         return "failed", str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = Path(str(error.filename or scratch))
+    if _is_full(error):
+        where = Path(str(getattr(error, "filename", None) or scratch))
         return "failed", f"no space left while writing {where} ({_free(where):.1f} GB free there); make room there"
     if _is_memory(error):
         advice = "lower simclr.batch_size, use a smaller image_size, or give the trainer more memory"
         return "failed", f"out of memory ({_first_line(error)}); {advice}"
     return "failed", f"{type(error).__name__}: {error}"
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(f"(os error {number})" in str(error) for number in FULL)  # safetensors' own type of exception
 
 
 def _is_memory(error: BaseException) -> bool:

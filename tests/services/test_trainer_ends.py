@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_until
-from services.trainer_parts import TISSUE, add_dataset, add_round, read_round, worker_at, working
+from services.trainer_parts import TISSUE, add_dataset, add_round, children_of, read_round, worker_at, working
 from sqlalchemy import make_url, update
 
 from winnow.domain import DatasetSpec, ExperimentStatus, RoundStatus
@@ -221,9 +221,3 @@ def test_a_silent_database_costs_the_child_before_the_lease_ends(tmp_path: Path,
         row = read_round(worker, round)
         assert (row.status, row.losses, row.failures) == (RoundStatus.QUEUED, 1, 0)
         assert "could not be renewed" in str(row.error)
-
-
-def children_of(worker: Worker) -> list[str]:
-    """Command lines of this worker's children."""
-    lines = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
-    return [line.decode() for line in lines if str(worker.settings.scratch_dir).encode() in line]

@@ -84,6 +84,8 @@ def test_a_renewed_lease_goes_on() -> None:
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     assert f"while writing {tmp_path} (" in explain(full, tmp_path)[1]
+    told = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert f"while writing {tmp_path} (" in explain(told, tmp_path)[1], "as safetensors says it"
     full.filename = "/dev/full/of/something"
     assert "while writing /dev/full/of/something (" in explain(full, tmp_path)[1]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import wait_until
-from services.trainer_parts import add_dataset, add_round, read_round, worker_at, working
+from services.trainer_parts import add_dataset, add_round, children_of, read_round, worker_at, working
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
@@ -45,12 +45,6 @@ def want(worker: Worker, round: Round, status: ExperimentStatus) -> None:
 
 def wait_for_epoch(worker: Worker, round: Round, epoch: int) -> None:
     wait_until(lambda: read_round(worker, round).progress.get("epoch", 0) >= epoch, 60, f"epoch {epoch}")
-
-
-def children() -> list[int]:
-    """Process ids of training children on this machine."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if "winnow_trainer.child" in line]
 
 
 def test_a_round_is_trained_and_everything_is_stored(worker: Worker) -> None:
@@ -176,14 +170,14 @@ def test_a_fenced_attempt_kills_its_child_and_stores_nothing(worker: Worker) -> 
     row = read_round(worker, round)
     assert (row.status, row.owner, row.metrics) == (RoundStatus.TRAINING, "another", {})
     assert "state/weights" not in artefacts_of(worker, round)
-    assert not children()
+    assert not children_of(worker)
 
 
 def test_a_killed_child_fails_the_attempt_and_the_next_one_goes_on(worker: Worker) -> None:
     round = add_round(worker, simclr={"epochs": 12})
     with working(worker.attend, TRAIN, round.id):
         wait_for_epoch(worker, round, 3)
-        (pid,) = children()
+        (pid,) = children_of(worker)
         os.kill(pid, signal.SIGKILL)
     row = read_round(worker, round)
     assert (row.status, row.failures) == (RoundStatus.QUEUED, 1)
@@ -230,10 +224,10 @@ def test_a_dead_supervisor_leaves_no_child(worker: Worker) -> None:
         [sys.executable, "-c", ORPHAN, str(worker.settings.state_dir), round.id], stderr=subprocess.DEVNULL
     )
     wait_for_epoch(worker, round, 1)
-    assert children()
+    assert children_of(worker)
     supervisor.kill()
     supervisor.wait(10)
-    wait_until(lambda: not children(), 10, "the child to die with its supervisor")
+    wait_until(lambda: not children_of(worker), 10, "the child to die with its supervisor")
 
 
 def test_a_broken_file_fails_the_dataset_by_name(tmp_path: Path) -> None:

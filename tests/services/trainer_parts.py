@@ -1,5 +1,6 @@
 """A real worker on a real database, with a small dataset of synthetic tissue."""
 
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,3 +76,10 @@ def working(target: Any, *arguments: Any) -> Iterator[threading.Thread]:
     finally:
         thread.join(60)
         assert not thread.is_alive()
+
+
+def children_of(worker: Worker) -> list[int]:
+    """Process ids of this worker's training children, and of no other run's on this machine."""
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    mine = f"winnow_trainer.child {worker.settings.scratch_dir}/"
+    return [int(line.split()[0]) for line in listed.splitlines() if mine in line]
