@@ -93,7 +93,7 @@ def test_the_full_arm_trains_on_the_pool_and_reports_the_proxys_curve(worker: Wo
 
 def test_the_evaluator_may_have_labels_of_its_own(tmp_path: Path) -> None:
     with worker_at(tmp_path / "state") as worker:
-        add_dataset(worker, draws=[{"count": 20, "by": "stratum"}, {"count": 15, "role": "validation"}])
+        add_dataset(worker, draws=[{"count": 15, "role": "validation"}, {"count": 20, "by": "stratum"}])
         both, apart = (add_round(worker, fit_evaluator_on=role) for role in ("labelled", "validation"))
         assert worker.attend(TRAIN, both.id) and worker.attend(TRAIN, apart.id)
         kept = [artefacts_of(worker, round) for round in (both, apart)]
