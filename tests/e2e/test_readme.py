@@ -39,9 +39,8 @@ def test_use_it_works_as_printed(tmp_path: Path) -> None:
         [word.replace("/path/to/patches", str(tmp_path / "patches")) for word in line] for line in commands()
     )
     assert (make, activate[0]) == ("make", ".")
-    shown = subprocess.run(
-        ["make", "-n", "--no-print-directory", *up], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    dry_run = ["make", "-n", "--no-print-directory", *up]
+    shown = subprocess.run(dry_run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     starts = shlex.split(shown.splitlines()[-1])
     assert starts[:2] == [".venv/bin/winnow", "up"]
     stack = Stack(tmp_path / ".winnow", arguments=tuple(starts[2:]))

@@ -172,6 +172,7 @@ def test_a_stack_keeps_watch_whatever_its_owner_waits_for(tmp_path: Path) -> Non
         heard.set()
 
     stack = Stack(tmp_path, [], None, hear)
+    stack.url = "http://127.0.0.1:1"
     stack.services = [Service("nonesuch", {}, tmp_path / "log", patience=1)]
     stack.services[0].start()
     with stack.watched():

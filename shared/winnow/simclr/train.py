@@ -103,15 +103,14 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     In a team every process calls this with the same arguments; the leader alone writes, reports and is asked to stop.
 
     Raises:
-        InvalidInput: fewer than two images for each process. TrainingFailed: the loss is not finite, or memory ran out.
+        InvalidInput: fewer than two images, or fewer than processes. TrainingFailed: the loss is not finite, or memory ran out.
         TrainingStopped: `should_stop` said so; a checkpoint was written.
     """
     rig = rig or Rig()
     team, settings = rig.team, spec.simclr
-    if len(indices) < 2 * team.size:
-        raise InvalidInput(
-            "budget", f"SimCLR contrasts images with each other and needs {2 * team.size}, got {len(indices)}"
-        )
+    if len(indices) < max(2, team.size):
+        needed = f"needs 2, and one for each of {team.size} processes; got {len(indices)}"
+        raise InvalidInput("budget", f"SimCLR contrasts images with each other and {needed}")
     workspace.mkdir(parents=True, exist_ok=True)
     epochs = settings.epochs if epochs is None else epochs
     resumed = checkpoint.newest(workspace, number)
@@ -208,10 +207,10 @@ class _Clock:
 
 
 def _batches(order: NDArray[np.int64], settings: SimclrSpec, processes: int = 1) -> list[NDArray[np.int64]]:
-    """Batches of one epoch. A last one that leaves a process without a pair of images is left out."""
+    """Batches of one epoch. A last one of a lone image, or that leaves a process without one, is left out."""
     size = settings.batch_size
     batches = [order[i : i + size] for i in range(0, len(order), size)]
-    smallest = size if settings.drop_last and len(order) >= size else 2 * processes
+    smallest = size if settings.drop_last and len(order) >= size else max(2, processes)
     return [batch for batch in batches if len(batch) >= smallest]
 
 
