@@ -34,7 +34,7 @@ def parse(request: ExperimentRequest) -> ExperimentSpec:
     for name in ("arms", "seeds"):
         if name in document:
             raise InvalidInput(name, f"one request begins one experiment; send one for each of {name}")
-    if document.get("preset", "paper") not in PRESETS:
+    if document.get("preset", "paper") not in list(PRESETS):  # a list: what was sent need not be hashable
         raise InvalidInput("preset", f"{document['preset']!r} is none of {', '.join(PRESETS)}")
     for name in ("name", "dataset"):  # expand() would give a default name
         if name not in document:

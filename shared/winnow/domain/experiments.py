@@ -199,5 +199,6 @@ def expand(document: dict[str, Any]) -> list[ExperimentSpec]:
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
-        merged[key] = _merge(merged[key], value) if isinstance(merged.get(key), dict) else value
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merge(merged[key], value) if both else value
     return merged

@@ -11,4 +11,4 @@ Range = tuple[float, float]
 class Spec(BaseModel):
     """A frozen piece of a spec. Unknown keys are refused: a typo must not become a default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
