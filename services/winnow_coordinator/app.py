@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError, TimeoutError
 from starlette.types import ASGIApp
 
 import winnow
@@ -52,6 +52,7 @@ def make_app(coordinator: Coordinator, *, steward: bool = True) -> FastAPI:
     problems.install(app)
     for down in (OperationalError, InterfaceError, TimeoutError):
         app.add_exception_handler(down, _answer_database)
+    app.add_exception_handler(DataError, _answer_unstorable)
     for nouns in (datasets, experiments, rounds, workers, key_routes):
         app.include_router(nouns.router, prefix="/api/v1")
     app.include_router(health.router)
@@ -90,6 +91,12 @@ def _answer_database(request: Request, error: Exception) -> JSONResponse:
     _log.error("database.down", reason=str(error))
     detail = "the database does not answer; try again"
     return problems.answer(503, errors.Unavailable.code, detail, headers={"Retry-After": "2"})
+
+
+def _answer_unstorable(request: Request, error: Exception) -> JSONResponse:
+    """A value of the right type that the database cannot hold: a NUL in a text, say."""
+    reason = str(getattr(error, "orig", error)).splitlines()[0]
+    return problems.answer(422, errors.InvalidInput.code, f"the database cannot hold what was sent: {reason}")
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import httpx
 
-from winnow.errors import InvalidInput, Unavailable
+from winnow.errors import ArtefactCorrupt, InvalidInput, Unavailable
 from winnow.settings import Settings
 
 POLL_SECONDS = 0.5
@@ -45,8 +45,9 @@ class Sampler:
     def select(self, request: dict[str, Any], beat: Beat) -> Picked:
         """The selection for `request`, waited for.
 
-        Raises Unavailable when the sampler is down or fails (try again), InvalidInput when it refuses the request
-        (trying again is in vain), and whatever `beat` raises, after the job was cancelled.
+        Raises Unavailable when the sampler is down or fails (try again), InvalidInput when it refuses the request and
+        ArtefactCorrupt when it refuses the arrays (trying again is in vain), and whatever `beat` raises, after the job
+        was cancelled.
         """
         answer = self._ask("POST", "/v1/selections", json=request)
         while answer["status"] in ("queued", "running"):
@@ -83,6 +84,8 @@ class Sampler:
         reason = f"{response.status_code} {problem.get('detail') or response.reason_phrase}"
         if response.status_code in (401, 403):
             return Unavailable(f"the sampler at {self._url} refuses the token ({reason}); check WINNOW_SAMPLER_TOKEN")
+        if problem.get("code") == ArtefactCorrupt.code:  # bytes do not mend themselves
+            return ArtefactCorrupt(f"the sampler refuses it: {reason}")
         if response.is_server_error or response.status_code in (408, 429):
             return Unavailable(f"the sampler at {self._url} fails ({reason}); it is asked again")
         return InvalidInput("selection", f"the sampler refuses it: {reason}")

@@ -6,6 +6,7 @@ work themselves, so a broker that is down costs seconds and loses nothing. Nobod
 
 import queue
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class Bells:
     def __init__(self, app: Celery, *, waiting: int = WAITING) -> None:
         self._app = app
         self._waiting: queue.Queue[tuple[str, str] | None] = queue.Queue(waiting)
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._send_all, name="bells", daemon=True)
         self._thread.start()
 
@@ -89,12 +91,12 @@ class Bells:
 
     def close(self) -> None:
         """Send what waits, and end; a broker that does not answer is not waited for."""
-        try:
+        with suppress(queue.Full):
             self._waiting.put(None, timeout=CLOSE_SECONDS)
-        except queue.Full:
+            self._thread.join(CLOSE_SECONDS)
+        self._closed.set()
+        if self._thread.is_alive():
             _log.warning("bells.left", count=self._waiting.qsize(), next=_AGAIN)
-            return
-        self._thread.join(CLOSE_SECONDS)
 
     def _enqueue(self, session: Session) -> None:
         bells, session.info[_BELLS] = session.info[_BELLS], []
@@ -105,7 +107,7 @@ class Bells:
                 _log.warning("bell.dropped", task=task, id=id, reason="the broker is slow", next=_AGAIN)
 
     def _send_all(self) -> None:
-        while (bell := self._waiting.get()) is not None:
+        while not self._closed.is_set() and (bell := self._waiting.get()) is not None:
             self._send(*bell)
 
     def _send(self, task: str, id: str) -> None:

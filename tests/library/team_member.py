@@ -1,6 +1,9 @@
 """One process of a team, started by torch's launcher: trains a round and writes what came out of it.
 
 python -m torch.distributed.run --nproc-per-node 2 team_member.py OUT; alone without the launcher.
+
+The network computes in float64. In float32 another order of summation already moves some activations across ReLU's
+edge, and Adam, whose first step is the gradient's sign, makes whole steps of that: a wrong gradient would hide there.
 """
 
 import json
@@ -10,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from library.arrays import tissue
+from torch import nn
 
 from winnow.domain import ExperimentSpec
 from winnow.selection import k_center_greedy
@@ -27,9 +31,17 @@ SPEC = ExperimentSpec.model_validate(
 )
 
 
+class Exact(Team):
+    """A team whose network is float64 throughout."""
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        network.double().register_forward_pre_hook(lambda module, given: (given[0].double(),))
+        return super().wrap(network)
+
+
 def main(out: Path) -> None:
     torch.set_num_threads(1)
-    team = Team.join("cpu")
+    team = Exact.join("cpu")
     images = tissue(COUNT, SIZE)[0]
     losses: list[float | None] = []
     trained = train_round(

@@ -9,10 +9,12 @@ import httpx
 import numpy as np
 import pytest
 from services.conftest import add_dataset, experiment_body, problem
+from sqlalchemy import update
 
 from winnow.domain import DatasetSpec, ExperimentStatus
 from winnow.settings import Settings
 from winnow.store import claims, datasets, experiments, rounds
+from winnow.store.tables import IdempotencyKey
 from winnow_coordinator.context import Coordinator
 
 # --- datasets -----------------------------------------------------------------------------------
@@ -149,6 +151,9 @@ def test_the_full_arm_holds_the_pool(api: httpx.Client, coordinator: Coordinator
         ({"name": None}, "name"),
         ({"fit_evaluator_on": "validation"}, "fit_evaluator_on"),
         ({"fit_evaluator_on": "validation", "evaluate_on": "validation"}, "evaluate_on"),
+        ({"preset": []}, "preset"),
+        ({"preset": "authors-code", "simclr": 5}, "simclr"),
+        ({"views": {"blur_sigma": [0.1, 10**400]}}, "views.blur_sigma.1"),
         ({"arms": ["random"]}, "arms"),
         ({"simclr": {"drop_last": True}}, "simclr.batch_size"),
         ({"views": {"crop_scale": [0.5, 0.1]}}, "views.crop_scale"),
@@ -293,6 +298,20 @@ def test_repeats_at_once_create_one(api: httpx.Client, coordinator: Coordinator)
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert sum("idempotency-replayed" in answer.headers for answer in answers) == 3
+
+
+def test_an_answer_that_is_no_longer_kept_excuses_from_no_check(
+    api: httpx.Client, coordinator: Coordinator, settings: Settings
+) -> None:
+    folder = settings.data_roots[0] / "p" / "a"
+    folder.mkdir(parents=True)
+    (folder / "1.png").write_bytes(b"x")
+    body = {"name": "d", "sources": [{"kind": "folder", "path": str(folder.parent)}]}
+    assert api.post("/datasets", json=body, headers={"Idempotency-Key": "d1"}).status_code == 202
+    with coordinator.database.begin() as session:
+        session.execute(update(IdempotencyKey).values(created_at=IdempotencyKey.created_at - 90_000))
+    body = {"name": "e", "sources": [{"kind": "folder", "path": "/etc"}]}
+    problem(api.post("/datasets", json=body, headers={"Idempotency-Key": "d1"}), 403, "path-forbidden")
 
 
 def test_a_refused_request_keeps_no_answer(api: httpx.Client, coordinator: Coordinator) -> None:

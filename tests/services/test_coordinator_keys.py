@@ -74,6 +74,14 @@ def test_health_metrics_and_description(api: httpx.Client, coordinator: Coordina
     assert "application/problem+json" in post["responses"]["422"]["content"]
 
 
+def test_what_postgres_cannot_hold_is_refused(settings: Settings, postgres_url: str) -> None:
+    opened = Coordinator.open(Settings(**{**settings.model_dump(), "database_url": postgres_url}))
+    opened.database.migrate()
+    with serving(make_app(opened, steward=False)) as url:
+        assert "NUL" in problem(httpx.get(f"{url}/api/v1/experiments/%00"), 422, "invalid")["detail"]
+    opened.close()
+
+
 def test_a_database_that_is_down_is_said(settings: Settings, tmp_path: Path) -> None:
     gone = Settings(**{**settings.model_dump(), "database_url": "postgresql://nobody@127.0.0.1:1/none"})
     opened = Coordinator.open(gone)

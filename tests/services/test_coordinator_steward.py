@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from winnow.domain import ExperimentSpec
 from winnow.settings import Settings
-from winnow.store import claims, datasets, experiments, picks, rounds, workers
+from winnow.store import artefacts, claims, datasets, experiments, picks, rounds, workers
 from winnow.store.tables import Dataset, Experiment, Round
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.picking import Heart, Interrupted, Picker
@@ -224,6 +224,23 @@ def test_a_round_without_its_arrays_fails_with_a_reason(
         wait_until(picker.pick_next, 5, "the round to be claimable again")
     body = api.get(f"/experiments/{id}").json()
     assert body["status"] == "failed" and "candidates/index" in body["error"]
+
+
+@pytest.mark.usefixtures("sampler")
+def test_a_round_whose_arrays_have_changed_fails_with_a_reason(
+    api: httpx.Client, coordinator: Coordinator, driver: Driver, picker: Picker
+) -> None:
+    add_dataset(coordinator)
+    id = begin(api)
+    driver.train()
+    with coordinator.database.read() as session:
+        stored = artefacts.of_round(session, id, 0)["candidates/probabilities"]
+    path = coordinator.artefacts.local(stored.key)
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    for _ in range(coordinator.settings.max_failures):
+        wait_until(picker.pick_next, 5, "the round to be claimable again")
+    body = api.get(f"/experiments/{id}").json()
+    assert body["status"] == "failed" and "sha256" in body["error"]
 
 
 def test_pause_and_cancel_settle_once_nobody_works(api: httpx.Client, coordinator: Coordinator, driver: Driver) -> None:

@@ -17,19 +17,23 @@ from torch.backends import cudnn
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
+def configure() -> None:
+    """Fix cuBLAS's workspace, unless somebody has. It reads the environment once, when it starts."""
+    os.environ.setdefault(WORKSPACE, ":4096:8")
+
+
 @contextmanager
 def deterministic(device: str, precision: str) -> Iterator[None]:
     """Within, training and embedding in fp32 on a GPU repeat bit for bit on the same card and the same versions.
 
     bf16 is chosen for speed, and is left to what torch does by itself. A CPU needs nothing.
 
-    cuBLAS reads its workspace's configuration from the environment when it starts, so enter this before the process
-    first computes on the GPU; a training child does nothing there before its round. One already set is kept.
+    cuBLAS must have started after `configure`, as it has in every process that made a Rig before it used a GPU.
     """
     if torch.device(device).type != "cuda" or precision != "fp32":
         yield
         return
-    os.environ.setdefault(WORKSPACE, ":4096:8")
+    configure()
     memory: Any = torch.utils.deterministic
     mode, fill = torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
     kernels = cudnn.deterministic, cudnn.benchmark

@@ -103,7 +103,8 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     In a team every process calls this with the same arguments; the leader alone writes, reports and is asked to stop.
 
     Raises:
-        InvalidInput: fewer than two images, or fewer than processes. TrainingFailed: the loss is not finite, or memory ran out.
+        InvalidInput: fewer than two images, or fewer than processes.
+        TrainingFailed: the loss is not finite, or memory ran out.
         TrainingStopped: `should_stop` said so; a checkpoint was written.
     """
     rig = rig or Rig()

@@ -53,8 +53,9 @@ def revoke(session: Session, id: str) -> None:
 
 
 def answered(session: Session, principal: str, key: str) -> IdempotencyKey | None:
-    """The first answer given to this key, if any."""
-    return session.get(IdempotencyKey, (principal, key))
+    """The first answer given to this key, if there is one that is still kept."""
+    wanted = select(IdempotencyKey).where(IdempotencyKey.principal == principal, IdempotencyKey.key == key)
+    return session.scalar(wanted.where(IdempotencyKey.created_at >= now() - KEPT_SECONDS))
 
 
 def reserve(session: Session, principal: str, key: str, digest: str) -> IdempotencyKey | None:
