@@ -10,7 +10,7 @@ ALONE = Team()
 
 
 def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
-    """Mean contrastive loss over the 2n views of a minibatch, in float32.
+    """Mean contrastive loss over the 2n views of a minibatch, in float32 (in float64 if that is what comes in).
 
     For each view, its partner is the positive and the 2(n - 1) other views are the negatives (the paper's L^{i,j}).
 
@@ -35,7 +35,7 @@ def shared_nt_xent(z0: Tensor, z1: Tensor, temperature: float, count: int, team:
         z0, z1: (n_r, d), this process's share of the minibatch.
     """
     with torch.autocast(z0.device.type, enabled=False):
-        z0, z1 = F.normalize(z0.float(), dim=1), F.normalize(z1.float(), dim=1)  # (n_r, d) each
+        z0, z1 = (F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1) for z in (z0, z1))  # (n_r, d)
         all0, start = team.gather(z0, count)  # (n, d)
         all1, _ = team.gather(z1, count)
         similarity = torch.cat([z0, z1]) @ torch.cat([all0, all1]).T / temperature  # (2n_r, 2n)

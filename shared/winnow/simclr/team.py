@@ -180,7 +180,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
 def _with_shared_statistics(network: nn.Module) -> nn.Module:
     for name, child in network.named_children():
         if isinstance(child, NORMS):
-            shared = SharedBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum)
+            shared = SharedBatchNorm(child.num_features, child.eps, child.momentum, dtype=child.weight.dtype)
             shared.load_state_dict(child.state_dict())
             setattr(network, name, shared)
         else:
