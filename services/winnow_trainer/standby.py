@@ -61,6 +61,12 @@ class Standby:
         if before is not None:
             _dismiss(before[0])
 
+    @property
+    def device(self) -> Device | None:
+        """What the process that waits holds on to: its memory is there, so nobody else may lease it."""
+        with self._lock:
+            return self._waiting[1] if self._waiting else None
+
     def age(self) -> None:
         """Let a process go that has been idle for long."""
         with self._lock:

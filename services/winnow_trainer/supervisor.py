@@ -17,7 +17,6 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from winnow.artefacts import ArtefactStore
-from winnow.domain import ExperimentStatus
 from winnow.errors import Fenced
 from winnow.settings import Settings
 from winnow.store import Database, claims
@@ -34,7 +33,6 @@ from winnow_trainer.reasons import explain
 from winnow_trainer.standby import Standby
 
 PROGRESS_SECONDS = 0.5
-GOING_ON = (ExperimentStatus.CREATED, ExperimentStatus.RUNNING)
 T = TypeVar("T")
 _log = logger("trainer.supervisor")
 
@@ -154,7 +152,7 @@ class Supervisor:
             return
         self._lease.renewed(before)
         self._progress = None
-        if wanted not in GOING_ON:
+        if not wanted.lets_work:
             child.stop()
 
     def _keep_checkpoint(self, message: Message) -> None:

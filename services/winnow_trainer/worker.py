@@ -129,7 +129,7 @@ class Worker:
         while True:
             self._survive(self._say_alive)
             self._survive(self._standby.age)
-            if (device := self._device) is not None:
+            if (device := self._device or self._standby.device) is not None:
                 self._survive(lambda device=device: self._devices.keep(device))
             if self.leaving.wait(self.settings.renew_seconds):
                 return

@@ -96,7 +96,7 @@ def test_what_a_round_shows_after_its_pick(
     assert first["report"]["pick"]["picked"] == 5 and first["report"]["pick"]["notes"] == []
     assert {item["kind"] for item in first["artefacts"]} >= {"candidates/index", "selected/embeddings"}
     rows = api.get(f"/experiments/{id}/metrics").json()
-    assert rows["floors"] == {"untrained": {"f1": 0.4}}
+    assert rows["floors"] == {"colour_histogram": {"f1": 0.25}, "untrained_encoder": {"f1": 0.4}}
     assert rows["items"] == [
         {"round": 0, "samples": 5, "visits": 100, "seconds": sum(first["seconds"].values()), "f1": 0.5}
     ]

@@ -214,9 +214,9 @@ def test_a_silent_database_costs_the_child_before_the_lease_ends(tmp_path: Path,
         round = add_round(worker, simclr={"epochs": 5000})
         with working(worker.attend, TRAIN, round.id):
             wait_for(worker, round, epoch=1)
-            assert children_of(worker)
+            assert children_of()
             wire.passes.clear()
-            wait_until(lambda: not children_of(worker), 6, "the child to be killed while its lease still runs")
+            wait_until(lambda: not children_of(), 6, "the child to be killed while its lease still runs")
             wire.passes.set()
         row = read_round(worker, round)
         assert (row.status, row.losses, row.failures) == (RoundStatus.QUEUED, 1, 0)

@@ -170,14 +170,14 @@ def test_a_fenced_attempt_kills_its_child_and_stores_nothing(worker: Worker) -> 
     row = read_round(worker, round)
     assert (row.status, row.owner, row.metrics) == (RoundStatus.TRAINING, "another", {})
     assert "state/weights" not in artefacts_of(worker, round)
-    assert not children_of(worker)
+    assert not children_of()
 
 
 def test_a_killed_child_fails_the_attempt_and_the_next_one_goes_on(worker: Worker) -> None:
     round = add_round(worker, simclr={"epochs": 12})
     with working(worker.attend, TRAIN, round.id):
         wait_for_epoch(worker, round, 3)
-        (pid,) = children_of(worker)
+        (pid,) = children_of()
         os.kill(pid, signal.SIGKILL)
     row = read_round(worker, round)
     assert (row.status, row.failures) == (RoundStatus.QUEUED, 1)
@@ -224,10 +224,10 @@ def test_a_dead_supervisor_leaves_no_child(worker: Worker) -> None:
         [sys.executable, "-c", ORPHAN, str(worker.settings.state_dir), round.id], stderr=subprocess.DEVNULL
     )
     wait_for_epoch(worker, round, 1)
-    assert children_of(worker)
+    assert children_of(supervisor.pid)
     supervisor.kill()
     supervisor.wait(10)
-    wait_until(lambda: not children_of(worker), 10, "the child to die with its supervisor")
+    wait_until(lambda: not children_of(supervisor.pid), 10, "the child to die with its supervisor")
 
 
 def test_a_broken_file_fails_the_dataset_by_name(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A real worker on a real database, with a small dataset of synthetic tissue."""
 
+import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -78,8 +79,8 @@ def working(target: Any, *arguments: Any) -> Iterator[threading.Thread]:
         assert not thread.is_alive()
 
 
-def children_of(worker: Worker) -> list[int]:
-    """Process ids of this worker's training children, and of no other run's on this machine."""
+def children_of(supervisor: int | None = None) -> list[int]:
+    """Process ids of the training processes that a trainer started, by default of a worker in this process."""
     listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    mine = f"winnow_trainer.child {worker.settings.scratch_dir}/"
-    return [int(line.split()[0]) for line in listed.splitlines() if mine in line]
+    mine = f"winnow_trainer.child {supervisor or os.getpid()}"
+    return [int(line.split()[0]) for line in listed.splitlines() if line.endswith(mine)]
