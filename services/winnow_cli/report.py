@@ -110,14 +110,22 @@ def notes(experiments: Sequence[Json]) -> list[str]:
 
 
 def floors(experiments: Sequence[Json]) -> list[tuple[str, str, Json]]:
-    """What needs no training at all: key, label (with the dataset, where there are several) and metrics of each."""
+    """What needs no training at all: key, label (with what differs between the experiments) and metrics of each."""
     several = len({experiment["dataset"] for experiment in experiments}) > 1
-    return [
-        (key, f"{label} on {experiment['dataset']}" if several else label, experiment["floors"][key])
-        for experiment in experiments
-        for key, label in FLOORS.items()
-        if key in (experiment["floors"] or {})
-    ]
+    fitted = len({_proxy_epochs(experiment) for experiment in experiments}) > 1
+    found: list[tuple[str, str, Json]] = []
+    for experiment in experiments:
+        place = f" on {experiment['dataset']}" if several else ""
+        for key, label in FLOORS.items():
+            proxy = f", {_proxy_epochs(experiment)} proxy epochs" if fitted and key == "untrained_encoder" else ""
+            if key in (experiment["floors"] or {}):
+                found.append((key, f"{label}{proxy}{place}", experiment["floors"][key]))
+    return found
+
+
+def _proxy_epochs(experiment: Json) -> int:
+    """The benchmark's proxy is fitted for longer than the others', and so is the one of its floor."""
+    return experiment["spec"]["proxy"]["full_epochs" if experiment["arm"] == "full" else "epochs"]
 
 
 def _label(experiment: Json, rivals: Sequence[Json]) -> str:

@@ -4,12 +4,13 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from services.conftest import Winnow, add_dataset
 
-from winnow_cli.report import grouped
+from winnow_cli.report import floors, grouped
 from winnow_coordinator.context import Coordinator
 
 
@@ -99,3 +100,13 @@ def test_export_keeps_experiments_apart(
     refused = winnow("export", second, "--to", f"e-{first}")
     assert refused.code == 1
     assert f"holds experiment {first}; name another folder" in refused.err
+
+
+def test_the_benchmarks_longer_proxy_is_told_from_the_others_on_their_floor() -> None:
+    def experiment(arm: str) -> dict[str, Any]:
+        spec = {"proxy": {"epochs": 40, "full_epochs": 200}}
+        return {"arm": arm, "dataset": "d", "spec": spec, "floors": {"untrained_encoder": {"f1": 0.5}}}
+
+    both = [label for _, label, _ in floors([experiment("random"), experiment("full")])]
+    assert both == ["floor: untrained encoder, 40 proxy epochs", "floor: untrained encoder, 200 proxy epochs"]
+    assert [label for _, label, _ in floors([experiment("random")])] == ["floor: untrained encoder"]
