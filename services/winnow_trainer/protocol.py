@@ -23,7 +23,6 @@ from winnow.artefacts import Stored
 
 PROGRESS_SECONDS = 0.25
 STOP, LEAVE, JOB = b"stop", b"leave", b"job "
-ENDS = frozenset({"result", "stopped", "error"})
 Message = dict[str, Any]
 
 
