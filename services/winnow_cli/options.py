@@ -25,6 +25,10 @@ StateDir = Annotated[
     Path,
     typer.Option("--state-dir", envvar="WINNOW_STATE_DIR", help="Holds everything of the embedded stack."),
 ]
+Profile = Annotated[
+    Path | None,
+    typer.Option("--profile", help="Each round leaves a torch profiler trace in this folder (Perfetto reads it)."),
+]
 Id = Annotated[str, typer.Argument(help="The experiment's id; `winnow list` shows it.")]
 Ids = Annotated[list[str] | None, typer.Argument(help="Experiments' ids; none given: all.")]
 

@@ -42,10 +42,14 @@ class Stack:
         data_roots: folders that datasets may be read from, or files beside which they may; none given: those of
             the last time.
         port: the coordinator's; None: that of the last time, or 8000, or any that is free.
+        profile: where each round leaves a torch profiler trace.
     """
 
-    def __init__(self, state_dir: Path, data_roots: Sequence[Path], port: int | None, say: Say) -> None:
+    def __init__(
+        self, state_dir: Path, data_roots: Sequence[Path], port: int | None, say: Say, *, profile: Path | None = None
+    ) -> None:
         self.state_dir, self._say = state_dir.absolute(), say
+        self._profile = profile.absolute() if profile else None
         self._roots, self._port = data_roots, port
         self._lock: IO[str] | None = None
         self.services: list[Service] = []
@@ -153,6 +157,7 @@ class Stack:
             raise InvalidInput("port", f"{self._port} is taken; leave it out, and a free one is chosen")
         port, sampler = self._port or _free_port(before.get("port"), PREFERRED_PORT), _free_port()
         given = Settings()
+        profile = self._profile or given.profile_dir
         places: dict[str, Any] = {
             "state_dir": self.state_dir,
             "coordinator_port": port,
@@ -161,7 +166,7 @@ class Stack:
             "sampler_url": f"http://127.0.0.1:{sampler}",
             "sampler_token": secrets.token_urlsafe(24),
         }
-        return Settings(**places, data_roots=tuple(roots) or given.data_roots)
+        return Settings(**places, data_roots=tuple(roots) or given.data_roots, profile_dir=profile)
 
     def _write_record(self, *, running: bool) -> None:
         services = {service.name: {"pid": service.pid, "log": str(service.log)} for service in self.services}
@@ -230,6 +235,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "WINNOW_SAMPLER_URL": settings.sampler_url,
         "WINNOW_SAMPLER_TOKEN": settings.sampler_token.get_secret_value(),
         "WINNOW_DATA_ROOTS": roots,
+        "WINNOW_PROFILE_DIR": str(settings.profile_dir or ""),
     }
 
 

@@ -28,10 +28,10 @@ class Round:
         self.job, self.line = job, line
         self.spec = ExperimentSpec.model_validate(job["spec"])
         self.store = DirectoryStore(Path(job["artefact_dir"]))
-        self.images = warm.images(self.store, job["location"])
-        self.rig = warm.rig(job["device"], job["compile"])
+        self.images = warm.images(job, line.should_stop)
+        self.rig = warm.rig(job)
+        self.notes = list(warm.notes)
         self.scratch = Path(job["scratch"])
-        self.images.verify_once(self.scratch.parent / "verified", line.should_stop)
         self.artefacts: list[Message] = []
         self.seconds: dict[str, float] = {"load": 0.0, "train": 0.0, "embed": 0.0, "proxy": 0.0, "evaluate": 0.0}
         if job["threads"]:
@@ -69,7 +69,8 @@ class Round:
         self.seconds[name] += time.perf_counter() - began
 
     def keep_file(self, kind: str, path: Path) -> None:
-        self.artefacts.append(put_file(self.store, self.job["prefix"], kind, path))
+        key = key_of(self.job["prefix"], kind, path.suffix)
+        self.artefacts.append(put_file(self.store, key, kind, path))
 
     def keep_array(self, kind: str, array: Array) -> None:
         stored = put_array(self.store, key_of(self.job["prefix"], kind, ".npy"), array)
@@ -89,9 +90,9 @@ class Round:
         )
 
 
-def put_file(store: DirectoryStore, prefix: str, kind: str, path: Path) -> Message:
-    """Store a file under the key of its kind."""
-    return describe(store.put(key_of(prefix, kind, path.suffix), path), kind, **versions())
+def put_file(store: DirectoryStore, key: str, kind: str, path: Path) -> Message:
+    """Store a file, and describe it as one of this kind."""
+    return describe(store.put(key, path), kind, **versions())
 
 
 def key_of(prefix: str, kind: str, suffix: str) -> str:

@@ -82,9 +82,10 @@ class Supervisor:
         settings, assignment = self._settings, self._assignment
         made = scratch.make(settings.scratch_dir, assignment.id, assignment.attempt)
         job = self._persist(lambda session: assignment.prepare(session, made))
-        here = {"scratch": str(made), "artefact_dir": str(settings.artefact_dir), "compile": settings.compile}
         path = made / "job.json"
-        path.write_text(json.dumps(job | here | {"device": self._device.name, "threads": settings.threads}))
+        path.write_text(
+            json.dumps(job | _circumstances(settings) | {"scratch": str(made), "device": self._device.name})
+        )
         return path
 
     def _work(self, job: Path) -> None:
@@ -202,3 +203,15 @@ class Supervisor:
                     raise Fenced(table, self._assignment.id, self._assignment.attempt) from error
                 self._log.warning("database.down", reason=str(error.orig), next="tried again in a second")
                 pause.wait(1)
+
+
+def _circumstances(settings: Settings) -> dict[str, Any]:
+    """What a job needs to know of the machine it runs on."""
+    return {
+        "artefact_dir": str(settings.artefact_dir),
+        "cache_dir": str(settings.scratch_dir / "cache"),
+        "cache_bytes": int(settings.cache_gib * 2**30),
+        "compile": settings.compile,
+        "profile_dir": str(settings.profile_dir) if settings.profile_dir else None,
+        "threads": settings.threads,
+    }

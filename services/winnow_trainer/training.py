@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from winnow.artefacts import DirectoryStore
 from winnow.datasets import PackedImages
 from winnow.domain import ExperimentSpec
-from winnow.simclr import Progress, Rig, TrainedRound, TrainingStopped, train_round
+from winnow.simclr import PROFILED_STEPS, Progress, Rig, TrainedRound, TrainingStopped, train_round
 from winnow.simclr.checkpoint import COUNTERS, OPTIMIZER, WEIGHTS
 from winnow_trainer.evaluation import evaluate
-from winnow_trainer.protocol import Line
-from winnow_trainer.round import Round, put_file
+from winnow_trainer.protocol import Line, Message
+from winnow_trainer.round import Round, key_of, put_file
 from winnow_trainer.warm import Warm
 
 JOB, START, WORK = "job.json", "start", "work"
@@ -26,9 +25,8 @@ def train_and_store(job: dict[str, Any], line: Line, warm: Warm) -> dict[str, An
     """The whole round; its result. Raises what the library raises."""
     round = Round(job, line, warm)
     trained = _train(round)
-    _send(round, trained.state)  # whatever ends the phases below, the training is not done again
-    for name, file in KINDS.items():
-        round.keep_file(f"state/{name}", trained.state / file)
+    made = _send(round, trained.state)  # whatever ends the phases below, the training is not done again
+    round.artefacts += [part | {"kind": f"state/{name}"} for name, part in zip(KINDS, made, strict=True)]
     scores, report = evaluate(round, trained)
     return {
         "visits": job["visits_before"] + trained.visits,
@@ -40,28 +38,39 @@ def train_and_store(job: dict[str, Any], line: Line, warm: Warm) -> dict[str, An
 
 
 def _train(round: Round) -> TrainedRound:
-    line, workspace = round.line, _workspace(round)
+    line, workspace, trace = round.line, _workspace(round), _trace(round)
     _restore(round, "start", round.scratch / START)
     round.rig.team.say(str(round.scratch / JOB))
     trained = train_round(
         **_terms(round.job, round.spec, round.images, round.rig),
         workspace=workspace,
+        profile=trace,
         on_progress=lambda progress: _tell(line, progress),
         on_checkpoint=lambda directory: _send(round, directory),
         should_stop=line.should_stop,
     )
     round.seconds |= trained.seconds
+    if trace is not None:
+        few = f"no profiler trace: it takes {PROFILED_STEPS} steps, and there were fewer"
+        round.notes.append(f"profiler trace: {trace}" if trace.exists() else few)
     return trained
+
+
+def _trace(round: Round) -> Path | None:
+    """Where this attempt leaves a profiler trace, on a worker that was asked for them."""
+    if round.job["profile_dir"] is None:
+        return None
+    directory = Path(round.job["profile_dir"])
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory / f"{round.job['prefix'].replace('/', '-')}.json.gz"
 
 
 def train_along(job: dict[str, Any], warm: Warm) -> None:
     """What the other processes of a team do of a round: train. The leader has laid out everything."""
     spec = ExperimentSpec.model_validate(job["spec"])
-    images = warm.images(DirectoryStore(Path(job["artefact_dir"])), job["location"])
+    images = warm.images(job)
     with suppress(TrainingStopped):
-        train_round(
-            **_terms(job, spec, images, warm.rig(job["device"], job["compile"])), workspace=Path(job["scratch"]) / WORK
-        )
+        train_round(**_terms(job, spec, images, warm.rig(job)), workspace=Path(job["scratch"]) / WORK)
 
 
 def _terms(job: dict[str, Any], spec: ExperimentSpec, images: PackedImages, rig: Rig) -> dict[str, Any]:
@@ -75,7 +84,7 @@ def _terms(job: dict[str, Any], spec: ExperimentSpec, images: PackedImages, rig:
         "start": scratch / START if job["start"] else None,
         "rig": rig,
         "epochs": spec.epochs_of(job["number"]),
-        "max_visits": None if spec.visits is None else max(spec.visits - job["visits_before"], 0),
+        "visits_before": job["visits_before"],
     }
 
 
@@ -97,11 +106,15 @@ def _restore(round: Round, which: str, directory: Path) -> Path | None:
     return directory
 
 
-def _send(round: Round, directory: Path) -> None:
-    """Store a checkpoint, so that another machine can go on from it, and say so."""
-    prefix = f"{round.job['prefix']}/{directory.name}"
-    made = [put_file(round.store, prefix, f"checkpoint/{name}", directory / file) for name, file in KINDS.items()]
+def _send(round: Round, directory: Path) -> list[Message]:
+    """Store a checkpoint, so that another machine can go on from it, and say so; its parts in the order of KINDS."""
+    made: list[Message] = []
+    for name, file in KINDS.items():
+        path = directory / file
+        key = key_of(round.job["prefix"], f"{directory.name}/{name}", path.suffix)
+        made.append(put_file(round.store, key, f"checkpoint/{name}", path))
     round.line.tell("checkpoint", artefacts=made)
+    return made
 
 
 def _tell(line: Line, progress: Progress) -> None:

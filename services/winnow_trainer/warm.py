@@ -1,10 +1,10 @@
 """What a training process keeps from one round to the next."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from winnow.artefacts import DirectoryStore
-from winnow.datasets import PackedImages
+from winnow.datasets import PackedImages, ShardCache
 from winnow.simclr import Rig, Team
 
 
@@ -16,17 +16,28 @@ class Warm:
         self._rig: Rig | None = None
         self._made_for: tuple[str, str] | None = None
         self._images: PackedImages | None = None
+        self._cache: ShardCache | None = None
+        self.notes: list[str] = []
 
-    def rig(self, device: str, compiled: Literal["auto", "on", "off"]) -> Rig:
+    def rig(self, job: dict[str, Any]) -> Rig:
         """The rig, made anew when the device or the way of compiling changed."""
-        if self._rig is None or self._made_for != (device, compiled):
-            self._rig = Rig(device, team=self.team, compiled=compiled)
-            self._made_for = (device, compiled)
+        wanted = job["device"], job["compile"]
+        if self._rig is None or self._made_for != wanted:
+            self._rig = Rig(job["device"], team=self.team, compiled=job["compile"])
+            self._made_for = wanted
         return self._rig
 
-    def images(self, store: DirectoryStore, location: str) -> PackedImages:
-        """The packed patches of a dataset. One location never changes."""
-        directory = Path(store.root / location)
+    def images(self, job: dict[str, Any], should_stop: Callable[[], bool] = lambda: False) -> PackedImages:
+        """The packed patches of the job's dataset, compared with their sha256. One location never changes.
+
+        `notes` then says what of it is not where it should be.
+        """
+        directory = Path(job["artefact_dir"]) / job["location"]
         if self._images is None or self._images.directory != directory:
-            self._images = PackedImages.open(directory)
+            self.notes.clear()
+            if self._cache is None:
+                self._cache = ShardCache(Path(job["cache_dir"]), job["cache_bytes"], note=self.notes.append)
+            images = self._cache.open(directory, should_stop)
+            self._images = None if should_stop() else images  # a stop may have left bytes unverified
+            return images
         return self._images

@@ -75,6 +75,10 @@ class Settings(BaseSettings):
     idle_seconds: float = Field(
         default=300.0, ge=0, description="A training process that has no work is kept this long, with its GPU memory"
     )
+    cache_gib: float = Field(
+        default=100.0, ge=0, description="Disk for copies of patches whose artefact store is on another file system"
+    )
+    profile_dir: Path | None = Field(default=None, description="Each round leaves a torch profiler trace here")
     threads: int = Field(default=0, ge=0, description="CPU threads of a training process; 0 leaves it to torch")
     log_format: str = Field(default="console", pattern="^(console|json)$")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

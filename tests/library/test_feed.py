@@ -60,6 +60,7 @@ def test_resident_patches_stay_and_new_ones_join_them() -> None:
     assert feed.hold(np.arange(15)) and images.taken == 15, "only what is new is fetched"
     assert feed.hold(np.arange(20, 40)) and images.taken == 35, "others make room when they must"
     assert not feed.hold(np.arange(21)), "more than fits is refused"
+    assert not feed.hold(np.arange(10), displace=False) and images.taken == 35, "what is read once displaces nothing"
     ((x, _),) = feed.batches([np.array([33, 21])])
     assert torch.equal(x, torch.from_numpy(IMAGES.array[[33, 21]]))
 

@@ -122,8 +122,10 @@ def test_weights_and_moments_carry_over_unless_reset(
 
 
 def test_visits_stop_at_the_limit(images: ArrayImages, tmp_path: Path) -> None:
-    assert train(images, tmp_path, max_visits=30).visits == 30
-    assert train(images, tmp_path / "odd", max_visits=23).visits == 22, "a lone image cannot be contrasted"
+    limited = spec().model_copy(update={"visits": 130})
+    assert train(images, tmp_path, spec=limited, visits_before=100).visits == 30
+    assert train(images, tmp_path / "odd", spec=limited, visits_before=107).visits == 22, "a lone image has no other"
+    assert train(images, tmp_path / "spent", spec=limited, visits_before=129).visits == 0
 
 
 def test_partial_batches_are_kept_or_dropped(images: ArrayImages, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The trainer on real rows: a child trains, its results are stored once, and every way to end is told."""
 
+import gzip
+import json
 import os
 import signal
 import subprocess
@@ -72,7 +74,21 @@ def test_a_round_is_trained_and_everything_is_stored(worker: Worker) -> None:
     probabilities = get_array(worker.store, stored["candidates/probabilities"].key)
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
     left = [path.name for path in worker.settings.scratch_dir.iterdir()]
-    assert left == ["verified"], "scratch is left clean, but for what was verified on this machine"
+    assert left == ["cache"], "scratch is left clean, but for what this machine keeps of the patches"
+    assert len([key for key in worker.store.list("experiments") if "weights" in key]) == 1, "the state is stored once"
+
+
+def test_a_worker_that_is_asked_for_traces_leaves_one_a_round(tmp_path: Path) -> None:
+    with worker_at(tmp_path / "state", profile_dir=tmp_path / "traces") as worker:
+        add_dataset(worker)
+        long, short = add_round(worker, simclr={"epochs": 10}), add_round(worker, simclr={"epochs": 1})
+        assert worker.attend(TRAIN, long.id) and worker.attend(TRAIN, short.id)
+        (trace,) = (tmp_path / "traces").iterdir()
+        assert json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+        assert (
+            long.experiment_id in trace.name and f"profiler trace: {trace}" in read_round(worker, long).report["notes"]
+        )
+        assert any("takes 10 steps" in note for note in read_round(worker, short).report["notes"])
 
 
 def test_a_bell_heard_twice_changes_nothing(worker: Worker) -> None:

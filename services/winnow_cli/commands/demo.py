@@ -13,7 +13,7 @@ from winnow_cli import files
 from winnow_cli.commands.datasets import SPEC_FILES, ingest, tell
 from winnow_cli.commands.results import show, write
 from winnow_cli.live import follow
-from winnow_cli.options import AsJson
+from winnow_cli.options import AsJson, Profile
 from winnow_cli.output import aside, console, plain, print_json
 from winnow_cli.own_data import dataset_of
 from winnow_cli.report import gather
@@ -54,6 +54,7 @@ def demo(
     ] = None,
     spec: Annotated[Path | None, typer.Option(help="Your own experiments; examples/small.yaml is a start.")] = None,
     out: Annotated[Path, typer.Option(help="Where results and the stack's state go.")] = Path("winnow-demo"),
+    profile: Profile = None,
     json: AsJson = False,
 ) -> None:
     """Start the stack, run every arm, end with the table, a picture and report.json. Run again, it goes on."""
@@ -61,7 +62,8 @@ def demo(
     dataset = _dataset(data)
     if data and not spec:  # nobody said which class matters
         document |= {"positive_class": None, "proxy": {"task": "classes", "standardise": True}}
-    stack = Stack(out / "state", [Path(source.path) for source in dataset.sources if source.path], None, aside.print)
+    roots = [Path(source.path) for source in dataset.sources if source.path]
+    stack = Stack(out / "state", roots, None, aside.print, profile=profile)
     specs = files.experiments(document | {"dataset": dataset.name}, str(spec or "the demo's spec"))
     with until_told(stack) as told:
         try:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, connect
+from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Profile, StateDir, Url, connect
 from winnow_cli.output import aside, console, print_json, print_line, print_table
 from winnow_cli.stack import Stack, until_told
 
@@ -25,10 +25,11 @@ def up(
     port: Annotated[
         int | None, typer.Option(help="The coordinator's; by default that of the last time, 8000, or a free one.")
     ] = None,
+    profile: Profile = None,
     json: AsJson = False,
 ) -> None:
     """Start the embedded stack and keep it up. Ctrl-C stops it in order; a second `up` goes on where it stopped."""
-    stack = Stack(state_dir, data_root or [], port, say=aside.print)
+    stack = Stack(state_dir, data_root or [], port, aside.print, profile=profile)
     with until_told(stack) as told:
         try:
             stack.start()

@@ -4,10 +4,12 @@ check(spec, allow)              what can be refused before anything is decoded
 ingest(spec, directory, ...)    decode, pack, assign roles, report
 read_table(path)                a manifest's heading and rows; MANIFEST_SUFFIXES are what its name ends in
 PackedImages.open(directory)    read the patches back, by mmap
+ShardCache(...).open(directory) the same through copies on this machine's disk
 synthetic.draw(tissue, i, size) an H&E-like patch
 """
 
 from winnow.datasets import synthetic
+from winnow.datasets.cache import ShardCache
 from winnow.datasets.ingest import Ingested, IngestStopped, SampleRow, check, ingest
 from winnow.datasets.manifest import SUFFIXES as MANIFEST_SUFFIXES
 from winnow.datasets.manifest import read_table
@@ -19,6 +21,7 @@ __all__ = [
     "Ingested",
     "PackedImages",
     "SampleRow",
+    "ShardCache",
     "check",
     "ingest",
     "read_table",

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -23,6 +24,17 @@ from winnow.errors import ArtefactCorrupt, InvalidInput
 MANIFEST = "packed.json"
 VERSION = 1
 _SHARD = re.compile(r"images-\d{5,}\.npy")
+_SHARD_PARTS = ("name", "count", "size", "sha256")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a packed directory, as packed.json has it."""
+
+    name: str
+    count: int
+    size: int
+    sha256: str
 
 
 class PackedImages:
@@ -35,15 +47,19 @@ class PackedImages:
         self._starts = np.concatenate([[0], np.cumsum([len(shard) for shard in shards])]).astype(np.int64)
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, directory: Path, *, locate: Callable[[Shard], Path] | None = None) -> Self:
         """Open a packed directory; shapes, types and sizes are held against packed.json.
+
+        `locate` says where the bytes of a shard are, if not in the directory.
 
         Raises InvalidInput where there is no packed.json, ArtefactCorrupt where a shard is missing, truncated or
         of another shape. Bytes are compared by `verify` and `verify_once`.
         """
         manifest = _read_manifest(directory)
         size = int(manifest["image_size"])
-        shards = [_open_shard(directory, shard, size) for shard in manifest["shards"]]
+        listed = _shards_of(directory, manifest)
+        paths = [locate(shard) if locate else directory / shard.name for shard in listed]
+        shards = [_open_shard(path, shard, size) for path, shard in zip(paths, listed, strict=True)]
         if sum(len(shard) for shard in shards) != manifest["count"]:
             raise ArtefactCorrupt(f"{directory / MANIFEST}: the shards do not add up to {manifest['count']} images")
         return cls(directory, shards, size)
@@ -75,11 +91,11 @@ class PackedImages:
 
         Raises ArtefactCorrupt.
         """
-        for shard in _read_manifest(self.directory)["shards"]:
+        for shard in _shards_of(self.directory, _read_manifest(self.directory)):
             if should_stop is not None and should_stop():
                 return False
-            if _digest(self.directory / shard["name"]) != shard["sha256"]:
-                raise ArtefactCorrupt(f"{self.directory / shard['name']} does not match its sha256; ingest again")
+            if _digest(self.directory / shard.name) != shard.sha256:
+                raise ArtefactCorrupt(f"{self.directory / shard.name} does not match its sha256; ingest again")
         return True
 
     def verify_once(self, records: Path, should_stop: Callable[[], bool] | None = None) -> bool:
@@ -97,7 +113,7 @@ class PackedImages:
 
     def _fingerprint(self) -> str:
         manifest = self.directory / MANIFEST
-        shards = [self.directory / shard["name"] for shard in _read_manifest(self.directory)["shards"]]
+        shards = [self.directory / shard.name for shard in _shards_of(self.directory, _read_manifest(self.directory))]
         seen = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
         return hashlib.sha256(repr((str(self.directory.resolve()), _digest(manifest), seen)).encode()).hexdigest()
 
@@ -203,15 +219,24 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     return found
 
 
-def _open_shard(directory: Path, shard: dict[str, Any], image_size: int) -> NDArray[np.uint8]:
-    path, shape = directory / str(shard["name"]), (shard["count"], image_size, image_size, 3)
-    if not _SHARD.fullmatch(path.name) or path.parent != directory:
-        raise ArtefactCorrupt(f"{directory / MANIFEST} names a shard {shard['name']!r}")
+def _shards_of(directory: Path, manifest: dict[str, Any]) -> list[Shard]:
+    try:
+        shards = [Shard(**{name: shard[name] for name in _SHARD_PARTS}) for shard in manifest["shards"]]
+    except (KeyError, TypeError) as error:
+        raise ArtefactCorrupt(f"{directory / MANIFEST} describes a shard without {', '.join(_SHARD_PARTS)}") from error
+    for shard in shards:
+        if not _SHARD.fullmatch(shard.name):
+            raise ArtefactCorrupt(f"{directory / MANIFEST} names a shard {shard.name!r}")
+    return shards
+
+
+def _open_shard(path: Path, shard: Shard, image_size: int) -> NDArray[np.uint8]:
+    shape = (shard.count, image_size, image_size, 3)
     try:
         pixels = cast("NDArray[np.uint8]", np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise ArtefactCorrupt(f"{path} is missing or truncated: {error}") from None
-    if pixels.shape != shape or pixels.dtype != np.uint8 or path.stat().st_size != shard["size"]:
+    if pixels.shape != shape or pixels.dtype != np.uint8 or path.stat().st_size != shard.size:
         raise ArtefactCorrupt(f"{path} holds {pixels.dtype} {pixels.shape}; {MANIFEST} says uint8 {shape}")
     return pixels
 

@@ -16,10 +16,11 @@ from winnow.simclr.model import Images, SimclrModel, build, load_encoder, untrai
 from winnow.simclr.proxy import Proxy, fit_proxy
 from winnow.simclr.rig import Rig
 from winnow.simclr.team import Team
-from winnow.simclr.train import Progress, TrainedRound, TrainingStopped, train_round
+from winnow.simclr.train import PROFILED_STEPS, Progress, TrainedRound, TrainingStopped, train_round
 from winnow.simclr.views import Views, normalise
 
 __all__ = [
+    "PROFILED_STEPS",
     "Images",
     "Progress",
     "Proxy",

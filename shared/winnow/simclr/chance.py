@@ -18,13 +18,12 @@ def key_of(seed: int, epoch: int, view: int) -> int:
     return _signed(_mix_number(_mix_number(seed) + epoch * 2 + view))
 
 
-def uniforms(samples: Tensor, count: int, *, seed: int, epoch: int, view: int) -> Tensor:
-    """(n, count) float32 numbers, uniform in [0, 1), for n samples (int64, (n,)) in one view of one epoch."""
-    return uniforms_of(samples, count, torch.tensor(key_of(seed, epoch, view), device=samples.device))
+def uniforms(samples: Tensor, count: int, key: Tensor) -> Tensor:
+    """(n, count) float32 numbers, uniform in [0, 1), for n samples (int64, (n,)).
 
-
-def uniforms_of(samples: Tensor, count: int, key: Tensor) -> Tensor:
-    """The same from a key that lies on the device (int64, no dimensions): a new one has nothing compiled anew."""
+    `key` (int64, no dimensions, on the device of `samples`) is one of `key_of`: as a tensor, a new one has nothing
+    compiled anew.
+    """
     which = torch.arange(1, count + 1, device=samples.device, dtype=torch.int64)  # (count,)
     of_sample = _mix(samples * _signed(_GOLDEN) + key)  # (n,)
     words = _mix(of_sample[:, None] + which * _signed(_GOLDEN))  # (n, count)

@@ -50,7 +50,7 @@ def embed(
     done = 0
     with deterministic(rig.device, precision):
         result = _make((len(indices), _width(encoder, images, rig.device)), out)
-        for x, _ in rig.feed(images, indices).batches(parts):
+        for x, _ in rig.feed(images, indices, once=True).batches(parts):
             if should_stop is not None and should_stop():
                 raise TrainingStopped(out or Path())
             h = _features(encoder, x, precision)

@@ -63,15 +63,15 @@ class ResidentFeed:
         """How many patches fit."""
         return len(self._pixels)
 
-    def hold(self, indices: NDArray[np.int64]) -> bool:
-        """Bring these samples to the device, if they fit beside those that lie there already."""
+    def hold(self, indices: NDArray[np.int64], *, displace: bool = True) -> bool:
+        """Bring these samples to the device, if they fit: beside those that lie there already, or in their place."""
         if len(indices) and indices.max() >= len(self._place):
             grown = np.full(int(indices.max()) + 1, -1, np.int64)
             grown[: len(self._place)] = self._place
             self._place = grown
         missing = np.unique(indices[self._place[indices] < 0])
         if self._held + len(missing) > self.rows:
-            if len(np.unique(indices)) > self.rows:
+            if not displace or len(np.unique(indices)) > self.rows:
                 return False
             self._place[:], self._held, missing = -1, 0, np.unique(indices)
         for first in range(0, len(missing), _UPLOAD):

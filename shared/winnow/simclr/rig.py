@@ -49,7 +49,6 @@ class Rig:
 
     def prepare(self, spec: ExperimentSpec, images: Images, number: int, origin: Path | None) -> None:
         """Fill `model` with the weights in `origin` (or random ones), and make `step` for this spec."""
-        self.notes.clear()
         key = (spec.encoder, spec.views, spec.simclr, images.image_size)
         if key != self._key:
             self._build(spec, images.image_size)
@@ -63,6 +62,7 @@ class Rig:
         self.model.train()
 
     def _build(self, spec: ExperimentSpec, image_size: int) -> None:
+        self.notes.clear()
         self._require_precision(spec)
         self.model: SimclrModel = build(spec.encoder, 0).to(self.device)
         self.network: nn.Module = self.team.wrap(self.model)
@@ -78,8 +78,11 @@ class Rig:
         if text not in self.notes:
             self.notes.append(text)
 
-    def feed(self, images: Images, indices: NDArray[np.int64]) -> Feed:
-        """Where these samples come from: the device if all of them fit, else the host, ahead of time."""
+    def feed(self, images: Images, indices: NDArray[np.int64], *, once: bool = False) -> Feed:
+        """Where these samples come from: the device if all of them fit, else the host, ahead of time.
+
+        Those that are read `once` push nothing off the device that will be read again.
+        """
         if not self._on_gpu:
             return HostFeed(images)
         if images is not self._images:
@@ -88,9 +91,10 @@ class Rig:
             free, _ = torch.cuda.mem_get_info()
             rows = resident_rows(images, max(len(indices), _length(images)), free, share=self._share)
             self._resident = ResidentFeed(images, rows, self.device)
-        if self._resident is not None and self._resident.hold(indices):
+        if self._resident is not None and self._resident.hold(indices, displace=not once):
             return self._resident
-        self._resident, self._share = None, 0.0
+        if not once:
+            self._resident, self._share = None, 0.0
         self.note(f"{len(indices)} patches of {images.image_size} pixels do not fit on the device: they are streamed")
         return StreamedFeed(images, self.device)
 

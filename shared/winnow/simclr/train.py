@@ -22,6 +22,8 @@ from winnow.simclr.rig import Rig
 
 LOSS_EVERY = 20  # steps between reads of the loss on a GPU: each one waits for the device
 PROFILED = {"skip_first": 2, "wait": 0, "warmup": 2, "active": 6, "repeat": 1}
+PROFILED_STEPS = 10
+"""Steps that a round must have for a trace of the last six of them."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,10 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     start: Path | None,
     rig: Rig | None = None,
     epochs: int | None = None,
-    max_visits: int | None = None,
+    visits_before: int = 0,
     profile: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    on_checkpoint: Callable[[Path], None] | None = None,
+    on_checkpoint: Callable[[Path], object] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainedRound:
     """Train g∘f on the images of S^t, from the weights of the round before.
@@ -96,8 +98,8 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
         workspace: directory for checkpoints and the final `state`.
         start: state directory of round `number - 1`; None for random weights.
         rig: the device, and what stays ready between rounds; by default a new one on the CPU.
-        epochs: epochs of this round (by default the spec's). max_visits: image visits left to the experiment.
-        profile: where to write a torch profiler trace of a few steps.
+        epochs: epochs of this round (by default the spec's). visits_before: image visits of the rounds before.
+        profile: where to write a torch profiler trace of a few steps, .json or .json.gz.
         on_checkpoint: called with each checkpoint's directory once it is safely written.
 
     In a team every process calls this with the same arguments; the leader alone writes, reports and is asked to stop.
@@ -132,11 +134,13 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
 
     # The loop is long on purpose: it reads top to bottom, and everything it changes is in `counters`.
     with deterministic(rig.device, settings.precision), _profiled(profile if team.leads else None) as count_step:
-        while counters.epoch < epochs and not _spent(counters, max_visits):
+        while counters.epoch < epochs and not spec.is_spent(visits_before + counters.visits):
             order = np.random.default_rng(derive_seed(spec.seed, f"order-{number}", counters.epoch)).permutation(
                 indices
             )
-            batches = _affordable(_batches(order, settings, team.size)[counters.step :], counters, max_visits)
+            batches = _batches(order, settings, team.size)[counters.step :]
+            if spec.visits is not None:
+                batches = _affordable(batches, spec.visits - visits_before - counters.visits)
             shares = [team.share(batch) for batch in batches]
             keys = rig.views.keys(counters.epoch).to(rig.device)  # (2,)
             fetched, at = rig.feed(images, indices).batches(shares), 0
@@ -215,13 +219,9 @@ def _batches(order: NDArray[np.int64], settings: SimclrSpec, processes: int = 1)
     return [batch for batch in batches if len(batch) >= smallest]
 
 
-def _affordable(
-    batches: Sequence[NDArray[np.int64]], counters: Counters, max_visits: int | None
-) -> list[NDArray[np.int64]]:
-    """The batches that the visits left pay for, the last one cut short."""
-    if max_visits is None:
-        return list(batches)
-    left, kept = max_visits - counters.visits, list[NDArray[np.int64]]()
+def _affordable(batches: Sequence[NDArray[np.int64]], left: int) -> list[NDArray[np.int64]]:
+    """The batches that this many image visits pay for, the last one cut short."""
+    kept: list[NDArray[np.int64]] = []
     for batch in batches:
         if left < 2:
             break
@@ -244,17 +244,12 @@ def _profiled(trace: Path | None) -> Iterator[Callable[[], None]]:
         yield made.step
 
 
-def _spent(counters: Counters, max_visits: int | None) -> bool:
-    """Whether fewer than two visits are left: a lone image cannot be contrasted."""
-    return max_visits is not None and max_visits - counters.visits < 2
-
-
 def _keep(
     workspace: Path,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     counters: Counters,
-    on_checkpoint: Callable[[Path], None] | None,
+    on_checkpoint: Callable[[Path], object] | None,
 ) -> Path:
     """Write a checkpoint, tell, and only then remove the ones before it."""
     written = checkpoint.save(workspace / checkpoint.name_of(counters), model, optimizer, counters)

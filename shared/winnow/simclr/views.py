@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from winnow.domain import ViewsSpec
-from winnow.simclr.chance import key_of, uniforms_of
+from winnow.simclr.chance import key_of, uniforms
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
@@ -80,7 +80,7 @@ class Views:
 
     def _draw(self, samples: Tensor, key: Tensor) -> Parameters:
         spec = self.spec
-        u = uniforms_of(samples, _NUMBERS, key).unbind(1)
+        u = uniforms(samples, _NUMBERS, key).unbind(1)
         area = _between(u[0], *spec.crop_scale)
         ratio = _between(u[1], math.log(spec.crop_ratio[0]), math.log(spec.crop_ratio[1])).exp()
         ratio = ratio.clamp(area, 1 / area)  # neither side is longer than the image, and the area stays as drawn

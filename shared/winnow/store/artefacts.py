@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from winnow.artefacts import Stored
@@ -29,10 +29,11 @@ def row(
 
 
 def insert(session: Session, rows: Sequence[Artefact]) -> None:
-    """Insert manifests; one of the same attempt and kind gives way."""
+    """Insert manifests; one of the same attempt and kind gives way, or of the same bytes under another kind."""
     for new in rows:
-        same = (Artefact.experiment_id == new.experiment_id, Artefact.round == new.round)
-        session.execute(delete(Artefact).where(*same, Artefact.attempt == new.attempt, Artefact.kind == new.kind))
+        of_round = (Artefact.experiment_id == new.experiment_id, Artefact.round == new.round)
+        same_kind = and_(*of_round, Artefact.attempt == new.attempt, Artefact.kind == new.kind)
+        session.execute(delete(Artefact).where(or_(same_kind, Artefact.key == new.key)))
     session.add_all(rows)
     session.flush()
 
