@@ -32,6 +32,8 @@ from typing import Any
 
 import numpy as np
 
+from winnow_trainer import memory
+
 CONTENDERS = ("winnow", "ceiling", "lightly", "embed")
 UNITS = {"embed": "images/s"}
 
@@ -96,7 +98,8 @@ def measure(options: argparse.Namespace, folder: Path, size: int, batch: int) ->
                 str(batch),
             ]
             command += [str(part) for name, value in given.items() for part in (f"--{name}", value)]
-            ended = subprocess.run(command, capture_output=True, text=True, check=False)
+            environment = os.environ | (memory.environment() if contender != "lightly" else {})
+            ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             if ended.returncode:
                 last = ended.stderr.strip().splitlines()[-1:]
                 yield {"contender": contender, "error": last[0] if last else "no reason"}
@@ -209,10 +212,8 @@ def run_lightly(options: argparse.Namespace) -> dict[str, Any]:
     from lightly.transforms import SimCLRTransform
     from torchvision.datasets import ImageFolder
 
-    from winnow.simclr.model import build
-
     device, batch = options.device, options.batches[0]
-    network = build(spec_of(options).encoder, 0).to(memory_format=torch.contiguous_format).to(device).train()
+    network = plain_network(options).to(device).train()
     transform = SimCLRTransform(input_size=options.sizes[0])
     dataset = ImageFolder(str(options.folder / "files"), transform=transform)
     loader = torch.utils.data.DataLoader(
@@ -237,6 +238,18 @@ def run_lightly(options: argparse.Namespace) -> dict[str, Any]:
         optimizer.zero_grad()
 
     return {"rate": batch * timed(options, step)}
+
+
+def plain_network(options: argparse.Namespace) -> Any:
+    """The same network, as torchvision has it."""
+    import torchvision
+    from torch import nn
+
+    from winnow.simclr.model import build
+
+    encoder = getattr(torchvision.models, options.encoder)(weights=None)
+    encoder.fc = nn.Identity()
+    return nn.Sequential(encoder, build(spec_of(options).encoder, 0).head)
 
 
 def run_embed(options: argparse.Namespace) -> dict[str, Any]:

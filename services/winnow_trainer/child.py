@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from winnow_trainer import memory
 from winnow_trainer.protocol import Line
 from winnow_trainer.reasons import explain
 
@@ -61,6 +62,7 @@ def work(line: Line, warm: "Callable[[], Warm]") -> bool:
             ready = warm()
         if not run(job, line, ready):
             return False
+        memory.give_back()
     return True
 
 

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from winnow.telemetry import logger
+from winnow_trainer import memory
 from winnow_trainer.devices import Device
 from winnow_trainer.process import Child
 
@@ -49,7 +50,8 @@ class Standby:
         program = ["winnow_trainer.child", str(os.getpid())]
         if device.count > 1:
             program = ["winnow_trainer.launcher", str(os.getpid()), str(device.count), device.name]
-        child = self._starter.submit(Child, [sys.executable, "-m", *program], device.environment).result()
+        environment = device.environment | memory.environment()
+        child = self._starter.submit(Child, [sys.executable, "-m", *program], environment).result()
         _log.info("child.started", pid=child.pid)
         return child
 

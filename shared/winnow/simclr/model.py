@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from winnow.domain import EncoderSpec
 from winnow.simclr import checkpoint
+from winnow.simclr.small_maps import with_products
 
 
 class Images(Protocol):
@@ -42,7 +43,7 @@ def build(spec: EncoderSpec, seed: int) -> SimclrModel:
         torch.manual_seed(seed % 2**63)
         encoder = getattr(torchvision.models, spec.name)(weights=None)
         encoder.fc = nn.Identity()
-        model = SimclrModel(encoder, _head(spec))
+        model = SimclrModel(with_products(encoder), _head(spec))
     return model.to(memory_format=torch.channels_last)
 
 
