@@ -16,6 +16,9 @@ Note = Callable[[str], None]
 SMALL_BATCH = 256
 """Images a step up to which a large GPU waits for launches: CUDA graphs take them away."""
 
+BLOCK = 64
+"""Images whose views a processor makes at a time: what is between the operations stays in its cache."""
+
 
 class Step:
     """Computes the gradients of one minibatch.
@@ -57,7 +60,9 @@ class Step:
 
     def _project(self, x: Tensor, samples: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            both = torch.cat([self._views(x, samples, keys[view]) for view in (0, 1)])  # (2n, 3, H, W)
+            size = BLOCK if x.device.type == "cpu" else len(x)
+            blocks = list(zip(x.split(size), samples.split(size), strict=True))
+            both = torch.cat([self._views(*block, keys[view]) for view in (0, 1) for block in blocks])  # (2n, 3, H, W)
             both = both.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
             z0, z1 = self._network(both).chunk(2)  # (n, d) each

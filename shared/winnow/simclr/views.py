@@ -158,17 +158,14 @@ def luma(x: Tensor) -> Tensor:
 
 def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
     """Rotate the hue of (n, 3, H, W) images in HSV by `turns` (n,) of a full circle."""
-    high, argmax = x.max(1)
-    low = x.amin(1)
-    spread = high - low
-    safe = torch.where(spread > 0, spread, torch.ones_like(spread))
     red, green, blue = x.unbind(1)
-    sector = torch.where(
-        argmax == 0, (green - blue) / safe, torch.where(argmax == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe)
-    )
-    hue = (sector / 6 + turns[:, None, None]) % 1  # (n, H, W)
+    high = torch.maximum(torch.maximum(red, green), blue)
+    spread = high - torch.minimum(torch.minimum(red, green), blue)
+    of_green = torch.where(green == high, 2 * spread + blue - red, 4 * spread + red - green)
+    sector = torch.where(red == high, green - blue, of_green) / torch.where(spread > 0, spread, 1.0)
+    hue = sector + 6 * turns[:, None, None]  # (n, H, W), in sixths of a circle
     offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1)
-    k = (offsets + 6 * hue.unsqueeze(1)) % 6  # (n, 3, H, W)
+    k = (offsets + hue.unsqueeze(1)) % 6  # (n, 3, H, W)
     weight = torch.minimum(k, 4 - k).clamp(0, 1)
     return high.unsqueeze(1) - spread.unsqueeze(1) * weight
 
