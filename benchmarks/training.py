@@ -10,6 +10,8 @@ lightly  LightlySSL's SimCLR as its documentation sets it up (SimCLRTransform, N
          row says so
 embed    embeddings exported to a memory-mapped .npy, images a second
 
+torchvision, asked for with --only, is the ceiling with torchvision's own convolutions: what small_maps.py is worth.
+
 Each is a process of its own, one after the other, `--repeats` times in turn; the median counts. Patches are synthetic
 tissue, so that every machine measures the same; `--images` of them are drawn at the start and not timed.
 """
@@ -35,6 +37,7 @@ import numpy as np
 from winnow_trainer import memory
 
 CONTENDERS = ("winnow", "ceiling", "lightly", "embed")
+EXTRA = ("torchvision",)
 UNITS = {"embed": "images/s"}
 
 
@@ -64,9 +67,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1536, help="patches in the dataset")
     parser.add_argument("--steps", type=int, default=None, help="timed steps of each repeat")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS + EXTRA, default=CONTENDERS)
     parser.add_argument("--compiled", choices=("auto", "on", "off"), default="auto")
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--contender", choices=CONTENDERS + EXTRA, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.device is None:
@@ -111,7 +114,7 @@ def report(size: int, batch: int, rows: list[dict[str, Any]]) -> None:
     """A table, then the ratios that count."""
     print(f"\n{size} px, batch {batch}")
     medians: dict[str, float] = {}
-    for contender in CONTENDERS:
+    for contender in CONTENDERS + EXTRA:
         own = [row for row in rows if row["contender"] == contender]
         rates = [row["rate"] for row in own if "rate" in row]
         if not own:
@@ -124,9 +127,9 @@ def report(size: int, batch: int, rows: list[dict[str, Any]]) -> None:
         memory = max(row["memory"] for row in own) / 2**20
         unit = UNITS.get(contender, "pairs/s")
         print(f"  {contender:8} {medians[contender]:10,.1f} {unit}  ({spread})  {memory:,.0f} MiB")
-    for other in ("ceiling", "lightly"):
-        if {"winnow", other} <= set(medians):
-            print(f"  winnow / {other}: {medians['winnow'] / medians[other]:.2f}")
+    for one, other in (("winnow", "ceiling"), ("winnow", "lightly"), ("ceiling", "torchvision")):
+        if {one, other} <= set(medians):
+            print(f"  {one} / {other}: {medians[one] / medians[other]:.2f}")
 
 
 def draw_patches(folder: Path, size: int, count: int) -> None:
@@ -180,18 +183,29 @@ def run_winnow(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_ceiling(options: argparse.Namespace) -> dict[str, Any]:
     """Nothing but the network: views are drawn once, at random, and lie on the device."""
+    from winnow.simclr.model import build
+
+    return run_alone(options, build(spec_of(options).encoder, 0))
+
+
+def run_torchvision(options: argparse.Namespace) -> dict[str, Any]:
+    """The ceiling with torchvision's own convolutions."""
+    import torch
+
+    return run_alone(options, plain_network(options).to(memory_format=torch.channels_last))
+
+
+def run_alone(options: argparse.Namespace, plain: Any) -> dict[str, Any]:
     import torch
 
     from winnow.simclr import nt_xent
-    from winnow.simclr.model import build
     from winnow.simclr.optimisers import make_optimiser
     from winnow.simclr.step import SMALL_BATCH, Compiled
 
     spec, device, size, batch = spec_of(options), options.device, options.sizes[0], options.batches[0]
-    plain = build(spec.encoder, 0).to(device).train()
-    network: Any = plain
+    network: Any = plain.to(device).train()
     if options.compiled == "on" or (options.compiled == "auto" and device.startswith("cuda")):
-        network = Compiled(plain, "network", print, graphs=batch <= SMALL_BATCH)
+        network = Compiled(network, "network", print, graphs=batch <= SMALL_BATCH)
     optimizer = make_optimiser(spec.simclr, plain.parameters())
     x = torch.randn(2 * batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
 

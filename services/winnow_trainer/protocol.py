@@ -35,6 +35,7 @@ class Line:
         self._stop = threading.Event()
         self._jobs: queue.Queue[Path | None] = queue.Queue()
         self._told_at = 0.0
+        self._one_at_a_time = threading.Lock()
         threading.Thread(target=self._listen, name="stdin", daemon=True).start()
 
     def jobs(self) -> Iterator[dict[str, Any]]:
@@ -48,7 +49,8 @@ class Line:
 
     def tell(self, type: str, **fields: Any) -> None:
         """Send a message."""
-        self._out.write(json.dumps({"type": type, **fields}) + "\n")
+        with self._one_at_a_time:
+            self._out.write(json.dumps({"type": type, **fields}) + "\n")
 
     def progress(self, **fields: Any) -> None:
         """Send where the work stands, a few times a second at most."""

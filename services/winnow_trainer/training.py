@@ -1,6 +1,6 @@
 """The training of a round in its process, alone or in a team (the paper's Algorithm 2, line 5), and its result."""
 
-import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ def train_and_store(job: dict[str, Any], line: Line, warm: Warm) -> dict[str, An
     """The whole round; its result. Raises what the library raises."""
     round = Round(job, line, warm)
     trained = _train(round)
-    made = _send(round, trained.state)  # whatever ends the phases below, the training is not done again
+    with ThreadPoolExecutor(1, thread_name_prefix="state") as aside:
+        sent = aside.submit(_send, round, trained.state)  # whatever ends the evaluation, the training is not done again
+        scores, report = evaluate(round, trained)
+        made = sent.result()
     round.artefacts += [part | {"kind": f"state/{name}"} for name, part in zip(KINDS, made, strict=True)]
-    scores, report = evaluate(round, trained)
     return {
         "visits": job["visits_before"] + trained.visits,
         "seconds": round.seconds,
@@ -102,7 +104,7 @@ def _restore(round: Round, which: str, directory: Path) -> Path | None:
         return None
     directory.mkdir()
     for name, file in KINDS.items():
-        shutil.copyfile(round.store.local(keys[name]), directory / file)
+        (directory / file).symlink_to(round.store.local(keys[name]))
     return directory
 
 

@@ -50,6 +50,17 @@ def test_it_is_the_convolution(size: Shape, kernel: Shape, stride: int, padding:
     assert outputs[1].is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_bias_is_added() -> None:
+    torch.manual_seed(1)
+    plain, made = (kind(3, 4, 3, padding=1).double() for kind in (nn.Conv2d, Conv2d))
+    made.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    torch.testing.assert_close(made(x), plain(x))
+    made(x).square().sum().backward()
+    plain(x).square().sum().backward()
+    torch.testing.assert_close(made.bias.grad, plain.bias.grad)
+
+
 def test_gradients_agree_with_differences() -> None:
     _, made = pair((3, 3), 1, (1, 1), (2, 3))
     x = torch.randn(2, 2, 2, 2, dtype=torch.float64, requires_grad=True)

@@ -8,6 +8,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
 
 from winnow.domain import EncoderSpec
 from winnow.simclr import checkpoint
@@ -48,15 +49,27 @@ def build(spec: EncoderSpec, seed: int) -> SimclrModel:
 
 
 def load_encoder(spec: EncoderSpec, state: Path, device: str) -> nn.Module:
-    """The encoder saved in the directory `state`, in evaluation mode."""
+    """The encoder saved in the directory `state`, in evaluation mode, to be used and not trained."""
     model = build(spec, 0)
     checkpoint.load_weights(model, state)
-    return model.encoder.to(device).eval()
+    return _folded(model.encoder.eval()).to(device)
 
 
 def untrained_encoder(spec: EncoderSpec, seed: int, device: str) -> nn.Module:
-    """The encoder as round 0 starts from it, in evaluation mode."""
-    return build(spec, seed).encoder.to(device).eval()
+    """The encoder as round 0 starts from it, in evaluation mode, to be used and not trained."""
+    return _folded(build(spec, seed).encoder.eval()).to(device)
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """`network` with each BatchNorm made part of the convolution before it: one pass over the map instead of two."""
+    before: tuple[str, nn.Conv2d] | None = None
+    for name, child in network.named_children():
+        if isinstance(child, nn.BatchNorm2d) and before is not None:
+            setattr(network, before[0], fuse_conv_bn_eval(before[1], child))
+            setattr(network, name, nn.Identity())
+        before = (name, child) if isinstance(child, nn.Conv2d) else None
+        _folded(child)
+    return network
 
 
 def _head(spec: EncoderSpec) -> nn.Sequential:

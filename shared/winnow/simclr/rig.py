@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from winnow.domain import ExperimentSpec, derive_seed
+from winnow.domain import ExperimentSpec, SimclrSpec, derive_seed
 from winnow.errors import TrainingFailed
 from winnow.simclr import checkpoint
 from winnow.simclr.feed import RESIDENT_SHARE, Feed, HostFeed, ResidentFeed, StreamedFeed, resident_rows
@@ -30,10 +30,16 @@ class Rig:
     Args:
         device: cpu, cuda or cuda:N. team: the processes that share each minibatch.
         compiled: `auto` compiles on a GPU and nowhere else.
+        resident_share: of the GPU's free memory, what patches may take; 0 streams them all.
     """
 
     def __init__(
-        self, device: str = "cpu", *, team: Team | None = None, compiled: Literal["auto", "on", "off"] = "auto"
+        self,
+        device: str = "cpu",
+        *,
+        team: Team | None = None,
+        compiled: Literal["auto", "on", "off"] = "auto",
+        resident_share: float = RESIDENT_SHARE,
     ) -> None:
         self.device = (
             f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
@@ -42,7 +48,7 @@ class Rig:
         self.notes: list[str] = []
         self._on_gpu = device.startswith("cuda")
         self._compiled = compiled == "on" or (compiled == "auto" and self._on_gpu)
-        self._share = RESIDENT_SHARE
+        self._allowed = self._share = resident_share
         self._key: object = None
         self._images: Images | None = None
         self._resident: ResidentFeed | None = None
@@ -54,7 +60,6 @@ class Rig:
             self._build(spec, images.image_size)
             self._key = key
         self.views.seed = derive_seed(spec.seed, "views", number)
-        self.step.chunk = spec.simclr.chunk
         if origin is None:
             self.model.load_state_dict(build(spec.encoder, derive_seed(spec.seed, "weights")).state_dict())
         else:
@@ -67,7 +72,10 @@ class Rig:
         self.model: SimclrModel = build(spec.encoder, 0).to(self.device)
         self.network: nn.Module = self.team.wrap(self.model)
         self.views = Views(spec.views, image_size, 0)
-        self.step = Step(self.network, self.views, spec.simclr, self.team, compiled=self._compiled, note=self.note)
+        self._take_step(spec.simclr)
+
+    def _take_step(self, settings: SimclrSpec) -> None:
+        self.step = Step(self.network, self.views, settings, self.team, compiled=self._compiled, note=self.note)
 
     def _require_precision(self, spec: ExperimentSpec) -> None:
         if spec.simclr.precision == "bf16" and self._on_gpu and not torch.cuda.is_bf16_supported():
@@ -86,7 +94,7 @@ class Rig:
         if not self._on_gpu:
             return HostFeed(images)
         if images is not self._images:
-            self._images, self._resident, self._share = images, None, RESIDENT_SHARE
+            self._images, self._resident, self._share = images, None, self._allowed
         if self._resident is None and self._share > 0:
             free, _ = torch.cuda.mem_get_info()
             rows = resident_rows(images, max(len(indices), _length(images)), free, share=self._share)
@@ -109,7 +117,7 @@ class Rig:
             self._share = self._share / 2 if held > settings.batch_size else 0.0
             self.note(f"out of memory: {held} patches lay on the device, now half as many may")
         elif self.team.size == 1 and chunk > SMALLEST_CHUNK:
-            self.step.chunk = max(chunk // 2, SMALLEST_CHUNK)
+            self._take_step(spec.simclr.model_copy(update={"chunk": max(chunk // 2, SMALLEST_CHUNK)}))
             self.note(f"out of memory: batches of {settings.batch_size} now pass in chunks of {self.step.chunk}")
         else:
             raise TrainingFailed(

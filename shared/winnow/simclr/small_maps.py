@@ -35,11 +35,12 @@ class Conv2d(nn.Conv2d):
         seen = sum((w.of_map[0].stop - w.of_map[0].start) * (w.of_map[1].stop - w.of_map[1].start) for w in windows)
         if seen > MOST_INSIDE * len(windows) * self.kernel_size[0] * self.kernel_size[1]:
             return super().forward(input)
-        return _Products.apply(input, self.weight, windows, height)  # pyright: ignore[reportReturnType]  # untyped
+        y: Tensor = _Products.apply(input, self.weight, windows, height)  # pyright: ignore[reportAssignmentType]  # untyped
+        return y if self.bias is None else y + self.bias[:, None, None]
 
     def _is_plain(self, input: Tensor) -> bool:
         """Whether it is (n, c, h, w) on a processor, in the weights' own type, and nothing but kernel and stride."""
-        is_bare = self.bias is None and self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
+        is_bare = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
         return is_bare and input.ndim == 4 and input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
     def _outputs(self, input: Tensor) -> list[int]:

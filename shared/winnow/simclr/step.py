@@ -36,8 +36,9 @@ class Step:
         self._team = team
         self._plain = network
         self.chunk = settings.chunk
-        small = settings.batch_size <= SMALL_BATCH
-        self._network = Compiled(network, "network", note, graphs=small) if compiled else network
+        # A graph's replay overwrites the gradients of the one before, which chunks add up.
+        graphs = settings.batch_size <= SMALL_BATCH and settings.chunk is None
+        self._network = Compiled(network, "network", note, graphs=graphs) if compiled else network
         self._views = Compiled(views.make, "views", note, graphs=False) if compiled else views.make
 
     def __call__(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:

@@ -1,0 +1,125 @@
+"""What only a GPU can show: `benchmarks/on_gpu` runs these with the benchmarks; elsewhere they are skipped."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from library.arrays import ArrayImages, tissue
+from safetensors.torch import load_file
+
+from winnow.domain import ExperimentSpec
+from winnow.simclr import Rig, TrainedRound, checkpoint, embed, load_encoder, train_round
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+INDICES = np.arange(150, dtype=np.int64)  # with batches of 64 the last one is a partial one
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def images() -> ArrayImages:
+    return tissue(160, 64)[0]
+
+
+def spec(**simclr: Any) -> ExperimentSpec:
+    settings = {"epochs": 2, "batch_size": 64, "precision": "fp32", **simclr}
+    return ExperimentSpec.model_validate(
+        {"name": "t", "dataset": "t", "positive_class": "TUM", "budget": 5, "simclr": settings}
+    )
+
+
+def train(images: ArrayImages, workspace: Path, rig: Rig, **changes: Any) -> TrainedRound:
+    arguments = {"spec": spec(), "number": 0, "start": None, **changes}
+    return train_round(images, INDICES, workspace=workspace, rig=rig, **arguments)
+
+
+def weights(trained: TrainedRound) -> dict[str, torch.Tensor]:
+    return load_file(trained.state / checkpoint.WEIGHTS)
+
+
+def same(a: TrainedRound, b: TrainedRound) -> bool:
+    return all(torch.equal(value, weights(b)[name]) for name, value in weights(a).items())
+
+
+def plain() -> Rig:
+    return Rig("cuda", compiled="off")
+
+
+def test_fp32_repeats_bit_for_bit_warm_or_cold(images: ArrayImages, tmp_path: Path) -> None:
+    rig = plain()
+    cold, warm, other = (train(images, tmp_path / name, r) for name, r in (("a", rig), ("b", rig), ("c", plain())))
+    assert same(cold, warm) and same(cold, other)
+
+
+def test_a_round_that_was_cut_off_ends_in_the_same_weights(images: ArrayImages, tmp_path: Path) -> None:
+    whole = train(images, tmp_path / "whole", plain())
+    train(images, tmp_path / "cut", plain(), epochs=1)
+    (tmp_path / "cut" / "state").rename(tmp_path / "cut" / "checkpoint-000001-00000000")
+    assert same(train(images, tmp_path / "cut", plain()), whole)
+
+
+def test_patches_on_the_device_and_streamed_ones_train_alike(images: ArrayImages, tmp_path: Path) -> None:
+    streaming = Rig("cuda", compiled="off", resident_share=0)
+    streamed = train(images, tmp_path / "s", streaming)
+    assert same(streamed, train(images, tmp_path / "r", plain()))
+    assert any("streamed" in note for note in streaming.notes)
+
+
+def test_it_learns_what_a_processor_learns(images: ArrayImages, tmp_path: Path) -> None:
+    one = {"epochs": 1}
+    on_gpu, on_cpu = train(images, tmp_path / "g", plain(), **one), train(images, tmp_path / "c", Rig(), **one)
+    assert on_gpu.losses == pytest.approx(on_cpu.losses, rel=0.02)
+
+
+@pytest.mark.parametrize("batch", [64, 300])
+def test_compiled_steps_fall_back_nowhere_and_change_little(images: ArrayImages, tmp_path: Path, batch: int) -> None:
+    """64: CUDA graphs, and a partial batch after them. 300: compiled without."""
+    wanted = {"spec": spec(batch_size=batch, precision="bf16", epochs=4)}
+    compiled = Rig("cuda", compiled="on")
+    fast, slow = train(images, tmp_path / "f", compiled, **wanted), train(images, tmp_path / "s", plain(), **wanted)
+    assert not [note for note in compiled.notes if "gave up" in note]
+    assert fast.losses == pytest.approx(slow.losses, rel=0.05)
+    assert fast.losses[-1] < fast.losses[0]
+
+
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_chunks_train_like_the_whole_batch(images: ArrayImages, tmp_path: Path, compiled: Any) -> None:
+    """BatchNorm sees a chunk at a time, so losses are near and not equal."""
+    whole = train(images, tmp_path / "w", plain(), spec=spec(epochs=3))
+    chunks = train(images, tmp_path / "c", Rig("cuda", compiled=compiled), spec=spec(epochs=3, chunk=32))
+    assert chunks.losses == pytest.approx(whole.losses, rel=0.1)
+
+
+def test_a_gpu_that_is_too_small_gives_up_patches_then_halves_chunks(images: ArrayImages, tmp_path: Path) -> None:
+    total = torch.cuda.get_device_properties(0).total_memory
+    large = tissue(256, 224)[0]
+    rig = plain()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + 3 * GIB) / total))
+    try:
+        wanted = spec(batch_size=256, epochs=1)
+        trained = train_round(large, np.arange(256), spec=wanted, number=0, workspace=tmp_path, start=None, rig=rig)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert trained.visits == 256 and np.isfinite(trained.losses).all()
+    assert any("chunks of" in note for note in rig.notes), rig.notes
+
+
+def test_embeddings_are_a_processors(images: ArrayImages, tmp_path: Path) -> None:
+    trained = train(images, tmp_path / "t", plain(), epochs=1)
+    h = {
+        device: embed(load_encoder(spec().encoder, trained.state, device), images, INDICES, rig=Rig(device))
+        for device in ("cuda", "cpu")
+    }
+    error = np.linalg.norm(h["cuda"] - h["cpu"], axis=1) / np.linalg.norm(h["cpu"], axis=1)
+    assert error.max() < 0.01
+
+
+def test_embedding_displaces_no_patch_that_is_trained_on(images: ArrayImages, tmp_path: Path) -> None:
+    rig = plain()
+    trained = train(images, tmp_path / "t", rig, epochs=1)
+    held = rig.feed(images, INDICES)
+    embed(load_encoder(spec().encoder, trained.state, "cuda"), images, np.arange(160), rig=rig)
+    assert rig.feed(images, INDICES) is held
