@@ -213,7 +213,6 @@ def test_block_sizes_change_nothing(monkeypatch):
     pool, centers = draw(600, 10, 13), draw(90, 10, 14)
     whole = k_center_greedy(pool, 40, centers=centers)
     monkeypatch.setattr("winnow.selection.batch.BLOCK_ROWS", 7)
-    monkeypatch.setattr(module, "UNDECIDED_ROWS", 3)
     assert same(whole, k_center_greedy(pool, 40, centers=centers))
 
 

@@ -3,12 +3,22 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from winnow.domain import Arm
-from winnow.selection import Selection, k_center_greedy, most_uncertain, random_choice, select, strategies
+from winnow.selection import (
+    Selection,
+    k_center_greedy,
+    most_uncertain,
+    prob_cover,
+    random_choice,
+    requirements,
+    select,
+    strategies,
+)
 
 RNG = np.random.default_rng(0)
 POOL = RNG.normal(size=(40, 5)).astype(np.float32)
@@ -57,8 +67,46 @@ def test_random_refuses(arguments, reason):
         random_choice(**({"n": 4, "budget": 2} | arguments))
 
 
-def test_the_strategies_are_the_arms_that_pick():
-    assert set(strategies()) == {str(arm) for arm in Arm} - {Arm.FULL}
+def test_every_arm_that_picks_is_a_strategy():
+    assert set(strategies()) >= {str(arm) for arm in Arm} - {Arm.FULL}
+
+
+def test_the_documentation_tells_of_every_strategy():
+    text = (Path(__file__).parents[2] / "docs/selection.md").read_text()
+    for name in strategies():
+        needs = requirements(name)
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        required, read = (set(cell.replace("`", "").replace(",", " ").split()) for cell in row.split("|")[2:4])
+        assert (required - {"-"}, read - {"-"}) == (set(needs.requires), set(needs.reads)), name
+
+
+@pytest.mark.parametrize("name", strategies())
+def test_a_strategy_looks_at_nothing_but_what_it_says(name):
+    needs = requirements(name)
+    given = {"pool": POOL, "probabilities": PROBABILITIES, "centers": CENTERS, "n": 40, "seed": 1, "direction": "low"}
+    said = {*needs.requires, *needs.reads}
+    expected = select(name, budget=6, **{key: value for key, value in given.items() if key in said})
+    spoiled = {"pool": POOL * np.nan, "probabilities": -PROBABILITIES, "centers": CENTERS[:, :2]}
+    others = {key: spoiled.get(key, value) for key, value in given.items() if key not in said}
+    assert same(select(name, budget=6, **others, **{k: v for k, v in given.items() if k in said}), expected)
+
+
+@pytest.mark.parametrize("name", strategies())
+def test_a_missing_input_is_named(name):
+    given = {"pool": POOL, "probabilities": PROBABILITIES}
+    for missing in requirements(name).requires:
+        with pytest.raises(ValueError, match=f"{missing}: strategy {name} needs it"):
+            select(name, budget=2, **{key: value for key, value in given.items() if key != missing})
+
+
+def test_arrays_that_a_strategy_requires_must_agree():
+    with pytest.raises(ValueError, match="probabilities: needs a row for each of pool's 40"):
+        select("badge", budget=2, pool=POOL, probabilities=PROBABILITIES[:39])
+
+
+def test_the_classes_of_the_proxy_are_those_of_prob_cover():
+    got = select("prob_cover", pool=POOL, probabilities=PROBABILITIES, budget=6, seed=2)
+    assert same(got, prob_cover(POOL, 6, classes=4, seed=2))
 
 
 @pytest.mark.parametrize("name", strategies())
@@ -93,7 +141,7 @@ def test_select_passes_on_what_a_strategy_takes():
     [
         (
             {"strategy": "full"},
-            "strategy: needs one of entropy, margin, least_confidence, k_center, random, got 'full'",
+            "strategy: needs one of entropy, margin, .*, badge, uncertain_diverse, sas, got 'full'",
         ),
         ({"strategy": "k_center"}, "pool: strategy k_center needs it"),
         ({"strategy": "margin", "pool": POOL}, "probabilities: strategy margin needs it"),
@@ -110,7 +158,7 @@ def test_select_refuses(arguments, reason):
 def test_a_selection_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         random_choice(3, 1).radius = 1.0
-    assert [field.name for field in dataclasses.fields(Selection)] == ["indices", "scores", "radius"]
+    assert [field.name for field in dataclasses.fields(Selection)] == ["indices", "scores", "radius", "notes"]
 
 
 def test_importing_needs_no_torch_no_web_framework_and_no_database():

@@ -1,13 +1,14 @@
 """Uncertainty sampling against loops, the saturated cases, and properties."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from winnow.selection import most_uncertain
+from winnow.selection import most_uncertain, uncertainty
 
 MEASURES = ("entropy", "margin", "least_confidence")
 
@@ -126,6 +127,64 @@ def test_memmaps_and_read_only_arrays_are_left_alone(tmp_path):
     np.save(tmp_path / "p.npy", rows)
     stored = np.load(tmp_path / "p.npy", mmap_mode="r")
     assert np.array_equal(most_uncertain(stored, 20).indices, most_uncertain(rows, 20).indices)
+
+
+# --- the float32 estimate decides nothing --------------------------------------------------------
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("classes", [2, 9, 300])
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 3.0, 40.0])
+def test_estimates_stay_within_their_bound(measure, classes, spread):
+    rows = softmax(3000, classes, 5, spread)
+    rows[0], rows[1] = 0, 0
+    rows[0, 0], rows[1, 0] = 1, np.float32(1.009)
+    true = uncertainty._MEASURES[measure](uncertainty._sorted(rows))
+    off = np.abs(uncertainty._ESTIMATES[measure](rows) - true)
+    assert (off <= (classes + 16) * uncertainty.ROUNDING * (true + 1) / 2).all()
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("direction", ["high", "low"])
+def test_scores_that_float32_cannot_tell_apart(measure, direction):
+    """Scores differ by 1e-12, and float32 would rank them all alike, by index."""
+    column = 0.3 + np.random.default_rng(6).permutation(500) * 1e-12
+    rows = np.stack([column, 1 - column], axis=1)
+    picks, _ = slow_picks(measure, direction, rows, 40)
+    assert most_uncertain(rows, 40, measure=measure, direction=direction).indices.tolist() == picks
+
+
+@pytest.mark.parametrize("block", [1, 40, 5000])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_block_sizes_change_nothing(monkeypatch, block, measure):
+    rows = softmax(700, 5, 7)
+    whole = most_uncertain(rows, 90, measure=measure)
+    monkeypatch.setattr(uncertainty, "BLOCK_VALUES", block)
+    again = most_uncertain(rows, 90, measure=measure)
+    assert np.array_equal(again.indices, whole.indices)
+    assert np.array_equal(again.scores, whole.scores)
+
+
+def test_beyond_the_input_it_holds_little_more_than_a_number_a_row():
+    rows = softmax(400_000, 9, 8)
+    tracemalloc.start()
+    try:
+        most_uncertain(rows, 1000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(rows) + 5 * 2**20
+
+
+@pytest.mark.parametrize("place", [0, 2999])
+def test_a_bad_row_is_named_wherever_it_lies(monkeypatch, place):
+    monkeypatch.setattr(uncertainty, "BLOCK_VALUES", 600)
+    for value, reason in ((np.nan, "NaN or infinity"), (-0.2, "row .* is negative"), (1.5, "does not sum to 1")):
+        rows = softmax(3000, 3, 9)
+        rows[place, 1] = value
+        with pytest.raises(ValueError, match=reason) as error:
+            most_uncertain(rows, 10)
+        assert f"row {place}" in str(error.value)
 
 
 GOOD = np.array([[0.5, 0.5], [0.2, 0.8]], np.float32)

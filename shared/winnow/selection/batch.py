@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,20 @@ Progress = Callable[[int, int], None]
 """Called with (picked so far, budget)."""
 Stop = Callable[[], bool]
 """True once the caller no longer wants the rest."""
+
+
+class Limits(Protocol):
+    """Which rows a strategy may still pick, asked and told after every pick: caps, exclusions, distances to keep."""
+
+    @property
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """(n,) the rows that may still be picked. A row that is False once stays so."""
+        ...
+
+    def take(self, row: int) -> None:
+        """Count the pick of `row`, which was allowed; others may no longer be."""
+        ...
+
 
 BLOCK_VALUES = 1 << 20  # 4 MiB of float32: a block and its float64 copies stay near the cache
 BLOCK_ROWS = 4096
@@ -25,11 +39,13 @@ class Selection:
     indices  int64 (b,), distinct row numbers of the candidates
     scores   float32 (b,), what the strategy ranked by; its own docstring says what they mean
     radius   k-center alone: the largest distance from a candidate left over to its nearest centre
+    notes    what the caller should know: rows that a stage before the strategy removed, picks that were pinned
     """
 
     indices: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
     radius: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def row_blocks(rows: int, width: int) -> Iterator[slice]:
@@ -43,6 +59,13 @@ def require_floats(name: str, array: npt.ArrayLike) -> Floats:
 
     Raises ValueError naming `name` for another dtype or number of dimensions, no columns, NaN or infinity.
     """
+    values = require_matrix(name, array)
+    require_finite(name, values)
+    return values
+
+
+def require_matrix(name: str, array: npt.ArrayLike) -> Floats:
+    """`array` as a floating-point (rows, columns) array whose values nobody has looked at yet, else ValueError."""
     values = np.asarray(array)
     if values.ndim != 2:
         raise ValueError(f"{name}: needs 2 dimensions (rows, columns), got shape {values.shape}")
@@ -50,14 +73,17 @@ def require_floats(name: str, array: npt.ArrayLike) -> Floats:
         raise ValueError(f"{name}: needs floating-point values, got dtype {values.dtype}")
     if values.shape[1] == 0:
         raise ValueError(f"{name}: has no columns, got shape {values.shape}")
-    require_finite(name, values)
     return values
 
 
 def require_finite(name: str, values: Floats) -> None:
     """Raise ValueError that names the first row with NaN or infinity in it."""
     for rows in row_blocks(*values.shape):
-        finite = np.isfinite(values[rows]).all(axis=1)
+        block = values[rows]
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(block.sum()):  # no sum is, with NaN or infinity in it
+                continue
+        finite = np.isfinite(block).all(axis=1)
         if not finite.all():
             raise ValueError(f"{name}: NaN or infinity in row {rows.start + int(np.argmin(finite))}")
 

@@ -1,22 +1,25 @@
 """Squared distances to the nearest centre, kept exact at the speed of float32.
 
-A fast float32 estimate (FAISS) only decides which pairs deserve a look: a pair is passed over when even the
-smallest distance that the estimate's rounding error allows would change nothing. Every other pair is measured
-in float64. What is stored therefore never depends on the estimate, and so neither on the number of threads,
-nor on the split into blocks, nor on the matrix product of the machine's BLAS.
+A fast float32 estimate only decides which pairs deserve a look: a pair is passed over when even the smallest
+distance that the estimate's rounding error allows would change nothing. Every other pair is measured in float64.
+What is stored therefore never depends on the estimate, and so neither on the number of threads, nor on the split
+into blocks, nor on the matrix product of the machine's BLAS.
 """
+
+from typing import NamedTuple
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-from winnow.selection.batch import Stop, row_blocks
+from winnow.selection.batch import row_blocks
 
 Features = npt.NDArray[np.float32]
 Squares = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
-NEIGHBOURS = 4  # one more than the near ties that usually occur; asking FAISS for 4 costs what asking for 2 does
-UNDECIDED_ROWS = 256  # rows whose distances to a whole block of centres are held at once
+UNDECIDED_ROWS = 256  # rows whose distances to a whole block of others are compared at once
+SAMPLE_ROWS = 1024  # rows that the middle of the features is taken from
 ROUNDING = 2.0**-23  # twice the unit roundoff of float32
 UNDERFLOW = float(np.finfo(np.float32).tiny)
 OVERFLOW = 1e37  # above this, float32 sums of squares may already be infinite
@@ -27,9 +30,11 @@ def measure(left: Features, right: Features) -> Squares:
 
     Each row is summed by itself, in an order that d alone determines.
     """
-    difference = np.subtract(left, right, dtype=np.float64)  # (k, d)
-    np.square(difference, out=difference)
-    return difference.sum(axis=1)
+    squares = np.empty(len(left))
+    for rows in row_blocks(*left.shape):
+        difference = np.subtract(left[rows], right[rows] if right.ndim == 2 else right, dtype=np.float64)
+        squares[rows] = np.square(difference, out=difference).sum(axis=1)
+    return squares
 
 
 def lower_to_point(nearest: Squares, pool: Features, point: Features) -> None:
@@ -64,76 +69,80 @@ def _is_farther(estimate: Features, current: Squares, width: int) -> npt.NDArray
     return np.isfinite(estimate) & (least >= current)
 
 
-def lower_to_centres(nearest: Squares, pool: Features, centres: Features, should_stop: Stop) -> bool:
-    """Lower each of `nearest` (n,) to the distance of its pool row to the nearest of `centres` (m, d).
+class Placed(NamedTuple):
+    """Rows as they are, less the frame's shift, and the squared norms of the latter: (k, d), (k, d), (k,)."""
 
-    False if `should_stop` ended it; `nearest` is then of no use.
-    """
-    shift = _mean(pool)
-    for part in row_blocks(*centres.shape):
-        # Equal centres would be ties that no estimate can tell apart.
-        search = _Search(np.unique(centres[part], axis=0), shift)
-        for rows in row_blocks(*pool.shape):
-            if should_stop():
-                return False
-            search.lower(nearest[rows], np.ascontiguousarray(pool[rows]))
-    return True
+    rows: Features
+    centred: Features
+    norms: Squares
 
 
-def _mean(pool: Features) -> Features:
-    total = np.zeros(pool.shape[1], np.float64)
-    for rows in row_blocks(*pool.shape):
-        total += pool[rows].sum(axis=0, dtype=np.float64)
-    return (total / len(pool)).astype(np.float32)
+class Frame:
+    """Distances between many rows and many others by matrix products, on centred features.
 
-
-class _Search:
-    """The nearest of a block of distinct centres, by FAISS on centred features.
-
-    FAISS computes ||x||² + ||y||² - 2xy, whose error grows with the norms: without centring, an offset common
-    to all features would drown the distances.
+    ||x||² + ||y||² - 2xy has an error that grows with the norms: without centring, an offset common to all
+    features would drown the distances. Any shift is as right as another; one amid the features is sharpest.
     """
 
-    def __init__(self, centres: Features, shift: Features) -> None:
-        self.centres = centres
-        self.shift = shift
-        self.centred, self.norms = self._centre(centres)
+    def __init__(self, pool: Features) -> None:
+        sample = pool[:: -(-len(pool) // SAMPLE_ROWS)]
+        self.shift = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
 
-    def lower(self, nearest: Squares, block: Features) -> None:
-        """Lower `nearest` (k,) in place for the pool rows `block` (k, d)."""
-        centred, norms = self._centre(block)
-        slack = self._slack(norms)
-        estimates, found = faiss.knn(centred, self.centred, min(NEIGHBOURS, len(self.centres)))  # (k, 4), (k, 4)
-        for column in found.T:
-            # FAISS says -1 where it found none; any centre is a true upper bound.
-            np.minimum(nearest, measure(block, self.centres[np.maximum(column, 0)]), out=nearest)
-        with np.errstate(invalid="ignore"):  # ∞ - ∞ decides nothing, which is right
-            undecided = np.flatnonzero((nearest > 0) & ~(estimates[:, -1] - slack >= nearest))
-        for start in range(0, undecided.size, UNDECIDED_ROWS):
-            rows = undecided[start : start + UNDECIDED_ROWS]
-            nearest[rows] = self._lowered(nearest[rows], block[rows], centred[rows], norms[rows], slack[rows])
-
-    def _lowered(self, nearest: Squares, block: Features, centred: Features, norms: Squares, slack: Squares) -> Squares:
-        """`nearest` after every centre that might be nearer was measured: rows that near ties leave undecided."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            estimates = norms[:, None] + self.norms - 2.0 * (centred @ self.centred.T)  # (k, m)
-            rows, columns = np.nonzero(~(estimates - slack[:, None] >= nearest[:, None]))
-        for part in row_blocks(rows.size, block.shape[1]):
-            np.minimum.at(nearest, rows[part], measure(block[rows[part]], self.centres[columns[part]]))
-        return nearest
-
-    def _centre(self, rows: Features) -> tuple[Features, Squares]:
-        """Rows less the shift, and their squared norms (k,)."""
-        with np.errstate(over="ignore"):
+    def place(self, rows: Features) -> Placed:
+        """`rows` (k, d) and what products need of them."""
+        with np.errstate(over="ignore", under="ignore"):
             centred = rows - self.shift
-        return centred, np.square(centred, dtype=np.float64).sum(axis=1)
+            norms = np.einsum("ij,ij->i", centred, centred).astype(np.float64)
+        return Placed(rows, centred, norms)
 
-    def _slack(self, norms: Squares) -> Squares:
-        """A bound (k,) on the error of any estimate for rows of these squared norms.
+    def bound(self, left: Placed, right: Placed) -> Squares:
+        """For each row of `left` a number (k,) above its squared distance to the nearest of `right`."""
+        slack = self._slack(left, right)
+        with np.errstate(invalid="ignore"):
+            least = self._products(left, right).min(axis=1) + left.norms
+        return np.where(slack < np.inf, np.maximum(least, 0) + slack, np.inf)
+
+    def lower(self, nearest: Squares, left: Placed, right: Placed) -> None:
+        """Lower each of `nearest` (k,) in place to the distance of its row of `left` to the nearest of `right`."""
+        products = self._products(left, right)  # (k, m)
+        slack = self._slack(left, right)
+        best = products.argmin(axis=1)
+        least = products[np.arange(len(best)), best]
+        undecided = np.flatnonzero(_may_be_nearer(least, nearest, left.norms, slack))
+        _lower_pairs(nearest, left.rows, right.rows, undecided, best[undecided])
+        for start in range(0, undecided.size, UNDECIDED_ROWS):
+            some = undecided[start : start + UNDECIDED_ROWS]
+            limits = nearest[some, None], left.norms[some, None], slack[some, None]
+            rows, columns = np.nonzero(_may_be_nearer(products[some], *limits))  # near ties, and the best again
+            others = columns != best[some[rows]]
+            _lower_pairs(nearest, left.rows, right.rows, some[rows[others]], columns[others])
+
+    def _products(self, left: Placed, right: Placed) -> Features:
+        """Estimates (k, m) of the squared distances, less the squared norms of `left`."""
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            products = left.centred @ right.centred.T
+            products *= -2
+            products += right.norms.astype(np.float32)
+        return products
+
+    def _slack(self, left: Placed, right: Placed) -> Squares:
+        """A bound (k,) on the error of any estimate for a row of `left`.
 
         Two norms and a product of d terms each are off by 2d unit roundoffs of ||x||² + ||y||² at most, the
         centring by 4 more; this is twice that. Infinite where float32 may overflow.
         """
-        total = norms + self.norms.max()
-        width = self.centres.shape[1]
+        total = left.norms + right.norms.max()
+        width = len(self.shift)
         return np.where(total < OVERFLOW, (width + 16) * 2 * ROUNDING * total + width * UNDERFLOW, np.inf)
+
+
+def _may_be_nearer(products: Features, nearest: Squares, norms: Squares, slack: Squares) -> npt.NDArray[np.bool_]:
+    """Whether the true distance may be smaller than `nearest`; an estimate that overflowed decides nothing."""
+    with np.errstate(invalid="ignore"):
+        return ~(products > nearest - norms + slack)
+
+
+def _lower_pairs(nearest: Squares, left: Features, right: Features, rows: Indices, columns: Indices) -> None:
+    """Lower `nearest` at `rows` (p,) to the measured distances to the rows of `right` at `columns` (p,)."""
+    for part in row_blocks(rows.size, 4 * left.shape[1]):
+        np.minimum.at(nearest, rows[part], measure(left[rows[part]], right[columns[part]]))

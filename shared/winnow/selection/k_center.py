@@ -5,17 +5,15 @@ import numpy.typing as npt
 
 from winnow.selection.batch import (
     Floats,
+    Limits,
     Progress,
     Selection,
     Stop,
     require_budget,
-    require_finite,
-    require_floats,
     require_seed,
 )
-from winnow.selection.distances import Features, Squares, lower_to_centres, lower_to_point
-
-PICKED = -1.0  # below every distance, so that a picked row is never the farthest, even among duplicates
+from winnow.selection.frontier import Farthest, Frontier, Stopped
+from winnow.selection.neighbours import require_centers, require_features
 
 
 def k_center_greedy(
@@ -24,6 +22,7 @@ def k_center_greedy(
     *,
     centers: Floats | None = None,
     seed: int = 0,
+    limits: Limits | None = None,
     on_progress: Progress | None = None,
     should_stop: Stop | None = None,
 ) -> Selection:
@@ -31,78 +30,98 @@ def k_center_greedy(
 
     Algorithm 1 of Reasat & Smith, where the existing centres are the images already selected. L2; ties go to
     the lowest index; rows already picked are never picked again. Distances are exact to float64, and the same
-    input gives the same bits for any number of threads. Beside the input it holds O(n + m) numbers; float32
-    arrays and memmaps are read where they lie, other floats are converted to float32 first.
+    input gives the same bits for any number of threads. Bounds spare it from reading most of the pool at most
+    picks. Beside the input it holds 3 numbers a row, one a centre and blocks of a fixed size; float32 arrays and
+    memmaps are read where they lie, other floats are converted to float32 first.
 
     pool         (n, d) candidates
     centers      (m, d) features selected earlier, or None. Without any, the first pick is drawn from `seed`,
                  which is used for nothing else
+    limits       only the rows that it allows are picked, the first one too; each pick is told to it
     on_progress  called with (0, budget), then after every pick
-    should_stop  asked before every pick and during the search of the centres; True returns the picks so far,
-                 which are the first ones of the full answer
+    should_stop  asked before every pick and between blocks of distances; True returns the picks so far, which are
+                 the first ones of the full answer
 
     Scores are the distances at each pick and never ascend. A first pick without centres had none: its score is
-    the largest distance that it leaves, which is finite. `radius` is the largest distance left at the end, 0.0
-    if every row was picked, None if it stopped before any distance was known.
+    the largest distance that it leaves, which is finite. `radius` is the largest distance left at the end, of
+    any row not picked, whether `limits` allow it or not: 0.0 if every row was picked, None if it stopped before
+    that was known.
 
     Raises ValueError that says which: pool (empty, NaN, shape, dtype), centers (the same, other width), budget
-    (not in 1..n), seed.
+    (not in 1..n, or more than `limits` allowed: how many were possible), limits (other shape), seed.
     """
-    candidates = _require_features("pool", pool)
+    candidates = require_features("pool", pool)
     budget = require_budget("pool", len(candidates), budget)
-    existing = _require_centres(centers, candidates.shape[1])
-    first = int(np.random.default_rng(require_seed(seed)).integers(len(candidates)))
-    stop = should_stop or _never
-    report = on_progress or _ignore
-
-    report(0, budget)
-    nearest = np.full(len(candidates), np.inf)  # squared distances (n,)
-    if len(existing) and not lower_to_centres(nearest, candidates, existing, stop):
-        return _selection([], [], nearest, radius_known=False)
-    picks: list[int] = []
-    squares: list[float] = []
-    while len(picks) < budget and not stop():
-        pick = int(np.argmax(nearest)) if picks or len(existing) else first
-        squares.append(float(nearest[pick]))
-        picks.append(pick)
-        nearest[pick] = PICKED
-        lower_to_point(nearest, candidates, candidates[pick])
-        if len(picks) == 1 and not len(existing):
-            squares[0] = _largest(nearest)
-        report(len(picks), budget)
-    return _selection(picks, squares, nearest, radius_known=bool(picks or len(existing)))
-
-
-def _selection(picks: list[int], squares: list[float], nearest: Squares, *, radius_known: bool) -> Selection:
+    existing = require_centers(centers, candidates.shape[1])
+    first = _draw_first(limits, len(candidates), seed, budget)
+    frontier = Frontier(candidates, existing, budget, should_stop or _never)
+    run = _Run(frontier, limits, None if len(existing) else first)
+    try:
+        run.pick(budget, on_progress or _ignore, should_stop or _never)
+        radius = run.radius()
+    except Stopped:
+        radius = None
     return Selection(
-        indices=np.array(picks, np.int64),
-        scores=np.sqrt(np.array(squares, np.float64)).astype(np.float32),
-        radius=float(np.sqrt(_largest(nearest))) if radius_known else None,
+        indices=np.array(run.picks, np.int64),
+        scores=np.sqrt(np.array(run.squares, np.float64)).astype(np.float32),
+        radius=radius,
     )
 
 
-def _largest(nearest: Squares) -> float:
-    """The largest squared distance of a row not picked; 0.0 when all are."""
-    return max(float(nearest.max()), 0.0)
+class _Run:
+    """The picks so far with their squared distances, and where the next ones come from."""
+
+    def __init__(self, frontier: Frontier, limits: Limits | None, first: int | None) -> None:
+        self.frontier = frontier
+        self.limits = limits
+        self.first = first
+        self.picks: list[int] = []
+        self.squares: list[float] = []
+
+    def pick(self, budget: int, on_progress: Progress, should_stop: Stop) -> None:
+        """Pick until `budget` or until stopped."""
+        on_progress(0, budget)
+        while len(self.picks) < budget and not should_stop():
+            found = self._next()
+            if found is None:
+                raise ValueError(f"budget: limits allow {len(self.picks)} picks, got {budget}")
+            if self.limits:
+                self.limits.take(found.row)
+            self.frontier.pick(found.row)
+            self.picks.append(found.row)
+            self.squares.append(found.square)
+            if found.square == np.inf:
+                self.squares[0] = max(float(self.frontier.squares.max()), 0.0)
+            on_progress(len(self.picks), budget)
+
+    def radius(self) -> float | None:
+        """The largest distance left; None where nothing was measured."""
+        if self.first is not None and not self.picks:
+            return None
+        if self.limits:
+            self.frontier.reset()
+        found = self.frontier.farthest()
+        return float(np.sqrt(found.square)) if found else 0.0
+
+    def _next(self) -> Farthest | None:
+        if self.first is not None and not self.picks:
+            return Farthest(self.first, np.inf)
+        return self.frontier.farthest(self.limits.allowed if self.limits else None)
 
 
-def _require_features(name: str, array: npt.ArrayLike) -> Features:
-    values = require_floats(name, array)
-    if values.dtype == np.float32:
-        return values.view(np.float32)
-    with np.errstate(over="ignore"):
-        features = values.astype(np.float32)
-    require_finite(f"{name} as float32", features)
-    return features
+def _draw_first(limits: Limits | None, rows: int, seed: int, budget: int) -> int:
+    """A row that the seed draws of those allowed."""
+    open_rows = np.arange(rows) if limits is None else np.flatnonzero(_require_allowed(limits, rows))
+    if not open_rows.size:
+        raise ValueError(f"budget: limits allow 0 picks, got {budget}")
+    return int(open_rows[np.random.default_rng(require_seed(seed)).integers(open_rows.size)])
 
 
-def _require_centres(centers: Floats | None, width: int) -> Features:
-    if centers is None:
-        return np.empty((0, width), np.float32)
-    existing = _require_features("centers", centers)
-    if existing.shape[1] != width:
-        raise ValueError(f"centers: rows have {existing.shape[1]} features, those of pool have {width}")
-    return existing
+def _require_allowed(limits: Limits, rows: int) -> npt.NDArray[np.bool_]:
+    allowed = limits.allowed
+    if allowed.shape != (rows,) or allowed.dtype != np.bool_:
+        raise ValueError(f"limits: allowed needs {rows} booleans, got {allowed.dtype} {allowed.shape}")
+    return allowed
 
 
 def _never() -> bool:

@@ -1,19 +1,27 @@
-"""Uncertainty sampling: the candidates whose class the proxy is least, or most, sure of."""
+"""Uncertainty sampling: the candidates whose class the proxy is least, or most, sure of.
 
-from collections.abc import Callable
+A float32 estimate tells for nearly every row that it is not among the picks; the rows that its rounding error leaves
+in doubt are measured in float64. What is picked therefore never depends on the estimate.
+"""
+
+from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from winnow.selection.batch import Floats, Selection, require_budget, require_floats
+from winnow.selection.batch import Floats, Selection, require_budget, require_matrix
 
 Measure = Literal["entropy", "margin", "least_confidence"]
 Direction = Literal["high", "low"]
 Sorted = npt.NDArray[np.float64]
 """Probabilities (n, c), each row ascending."""
+Estimates = npt.NDArray[np.float32]
 
 SUM_TOLERANCE = 1e-2  # float16 softmax is this far from 1 over many classes; logits are much farther
+BLOCK_VALUES = 1 << 17  # 512 KiB of float32: a block stays in the cache from check to estimate
+ROUNDING = 2.0**-23  # twice the unit roundoff of float32
+TINY = np.finfo(np.float32).tiny
 
 
 def entropy(rows: Sorted) -> npt.NDArray[np.float64]:
@@ -54,25 +62,94 @@ def most_uncertain(
     Raises ValueError that says which: probabilities (empty, NaN, shape, dtype, not probabilities), budget (not
     in 1..n), measure, direction.
     """
-    values = _require_probabilities(probabilities)
+    values = _require_classes(probabilities)
     budget = require_budget("probabilities", len(values), budget)
     _require_choice("measure", measure, tuple(_MEASURES))
     _require_choice("direction", direction, get_args(Direction))
-    rows = np.sort(values.astype(np.float64), axis=1)  # a fixed order of summation, whatever that of the classes
-    scores = _MEASURES[measure](np.minimum(rows, 1.0))
-    order = np.argsort(-scores if direction == "high" else scores, kind="stable")[:budget]
-    return Selection(indices=order.astype(np.int64), scores=scores[order].astype(np.float32))
+    sign = 1 if direction == "high" else -1
+    estimates = np.empty(len(values), np.float32)
+    for rows in _blocks(*values.shape):
+        with np.errstate(over="ignore"):
+            block = values[rows].astype(np.float32, copy=False)
+        _require_probabilities(values, rows, block)
+        estimates[rows] = sign * _ESTIMATES[measure](block)
+    doubtful = _doubtful(estimates, budget, (values.shape[1] + 16) * ROUNDING)
+    scores = np.concatenate(
+        [_MEASURES[measure](_sorted(values[doubtful[part]])) for part in _blocks(doubtful.size, values.shape[1])]
+    )
+    order = np.argsort(-sign * scores, kind="stable")[:budget]
+    return Selection(indices=doubtful[order].astype(np.int64), scores=scores[order].astype(np.float32))
 
 
-def _require_probabilities(probabilities: npt.ArrayLike) -> Floats:
-    values = require_floats("probabilities", probabilities)
+def _blocks(rows: int, classes: int) -> Iterator[slice]:
+    step = max(1, BLOCK_VALUES // classes)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _sorted(values: Floats) -> Sorted:
+    """A fixed order of summation, whatever that of the classes."""
+    return np.minimum(np.sort(values.astype(np.float64), axis=1), 1.0)
+
+
+def _estimate_entropy(block: Estimates) -> Estimates:
+    """H (k,) in float32. Of c terms, each off by a few units roundoff of itself and of its p: by less than
+    (c + 16) ROUNDING (H + 1) in all. 0 log 0 becomes nothing that float32 could add.
+    """
+    inside = np.clip(block, TINY, np.float32(1))  # (k, c)
+    logs = np.log(inside)
+    logs *= inside
+    return -(logs @ np.ones(block.shape[1], np.float32))
+
+
+def _estimate_margin(block: Estimates) -> Estimates:
+    top = np.minimum(np.partition(block, block.shape[1] - 2, axis=1)[:, -2:], np.float32(1))  # (k, 2)
+    return 1 - (top[:, 1] - top[:, 0])
+
+
+def _estimate_least_confidence(block: Estimates) -> Estimates:
+    return 1 - np.minimum(block.max(axis=1), np.float32(1))
+
+
+_ESTIMATES: dict[str, Callable[[Estimates], Estimates]] = {
+    "entropy": _estimate_entropy,
+    "margin": _estimate_margin,
+    "least_confidence": _estimate_least_confidence,
+}
+
+
+def _doubtful(estimates: Estimates, budget: int, slack: float) -> npt.NDArray[np.int64]:
+    """The rows, ascending, that may be among the `budget` highest, where a score s is off by slack (|s| + 1)."""
+    top = np.empty(0, np.float32)
+    for part in _blocks(len(estimates), 1):
+        block = estimates[part]
+        top = np.concatenate([top, block[block > top.min()] if top.size == budget else block])
+        if top.size > budget:
+            top = np.partition(top, top.size - budget)[top.size - budget :]
+    least = float(top.min())
+    sure = least - slack * (abs(least) + 1)  # the truth of each of `top` is at least this
+    return np.flatnonzero(estimates >= np.float32(sure - 2 * slack * (abs(sure) + 1)))
+
+
+def _require_classes(probabilities: npt.ArrayLike) -> Floats:
+    values = require_matrix("probabilities", probabilities)
     if values.shape[1] < 2:
         raise ValueError("probabilities: needs a column for each of 2 classes or more, got 1; pass [1 - p, p]")
-    wrong = (values < 0).any(axis=1) | (np.abs(values.sum(axis=1, dtype=np.float64) - 1) > SUM_TOLERANCE)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ValueError(f"probabilities: row {row} is negative somewhere or does not sum to 1: {values[row]}")
     return values
+
+
+def _require_probabilities(values: Floats, rows: slice, block: Estimates) -> None:
+    """Look at the sums of `block`, which is `values[rows]` in float32; in doubt, at every value in float64."""
+    sums = block @ np.ones(block.shape[1], np.float32)  # (k,)
+    if block.min() >= 0 and np.abs(sums - 1).max() < 0.9 * SUM_TOLERANCE:
+        return
+    finite = np.isfinite(values[rows]).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"probabilities: NaN or infinity in row {rows.start + int(np.argmin(finite))}")
+    exact = values[rows].astype(np.float64)
+    wrong = (exact < 0).any(axis=1) | (np.abs(exact.sum(axis=1) - 1) > SUM_TOLERANCE)
+    if wrong.any():
+        row = rows.start + int(np.argmax(wrong))
+        raise ValueError(f"probabilities: row {row} is negative somewhere or does not sum to 1: {values[row]}")
 
 
 def _require_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -1,0 +1,175 @@
+"""The lazy search: the same bits whatever its sizes, less work than a plain pass, and never much more."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from winnow.selection import distances, frontier, k_center_greedy
+from winnow.selection.distances import Frame, measure
+from winnow.selection.frontier import PER_ROW, PICKED, Frontier
+
+
+def draw(rows, width, seed, offset=0.0):
+    return (np.random.default_rng(seed).normal(size=(rows, width)) + offset).astype(np.float32)
+
+
+def clustered(rows, width, seed):
+    """ReLU-like clusters of skewed sizes."""
+    rng = np.random.default_rng(seed)
+    middles, which = rng.normal(-0.3, 1, (20, width)), np.minimum(rng.geometric(0.2, rows), 20) - 1
+    return np.maximum(middles[which] + 0.5 * rng.normal(size=(rows, width)), 0).astype(np.float32)
+
+
+def plain(pool, budget, centres):
+    """A pass a pick in float64, of the very differences that the library measures."""
+    nearest = np.full(len(pool), np.inf)
+    for centre in centres:
+        nearest = np.minimum(nearest, measure(pool, centre))
+    picks, squares = [], []
+    for _ in range(budget):
+        pick = int(np.argmax(nearest))
+        picks.append(pick)
+        squares.append(nearest[pick])
+        nearest = np.where(nearest == PICKED, PICKED, np.minimum(nearest, measure(pool, pool[pick])))
+        nearest[pick] = PICKED
+    return picks, np.sqrt(squares).astype(np.float32), float(np.sqrt(max(nearest.max(), 0.0)))
+
+
+def assert_equals_plain(pool, budget, centres):
+    got = k_center_greedy(pool, budget, centers=centres)
+    picks, scores, radius = plain(pool, budget, centres)
+    assert got.indices.tolist() == picks
+    assert np.array_equal(got.scores, scores)
+    assert got.radius == radius
+
+
+def shrink(monkeypatch, **sizes):
+    for name, size in sizes.items():
+        monkeypatch.setattr(frontier, name, size)
+
+
+# --- the same bits ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 2, 8, 96])
+@pytest.mark.parametrize("make", [draw, clustered])
+def test_equals_a_pass_a_pick_to_the_last_bit(make, width):
+    assert_equals_plain(make(3000, width, 1), 400, make(700, width, 2))
+
+
+@pytest.mark.parametrize("core", [1, 3, 40, 5000])
+@pytest.mark.parametrize("sources", [1, 7])
+def test_sizes_change_nothing(monkeypatch, core, sources):
+    pool, centres = clustered(900, 12, 3), clustered(60, 12, 4)
+    shrink(monkeypatch, CORE=core, SOURCES=sources, FIRST_CENTRES=5, SCAN=64, BLOCK_VALUES=12 * core)
+    monkeypatch.setattr("winnow.selection.batch.BLOCK_ROWS", 50)
+    monkeypatch.setattr(distances, "UNDECIDED_ROWS", 3)
+    assert_equals_plain(pool, 120, centres)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 60), known=st.integers(1, 9), seed=st.integers(0, 2**32 - 1), core=st.integers(1, 9))
+def test_ties_and_duplicates_with_small_cores(rows, known, seed, core):
+    rng = np.random.default_rng(seed)
+    pool, centres = (rng.integers(-2, 3, (count, 2)).astype(np.float32) for count in (rows, known))
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch, CORE=core, SOURCES=2, FIRST_CENTRES=1, SCAN=8, BLOCK_VALUES=2 * core)
+        assert_equals_plain(pool, rows, centres)
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+def test_giving_bounds_up_changes_nothing(monkeypatch, given_up):
+    pool, centres = draw(2000, 6, 5), draw(50, 6, 6)
+    shrink(monkeypatch, CORE=16, TOLERATED=-1e9 if given_up else 1e9)
+    assert_equals_plain(pool, 300, centres)
+
+
+def test_all_points_equal():
+    pool = np.full((700, 5), 3.5, np.float32)
+    got = k_center_greedy(pool, 600, centers=pool[:1])
+    assert got.indices.tolist() == list(range(600))
+    assert not got.scores.any()
+    assert got.radius == 0.0
+    first = k_center_greedy(pool, 700, seed=4)
+    assert sorted(first.indices.tolist()) == list(range(700))
+    assert not first.scores.any()
+
+
+def test_centres_equal_to_the_pool():
+    pool = draw(1500, 7, 7)
+    got = k_center_greedy(pool, 1500, centers=pool)
+    assert got.indices.tolist() == list(range(1500))
+    assert not got.scores.any()
+    assert got.radius == 0.0
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 40), (2, 1)])
+def test_the_smallest_inputs(rows, width):
+    pool = draw(rows, width, 8)
+    got = k_center_greedy(pool, rows, centers=pool[:1] + 1)
+    assert sorted(got.indices.tolist()) == list(range(rows))
+    assert got.radius == 0.0
+
+
+# --- bounds -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1e6])
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e18, 1e30])
+def test_bounds_are_above_the_distances(offset, scale):
+    pool, others = (draw(200, 64, seed, offset) * np.float32(scale) for seed in (9, 10))
+    frame = Frame(pool)
+    nearest = np.min([measure(pool, other) for other in others], axis=0)
+    bounds = frame.bound(frame.place(pool), frame.place(others))
+    assert (bounds >= nearest).all()
+    lowered = bounds.copy()
+    frame.lower(lowered, frame.place(pool), frame.place(others))
+    assert np.array_equal(np.minimum(lowered, nearest), nearest)
+    assert np.array_equal(np.minimum(lowered, bounds), lowered)
+    assert np.array_equal(lowered, nearest)
+
+
+def test_bounds_are_close_where_features_have_an_offset():
+    """Centring is what keeps the products sharp: without it the error would exceed the distances."""
+    pool, others = draw(300, 64, 11, 1000.0), draw(50, 64, 12, 1000.0)
+    frame = Frame(pool)
+    nearest = np.min([measure(pool, other) for other in others], axis=0)
+    bounds = frame.bound(frame.place(pool), frame.place(others))
+    np.testing.assert_allclose(bounds, nearest, rtol=1e-3)
+
+
+# --- work ---------------------------------------------------------------------------------------
+
+
+def work(pool, budget, centres):
+    """What a run reads, in passes of a plain one."""
+    search = Frontier(pool, centres, budget, lambda: False)
+    for _ in range(budget):
+        found = search.farthest()
+        assert found
+        search.pick(found.row)
+    return search.spent / (len(pool) * (pool.shape[1] + PER_ROW))
+
+
+def test_most_of_the_pool_is_not_read():
+    pool, centres = clustered(20_000, 128, 13), clustered(1000, 128, 14)
+    assert work(pool, 200, centres) < 100
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_never_much_more_work_than_a_plain_pass(width):
+    """In few dimensions every pick lowers its surroundings, and all surroundings are equally far."""
+    pool, centres = draw(6000, width, 15), draw(3, width, 16)
+    assert work(pool, 1500, centres) < 1.1 * 1500
+
+
+def test_a_stop_within_the_search_keeps_the_prefix():
+    pool, centres = clustered(4000, 16, 17), clustered(900, 16, 18)
+    whole = k_center_greedy(pool, 300, centers=centres)
+    for asked in (1, 3, 5, 20, 200):
+        left = iter(range(asked))
+        got = k_center_greedy(pool, 300, centers=centres, should_stop=lambda left=left: next(left, None) is None)
+        assert np.array_equal(got.indices, whole.indices[: len(got.indices)])
+        assert np.array_equal(got.scores, whole.scores[: len(got.scores)])
+        assert len(got.indices) < 300
