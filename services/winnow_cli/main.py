@@ -9,9 +9,8 @@ try:
     from typer.exceptions import TyperException
 
     from winnow import __version__
-    from winnow.client import ApiProblem
     from winnow.errors import WinnowError
-    from winnow_cli.commands import datasets, demo, doctor, experiments, results, service
+    from winnow_cli.commands.select import select
     from winnow_cli.output import aside, plain, print_json
 except ModuleNotFoundError as error:
     sys.exit(f"winnow's command line needs {error.name}: install winnow with its extras; make setup does")
@@ -22,17 +21,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(rich_help_panel="The stack")(service.up)
-app.command(rich_help_panel="The stack")(demo.demo)
-app.command(rich_help_panel="The stack")(doctor.doctor)
-app.command(rich_help_panel="The stack")(service.workers)
-app.add_typer(service.keys, name="key", rich_help_panel="The stack")
-app.add_typer(datasets.app, name="dataset", rich_help_panel="Experiments")
-for command in (experiments.run, experiments.watch):
-    app.command(rich_help_panel="Experiments")(command)
-app.command("list", rich_help_panel="Experiments")(experiments.list_all)
-for command in (experiments.pause, experiments.resume, experiments.cancel, results.compare, results.export):
-    app.command(rich_help_panel="Experiments")(command)
+app.command(rich_help_panel="The library")(select)
+
+
+def _add_the_rest() -> str:
+    """Add the commands that talk to services; the name of a module that they lack, else nothing."""
+    try:
+        from winnow_cli.catalogue import add_all
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("winnow"):
+            raise
+        return error.name or "a module"
+    add_all(app)
+    return ""
+
+
+missing = _add_the_rest()
 
 
 def _print_version(wanted: bool) -> None:
@@ -53,12 +57,13 @@ def _root(
 def main() -> None:
     """Run a command. Errors that a person can mend end in one line, or in JSON where JSON was asked for."""
     as_json = "--json" in sys.argv
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "select")
+    if missing and asked != "select":
+        sys.exit(f"winnow {asked} needs {missing}: install winnow with its extras; make setup does")
     try:
         sys.exit(app(standalone_mode=not as_json))
-    except ApiProblem as error:
-        _end(error.problem, str(error), as_json)
     except WinnowError as error:
-        _end({"code": error.code}, str(error), as_json)
+        _end(getattr(error, "problem", {"code": error.code}), str(error), as_json)
     except TyperException as error:  # a command that was typed wrong; without --json typer explains it itself
         words: str = getattr(error, "format_message", error.__str__)()
         _end({"code": "usage"}, words, as_json, getattr(error, "exit_code", 2))

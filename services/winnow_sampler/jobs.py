@@ -1,222 +1,197 @@
-"""Selections as jobs: the same request is computed once, kept in the artefact store, and can be cancelled."""
+"""Work as jobs: the same request is computed once, kept in the artefact store, waits for memory, and can be cancelled.
 
-import hashlib
-import json
+A cancelled job keeps what it had: the first picks of k-center are the answer to a smaller budget. They are kept apart,
+so that the same request, sent again, is computed to its end.
+"""
+
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from winnow.artefacts import ArtefactStore, digest_of, get_array, get_json, put_json
+from winnow.artefacts import ArtefactStore, get_json, put_json
 from winnow.errors import InvalidInput, NotFound, WinnowError
-from winnow.problems import TooLarge
-from winnow.selection import select
 from winnow.telemetry import logger
-from winnow_sampler.schemas import ArrayRef, SelectionRequest, SelectionView
+from winnow_sampler.memory import DoesNotFit
 
 WORKERS = 2
 REMEMBERED = 1000  # ended jobs kept in memory; results are in the store
-ARRAYS = ("pool", "centers", "probabilities")
-Array = NDArray[Any]
+Json = dict[str, Any]
 _log = logger("sampler.jobs")
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
-    """One selection: what is asked, and how far it is."""
+    """One piece of work: how much memory it takes, and how far it is. `kind` names the results' folder."""
 
+    kind: str
     id: str
-    request: SelectionRequest
-    arrays: dict[str, Array]
+    need: int
+    work: "Work | None"
     status: str = "queued"
+    place: int = 0
     progress: dict[str, int] = field(default_factory=lambda: {"done": 0, "total": 0})
-    result: dict[str, Any] | None = None
+    result: Json | None = None
     error: WinnowError | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
-    def view(self) -> SelectionView:
+    def document(self) -> Json:
         """The job as the API shows it. Raises what made it fail."""
         if self.error is not None:
             raise self.error
         if self.result is not None:
-            return SelectionView.model_validate(self.result)
-        return SelectionView.model_validate({"id": self.id, "status": self.status, "progress": self.progress})
+            return self.result
+        found: Json = {"id": self.id, "status": self.status, "progress": self.progress, "need_bytes": self.need}
+        return found | ({"place": self.place} if self.place else {})
+
+    def advance(self, done: int, total: int) -> None:
+        self.progress = {"done": done, "total": total}
+
+
+Work = Callable[[Job], Json]
+"""Computes a job's result: a document with `status`, done or cancelled."""
 
 
 class Jobs:
-    """All selections of this process. `on_computed` hears the strategy and the seconds of each that was computed."""
+    """All jobs of this process. Those under way need no more than `memory` bytes together."""
 
-    def __init__(
-        self, store: ArtefactStore, inline_limit: int, *, on_computed: Callable[[str, float], None] | None = None
-    ) -> None:
+    def __init__(self, store: ArtefactStore, memory: int) -> None:
         self._store = store
-        self._inline_limit = inline_limit
-        self._on_computed = on_computed
-        self._jobs: dict[str, Job] = {}
+        self._memory = memory
+        self._used = 0
+        self._closing = False
+        self._jobs: dict[tuple[str, str], Job] = {}
+        self._waiting: list[Job] = []
+        self._running: set[Job] = set()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="selection")
 
     def close(self) -> None:
-        """Stop what runs and wait for it."""
+        """Stop what runs and wait for it. Nothing of it is kept: nobody cancelled it."""
         with self._lock:
-            for job in self._jobs.values():
+            self._closing = True
+            for job in [*self._waiting, *self._running]:
                 job.cancelled.set()
+            self._waiting.clear()
         self._pool.shutdown(cancel_futures=True)
 
-    def submit(self, request: SelectionRequest, *, wait: float) -> SelectionView:
-        """The selection, waited for `wait` seconds at most.
-
-        Raises InvalidInput for arrays that cannot be used, TooLarge, NotFound, ArtefactCorrupt.
-        """
-        arrays, digests = self._load(request)
-        id = _identify(request, digests)
-        if (stored := self._stored(id)) is not None:
+    def submit(self, kind: str, id: str, need: int, work: Work, *, wait: float) -> Json:
+        """The job's document, waited for `wait` seconds at most. Raises DoesNotFit, and what made the job fail."""
+        if (stored := self._stored(kind, id)) is not None:
             return stored
-        job = self._join(id, request, arrays)
+        if need > self._memory:
+            raise DoesNotFit(need, self._memory)
+        job = self._join(kind, id, need, work)
         job.ended.wait(wait)
-        return job.view()
+        return job.document()
 
-    def get(self, id: str) -> SelectionView:
-        """A selection by id. Raises NotFound, and what made it fail."""
+    def get(self, kind: str, id: str) -> Json:
+        """A job by id, or what is kept of it. Raises NotFound, and what made it fail."""
         with self._lock:
-            job = self._jobs.get(id)
+            job = self._jobs.get((kind, id))
         if job is not None:
-            return job.view()
-        if (stored := self._stored(id)) is not None:
-            return stored
-        raise NotFound("selection", id)
+            return job.document()
+        kept = self._stored(kind, id) or self._stored(kind, id, prefix=True)
+        if kept is None:
+            raise NotFound(kind.removesuffix("s"), id)
+        return kept
 
-    def cancel(self, id: str) -> SelectionView:
-        """Stop a selection under way; one that is done stays. Raises NotFound."""
+    def cancel(self, kind: str, id: str) -> Json:
+        """Stop a job, and keep what it had; one that is done stays. Raises NotFound."""
         with self._lock:
-            job = self._jobs.get(id)
+            job = self._jobs.get((kind, id))
+            if job in self._waiting:
+                self._waiting.remove(job)
+                job.status, job.work, job.place = "cancelled", None, 0
+                job.ended.set()
+                self._start_what_fits()
         if job is None:
-            return self.get(id)
+            return self.get(kind, id)
         job.cancelled.set()
         job.ended.wait(10)
-        return job.view()
+        return job.document()
 
     @property
     def running(self) -> int:
-        """Selections that have not ended."""
+        """Jobs that have not ended."""
         with self._lock:
-            return sum(not job.ended.is_set() for job in self._jobs.values())
+            return len(self._running) + len(self._waiting)
 
-    def _join(self, id: str, request: SelectionRequest, arrays: dict[str, Array]) -> Job:
-        """The job that computes this selection: the one under way, or a new one."""
+    def _join(self, kind: str, id: str, need: int, work: Work) -> Job:
+        """The job that computes this: the one under way, or a new one."""
         with self._lock:
-            job = self._jobs.get(id)
+            job = self._jobs.get((kind, id))
             if job is None or job.error is not None or job.cancelled.is_set():
-                job = self._jobs[id] = Job(id, request, arrays)
+                job = self._jobs[kind, id] = Job(kind, id, need, work)
                 self._forget_old()
-                self._pool.submit(self._run, job)
+                self._waiting.append(job)
+                self._start_what_fits()
             return job
 
+    def _start_what_fits(self) -> None:
+        """Start waiting jobs in their order. A large one at the head is waited for, so that small ones never starve it.
+
+        The lock is held.
+        """
+        while self._waiting and len(self._running) < WORKERS and self._used + self._waiting[0].need <= self._memory:
+            job = self._waiting.pop(0)
+            self._used += job.need
+            self._running.add(job)
+            job.place = 0
+            self._pool.submit(self._run, job)
+        for place, job in enumerate(self._waiting, start=1):
+            job.place = place
+
     def _forget_old(self) -> None:
-        ended = [id for id, job in self._jobs.items() if job.ended.is_set()]
-        for id in ended[: max(0, len(self._jobs) - REMEMBERED)]:
-            del self._jobs[id]
+        ended = [key for key, job in self._jobs.items() if job.ended.is_set()]
+        for key in ended[: max(0, len(self._jobs) - REMEMBERED)]:
+            del self._jobs[key]
 
     def _run(self, job: Job) -> None:
         try:
             job.status = "running"
-            if job.cancelled.is_set():
-                job.status = "cancelled"
-                return
-            self._compute(job)
+            assert job.work is not None
+            self._keep(job, job.work(job))
+        except WinnowError as error:
+            job.error = error
         except ValueError as error:
-            name, _, reason = str(error).partition(": ")
-            job.error = InvalidInput(name, reason) if reason else InvalidInput("request", name)
+            job.error = InvalidInput.of(error)
         except OSError as error:
             job.error = WinnowError(f"the result could not be stored: {error}")
+        except MemoryError:
+            job.error = WinnowError(f"out of memory, where {job.need} bytes were expected")
         except Exception as error:  # the caller must hear of it
-            _log.error("selection.failed", id=job.id, exc_info=error)
+            _log.error("job.failed", kind=job.kind, id=job.id, exc_info=error)
             job.error = WinnowError(f"{type(error).__name__}: {error}")
         finally:
-            job.arrays = {}
+            job.work = None
+            self._leave(job)
             job.ended.set()
 
-    def _compute(self, job: Job) -> None:
-        request, began = job.request, time.perf_counter()
+    def _leave(self, job: Job) -> None:
+        with self._lock:
+            self._running.discard(job)
+            self._used -= job.need
+            if not self._closing:
+                self._start_what_fits()
 
-        def advance(done: int, total: int) -> None:
-            job.progress = {"done": done, "total": total}
+    def _keep(self, job: Job, result: Json) -> None:
+        is_done = result["status"] == "done"
+        if is_done or not self._closing:
+            put_json(self._store, _key(job.kind, job.id, prefix=not is_done), result)
+        job.result, job.status = result, result["status"]
+        _log.info(f"{job.kind.removesuffix('s')}.{result['status']}", id=job.id, seconds=result.get("seconds"))
 
-        picked = select(
-            request.strategy,
-            budget=request.budget,
-            n=request.size,
-            seed=request.seed,
-            direction=request.direction,
-            on_progress=advance,
-            should_stop=job.cancelled.is_set,
-            **{name: job.arrays.get(name) for name in ARRAYS},
-        )
-        if job.cancelled.is_set():
-            job.status = "cancelled"
-            return
-        seconds = time.perf_counter() - began
-        if self._on_computed is not None:
-            self._on_computed(request.strategy, seconds)
-        result = SelectionView(
-            id=job.id,
-            status="done",
-            indices=picked.indices.tolist(),
-            scores=[float(score) for score in picked.scores],
-            radius=picked.radius,
-            seconds=seconds,
-            notes=_notes(request, picked.scores),
-        ).as_json()
-        put_json(self._store, _key(job.id), result)
-        job.result, job.status = result, "done"
-        _log.info("selection.done", id=job.id, strategy=request.strategy, picks=len(picked.indices))
-
-    def _stored(self, id: str) -> SelectionView | None:
+    def _stored(self, kind: str, id: str, *, prefix: bool = False) -> Json | None:
         try:
-            return SelectionView.model_validate(get_json(self._store, _key(id)))
+            return get_json(self._store, _key(kind, id, prefix=prefix))
         except NotFound:
             return None
 
-    def _load(self, request: SelectionRequest) -> tuple[dict[str, Array], dict[str, str]]:
-        arrays: dict[str, Array] = {}
-        digests: dict[str, str] = {}
-        for name in ARRAYS:
-            reference: ArrayRef | None = getattr(request, name)
-            if reference is not None:
-                arrays[name], digests[name] = self._resolve(name, reference)
-        return arrays, digests
 
-    def _resolve(self, name: str, reference: ArrayRef) -> tuple[Array, str]:
-        if reference.key is not None:
-            array = get_array(self._store, reference.key, sha256=reference.sha256)
-            return array, reference.sha256 or digest_of(self._store.local(reference.key))
-        numbers = sum(len(row) for row in reference.inline or [])
-        if numbers > self._inline_limit:
-            reason = f"{numbers} inline numbers; the limit is {self._inline_limit}. Store the array and send its key"
-            raise TooLarge(name, reason)
-        array = reference.inline_array()
-        return array, hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()
-
-
-def _identify(request: SelectionRequest, digests: dict[str, str]) -> str:
-    """sha256 of everything that the answer depends on."""
-    asked = {name: value for name, value in request.model_dump().items() if name not in ARRAYS}
-    return hashlib.sha256(json.dumps(asked | digests, sort_keys=True).encode()).hexdigest()
-
-
-def _key(id: str) -> str:
+def _key(kind: str, id: str, *, prefix: bool = False) -> str:
     if not id.isalnum():
-        raise NotFound("selection", id)
-    return f"selections/{id}.json"
-
-
-def _notes(request: SelectionRequest, scores: NDArray[np.float32]) -> list[str]:
-    if request.strategy == "k_center" and len(scores) and scores[-1] == 0:
-        return [f"{int((scores == 0).sum())} picks coincide with an earlier pick or a centre (distance 0)"]
-    return []
+        raise NotFound(kind.removesuffix("s"), id)
+    return f"cancelled/{kind}/{id}.json" if prefix else f"{kind}/{id}.json"

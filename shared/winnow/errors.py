@@ -18,6 +18,7 @@ The selection library raises plain ValueError, so that it stands alone. HTTP cod
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 
 class WinnowError(Exception):
@@ -35,6 +36,12 @@ class InvalidInput(WinnowError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
+
+    @classmethod
+    def of(cls, error: ValueError) -> Self:
+        """What the library refused as `name: what it needs, got what`."""
+        field, _, reason = str(error).partition(": ")
+        return cls(field, reason) if reason else cls("request", field)
 
 
 class ImagesUnreadable(InvalidInput):

@@ -31,8 +31,8 @@ STATUS: dict[type[errors.WinnowError], int] = {
 }
 """HTTP status by error; a subclass answers as its parent does."""
 
-_FRAMEWORK_CODES = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable"}
-_SHOWN = ("field", "current", "allowed", "missing_scope")
+_FRAMEWORK_CODES = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable", 413: "too-large"}
+_SHOWN = ("field", "current", "allowed", "missing_scope", "needed_bytes", "budget_bytes")
 
 
 class FieldProblem(BaseModel):
@@ -68,6 +68,8 @@ class Problem(BaseModel):
     errors: list[FieldProblem] | None = Field(default=None, description="Every value at fault")
     current: str | None = Field(default=None, description="wrong-state: the state now")
     allowed: list[str] | None = Field(default=None, description="wrong-state: the states that it may become")
+    needed_bytes: int | None = Field(default=None, description="does-not-fit: the memory that it would need")
+    budget_bytes: int | None = Field(default=None, description="does-not-fit: the memory that there is for all")
     missing_scope: str | None = Field(default=None, description="not-authorised: the scope that the key lacks")
 
 

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
         default=Path(), description="Local work space of a trainer; scratch/ in state_dir by default"
     )
     data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        default=(), description="Folders that datasets may be read from, separated by ':'"
+        default=(), description="Folders that datasets and embeddings may be read from, separated by ':'"
     )
 
     coordinator_host: str = Field(default="127.0.0.1", description="Off loopback, every request needs an API key")
@@ -63,6 +63,13 @@ class Settings(BaseSettings):
     )
     answer_seconds: float = Field(
         default=2.0, gt=0, description="The sampler answers 202 when a selection takes longer"
+    )
+    sampler_memory_gib: float = Field(
+        default=0.0, ge=0, description="Memory that selections may take together; 0 is three quarters of what there is"
+    )
+    upload_gib: float = Field(default=4.0, gt=0, description="The largest file that the sampler takes as an upload")
+    uploads_gib: float = Field(
+        default=50.0, gt=0, description="Disk for uploads; the one unused for longest goes first"
     )
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="auto, cpu, cuda or cuda:N")

@@ -1,0 +1,20 @@
+"""The commands that need more than the library: HTTP, settings, pictures."""
+
+import typer
+
+from winnow_cli.commands import datasets, demo, doctor, experiments, results, service
+
+
+def add_all(app: typer.Typer) -> None:
+    """Add every command but `select`, which stands alone."""
+    app.command(rich_help_panel="The stack")(service.up)
+    app.command(rich_help_panel="The stack")(demo.demo)
+    app.command(rich_help_panel="The stack")(doctor.doctor)
+    app.command(rich_help_panel="The stack")(service.workers)
+    app.add_typer(service.keys, name="key", rich_help_panel="The stack")
+    app.add_typer(datasets.app, name="dataset", rich_help_panel="Experiments")
+    for command in (experiments.run, experiments.watch):
+        app.command(rich_help_panel="Experiments")(command)
+    app.command("list", rich_help_panel="Experiments")(experiments.list_all)
+    for command in (experiments.pause, experiments.resume, experiments.cancel, results.compare, results.export):
+        app.command(rich_help_panel="Experiments")(command)

@@ -1,0 +1,250 @@
+"""`winnow select`: the selection library from the shell. Needs the bare install and the `select` extra alone."""
+
+import csv
+import io
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from winnow import embeddings
+from winnow.embeddings import Embeddings, Survey
+from winnow.errors import InvalidInput
+from winnow.selection import Constraints, NearDuplicates, Selection, requirements, strategies
+from winnow.selection import select as pick
+from winnow_cli.output import aside, console, plain, print_json
+
+Json = dict[str, Any]
+Given = list[Path]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+_RULES = "Constraints"
+
+
+def select(
+    files: Annotated[
+        Given,
+        typer.Argument(metavar="EMBEDDINGS...", help=".npy, HDF5 or Parquet files, or folders of them: one pool."),
+    ],
+    strategy: Annotated[str, typer.Option(help=f"One of {', '.join(strategies())}.")] = "k_center",
+    budget: Annotated[int, typer.Option(help="How many to pick.")] = 1000,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The CSV to write the picks to.")] = None,
+    selected: Annotated[Path | None, typer.Option(help="Embeddings of what is selected already: the centres.")] = None,
+    proba: Annotated[Path | None, typer.Option(help="Probabilities (n, classes) of the pool's rows.")] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help="The group of each row: a file with one a line or .npy, `file` for the stem of each row's file, or "
+            "`column:NAME` of the pool's Parquet.",
+            rich_help_panel=_RULES,
+        ),
+    ] = None,
+    cap: Annotated[int | None, typer.Option(help="The most picks of any group.", rich_help_panel=_RULES)] = None,
+    quota: Annotated[
+        list[str] | None,
+        typer.Option(help="GROUP=N: the fewest picks of a group; may be repeated.", rich_help_panel=_RULES),
+    ] = None,
+    exclude: Annotated[
+        Path | None,
+        typer.Option(help="Rows that are never picked: one a line, .npy, or a CSV this wrote.", rich_help_panel=_RULES),
+    ] = None,
+    pinned: Annotated[
+        Path | None, typer.Option(help="Rows that are picked first, given as for --exclude.", rich_help_panel=_RULES)
+    ] = None,
+    minimum_distance: Annotated[
+        float | None,
+        typer.Option(help="L2 distance of each pick to all earlier picks and the centres.", rich_help_panel=_RULES),
+    ] = None,
+    near_duplicates: Annotated[
+        float | None,
+        typer.Option(help="Set near-duplicates aside first: those of at least this cosine.", rich_help_panel=_RULES),
+    ] = None,
+    direction: Annotated[str, typer.Option(help="high or low: the most or the least uncertain.")] = "high",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same picks.")] = 0,
+    json: AsJson = False,
+) -> None:
+    """Pick rows from files of embeddings. Ctrl-C stops and keeps the picks so far, which are valid as they are."""
+    if direction not in ("high", "low"):
+        raise InvalidInput("--direction", f"needs high or low, got {direction!r}")
+    began = time.perf_counter()
+    rules = _Rules(groups, cap, quota or [], exclude, pinned, minimum_distance)
+    survey = embeddings.survey(files, name="EMBEDDINGS")
+    arrays, pool, notes = _read(strategy, survey, selected, proba, rules, near_duplicates)
+    with _stopping() as stopped, _bar(strategy, budget, hidden=json) as advance:
+        picked = _run(
+            strategy,
+            budget=budget,
+            n=survey.rows,
+            seed=seed,
+            direction=direction,
+            constraints=rules.constraints(survey),
+            near_duplicates=None if near_duplicates is None else NearDuplicates(near_duplicates),
+            on_progress=advance,
+            should_stop=stopped.is_set,
+            **arrays,
+        )
+    report = _report(strategy, budget, picked, [*notes, *picked.notes], time.perf_counter() - began)
+    table = embeddings.tabulate(
+        report["indices"], report["scores"], embeddings.origins_of(pool, report["indices"]) if pool.parts else None
+    )
+    if output is not None:
+        write_csv(output, table)
+    _show(report, table, output, as_json=json)
+    if report["status"] == "stopped":
+        raise typer.Exit(130)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """The constraints as they were typed."""
+
+    groups: str | None
+    cap: int | None
+    quota: list[str]
+    exclude: Path | None
+    pinned: Path | None
+    minimum_distance: float | None
+
+    def constraints(self, survey: Survey) -> Constraints | None:
+        """As the library takes them; None where there are none. Raises InvalidInput naming the option."""
+        given = (self.groups, self.cap, self.quota, self.exclude, self.pinned, self.minimum_distance)
+        if not any(one is not None and one != [] for one in given):
+            return None
+        return Constraints(
+            groups=self._groups(survey),
+            cap=self.cap,
+            quota=dict(_quota(text) for text in self.quota) or None,
+            exclude=[] if self.exclude is None else embeddings.read_rows(self.exclude, "--exclude"),
+            pinned=[] if self.pinned is None else embeddings.read_rows(self.pinned, "--pinned"),
+            minimum_distance=self.minimum_distance,
+        )
+
+    def _groups(self, survey: Survey) -> Any:
+        if self.groups is None:
+            return None
+        if self.groups == "file":
+            return np.array(survey.groups())
+        kind, _, column = self.groups.partition(":")
+        if kind == "column" and column:
+            return np.array(survey.values(column, "--groups"))
+        return np.array(embeddings.read_labels(Path(self.groups), "--groups", survey.rows))
+
+
+def write_csv(path: Path, table: dict[str, list[Any]]) -> None:
+    """Write picks so that a reader sees all of them or the file that was there before."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(table)
+    rows.writerows(zip(*table.values(), strict=True))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="") as out:
+            out.write(text.getvalue())
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InvalidInput("--output", f"{path} cannot be written ({error.strerror})") from error
+
+
+def _read(
+    strategy: str, survey: Survey, selected: Path | None, proba: Path | None, rules: _Rules, near: float | None
+) -> tuple[Json, Embeddings, list[str]]:
+    """The arrays that the run looks at, the pool, and what was converted. Raises InvalidInput."""
+    try:
+        needs = requirements(strategy)
+    except ValueError as error:
+        raise InvalidInput.of(error) from error
+    reads = {*needs.requires, *needs.reads}
+    found = {"pool": survey.read()}
+    if selected is not None and ("centers" in reads or rules.minimum_distance is not None):
+        found["centers"] = embeddings.survey([selected], name="--selected").read()
+    if proba is not None and "probabilities" in reads:
+        found["probabilities"] = embeddings.survey([proba], name="--proba").read()
+    if "probabilities" in needs.requires and proba is None:
+        raise InvalidInput("--proba", f"strategy {strategy} needs the probabilities of each row")
+    notes = [f"{name}: {note}" for name, one in found.items() for note in one.notes]
+    return {name: one.features for name, one in found.items()}, found["pool"], notes
+
+
+def _run(strategy: str, **given: Any) -> Selection:
+    try:
+        return pick(strategy, **given)
+    except ValueError as error:
+        raise InvalidInput.of(error) from error
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; a second one ends the program at once."""
+    stopped = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+        signal.signal(signal.SIGINT, before)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _bar(strategy: str, budget: int, *, hidden: bool) -> Iterator[Any]:
+    """A progress bar on the terminal, and what to call with (done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=aside, transient=True, disable=hidden or not aside.is_terminal) as bar:
+        task = bar.add_task(strategy, total=budget)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _report(strategy: str, budget: int, picked: Selection, notes: list[str], seconds: float) -> Json:
+    indices = picked.indices.tolist()
+    is_whole = len(indices) == budget
+    if not is_whole:
+        notes = [*notes, f"stopped after {len(indices)} of {budget} picks, which are valid as they are"]
+    return {
+        "status": "done" if is_whole else "stopped",
+        "strategy": strategy,
+        "picked": len(indices),
+        "indices": indices,
+        "scores": [float(score) for score in picked.scores],
+        "radius": picked.radius,
+        "seconds": seconds,
+        "notes": notes,
+    }
+
+
+def _show(report: Json, table: dict[str, list[Any]], output: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json(report | {"output": None if output is None else str(output.absolute())})
+        return
+    for note in report["notes"]:
+        aside.print(f"[yellow]note:[/yellow] {plain(note)}", soft_wrap=True)
+    radius = "" if report["radius"] is None else f", radius {report['radius']:.4g}"
+    where = "" if output is None else f"; {plain(str(output))}"
+    aside.print(f"{report['picked']} picks in {report['seconds']:.1f} s{radius}{where}", soft_wrap=True)
+    if output is None:
+        console.print("\n".join(map(str, table["row"])), soft_wrap=True)
+
+
+def _quota(text: str) -> tuple[str, int]:
+    group, _, count = text.rpartition("=")
+    if not group or not count.isdigit():
+        raise InvalidInput("--quota", f"needs GROUP=N, got {text!r}")
+    return group, int(count)

@@ -1,0 +1,96 @@
+"""Several strategies on one snapshot as a job's work. Nothing is committed."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from winnow.selection import Selection, select
+from winnow.selection.batch import Stop
+from winnow.selection.comparison import count_shared, jaccard, largest_left, mean_nearest, mix
+from winnow_sampler.jobs import Job
+from winnow_sampler.schemas import ComparisonRequest, ComparisonView, Contended, Contender, as_json
+from winnow_sampler.snapshots import Arrays, Found, Wanted, near_duplicates_of
+
+KIND = "comparisons"
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparing:
+    """What a job does: read the arrays once, let each strategy pick, hold the batches against each other."""
+
+    request: ComparisonRequest
+    found: Found
+
+    @property
+    def need(self) -> int:
+        """Bytes of memory, estimated: the hungriest strategy's, as they run one after the other."""
+        most = max(self.found.need(_wanted(one), self.request.budget) for one in self.request.strategies)
+        return self.found.bytes_to_read(self._reads()) + most
+
+    def __call__(self, job: Job) -> Json:
+        began = time.perf_counter()
+        arrays = self.found.read(self._reads())
+        ended: list[tuple[Contended, Selection]] = []
+        for number, contender in enumerate(self.request.strategies):
+            measured = self._run(number, contender, arrays, job)
+            if measured is None:
+                break
+            ended.append(measured)
+        batches = [picked.indices for _, picked in ended]
+        view = ComparisonView(
+            id=job.id,
+            status="done" if len(ended) == len(self.request.strategies) else "cancelled",
+            seconds=time.perf_counter() - began,
+            strategies=[contended for contended, _ in ended],
+            shared=count_shared(batches),
+            jaccard=jaccard(batches),
+        )
+        return as_json(view)
+
+    def _reads(self) -> set[str]:
+        """All that any strategy looks at; the pool and the centres too, which the measures are taken in."""
+        return {"pool", "centers"}.union(*(_wanted(one).reads() for one in self.request.strategies))
+
+    def _run(self, number: int, contender: Contender, arrays: Arrays, job: Job) -> tuple[Contended, Selection] | None:
+        """What one strategy picked, measured; None once the job was cancelled."""
+        budget, began = self.request.budget, time.perf_counter()
+        picked = select(
+            contender.strategy,
+            budget=budget,
+            seed=contender.seed,
+            direction=contender.direction,
+            constraints=self.found.constraints(contender.constraints),
+            near_duplicates=near_duplicates_of(contender.near_duplicates),
+            on_progress=lambda done, _: job.advance(number * budget + done, len(self.request.strategies) * budget),
+            should_stop=job.cancelled.is_set,
+            **arrays.named(),
+        )
+        seconds = time.perf_counter() - began
+        if job.cancelled.is_set():
+            return None
+        measured = self._measure(contender, picked, arrays, seconds, job.cancelled.is_set)
+        self.found.require_unchanged()
+        return None if job.cancelled.is_set() else (measured, picked)
+
+    def _measure(
+        self, contender: Contender, picked: Selection, arrays: Arrays, seconds: float, stop: Stop
+    ) -> Contended:
+        pool, picks = arrays.pool, picked.indices
+        groups = self.found.labels("groups", self.request.groups)
+        labels = self.found.labels("labels", self.request.labels)
+        return Contended(
+            name=contender.label,
+            strategy=contender.strategy,
+            indices=picks.tolist(),
+            seconds=seconds,
+            radius=None if pool is None else largest_left(pool, picks, arrays.given("centers"), stop),
+            redundancy=None if pool is None else mean_nearest(pool, picks),
+            groups=None if groups is None else mix(groups, picks),
+            labels=None if labels is None else mix(labels, picks),
+            notes=[*arrays.notes(), *picked.notes],
+        )
+
+
+def _wanted(contender: Contender) -> Wanted:
+    return Wanted(contender.strategy, contender.constraints, contender.near_duplicates)

@@ -1,0 +1,53 @@
+"""What every route shares, and who may call it."""
+
+import hmac
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+
+from winnow.artefacts import DirectoryStore
+from winnow.errors import NotAuthorised
+from winnow.settings import Settings
+from winnow_sampler.jobs import Jobs
+from winnow_sampler.memory import GIB, budget_of
+from winnow_sampler.sources import Sources
+from winnow_sampler.uploads import Uploads
+
+
+class Sampler:
+    """The parts of one sampler."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = DirectoryStore(settings.artefact_dir)
+        self.uploads = Uploads(self.store, int(settings.upload_gib * GIB), int(settings.uploads_gib * GIB))
+        self.sources = Sources(settings, self.store, self.uploads)
+        self.jobs = Jobs(self.store, budget_of(settings.sampler_memory_gib))
+        self.registry = CollectorRegistry()
+        self._computed = Histogram(
+            "winnow_selection_seconds", "Time to compute a selection", ("strategy",), registry=self.registry
+        )
+        running = Gauge("winnow_selections_running", "Selections under way or waiting", registry=self.registry)
+        running.set_function(lambda: self.jobs.running)
+
+    def observe(self, strategy: str, seconds: float) -> None:
+        """Count a selection that was computed."""
+        self._computed.labels(strategy).observe(seconds)
+
+
+def _here(request: Request) -> Sampler:
+    return request.app.state.sampler
+
+
+Here = Annotated[Sampler, Depends(_here)]
+Accept = Annotated[str | None, Header()]
+_bearer = HTTPBearer(auto_error=False, description="WINNOW_SAMPLER_TOKEN; not needed where none is set")
+
+
+def authorise(here: Here, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
+    """Raise NotAuthorised unless the sampler's token came along, where there is one."""
+    token = here.settings.sampler_token.get_secret_value()
+    if token and not hmac.compare_digest(token.encode(), (given.credentials if given else "").encode()):
+        raise NotAuthorised("the sampler needs its token: Authorization: Bearer …")

@@ -1,0 +1,54 @@
+"""A selection in the formats that people's tools read."""
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from winnow import embeddings
+from winnow.negotiation import ARROW, JSON, NDJSON, NPY
+
+Json = dict[str, Any]
+Columns = dict[str, list[Any]]
+
+
+def render(selection: Json, media_type: str) -> bytes:
+    """A selection that has picks, in one of `FORMATS`."""
+    if media_type == JSON:
+        return json.dumps(selection).encode()
+    table = embeddings.tabulate(selection["indices"], selection["scores"], selection.get("origins"))
+    return FORMATS[media_type](table, selection)
+
+
+def _ndjson(table: Columns, selection: Json) -> bytes:
+    rows = zip(*table.values(), strict=True)
+    return "".join(json.dumps(dict(zip(table, row, strict=True))) + "\n" for row in rows).encode()
+
+
+def _npy(table: Columns, selection: Json) -> bytes:
+    data = io.BytesIO()
+    np.save(cast("BinaryIO", data), np.array(table["row"], np.int64), allow_pickle=False)
+    return data.getvalue()
+
+
+def _arrow(table: Columns, selection: Json) -> bytes:
+    import pyarrow as arrow
+
+    kinds = {"rank": arrow.int64(), "row": arrow.int64(), "score": arrow.float32(), "file": arrow.string()}
+    kinds |= {"file_row": arrow.int64(), "x": arrow.float64(), "y": arrow.float64(), "key": arrow.string()}
+    about = {name: selection[name] for name in ("id", "status", "radius", "seconds", "notes") if name in selection}
+    schema = arrow.schema([(name, kinds[name]) for name in table], metadata={"winnow": json.dumps(about)})
+    data = io.BytesIO()
+    with arrow.ipc.new_stream(data, schema) as stream:
+        stream.write_table(arrow.table(table, schema=schema))
+    return data.getvalue()
+
+
+def _json(table: Columns, selection: Json) -> bytes:
+    return json.dumps(selection).encode()
+
+
+FORMATS: dict[str, Callable[[Columns, Json], bytes]] = {JSON: _json, NDJSON: _ndjson, NPY: _npy, ARROW: _arrow}
+"""JSON holds everything; NDJSON a line a pick; npy the rows alone, int64 (b,); Arrow a stream with a column a value."""

@@ -1,0 +1,156 @@
+"""/v1: selections, comparisons, the embeddings that they are made from, the strategies."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from winnow.errors import InvalidInput
+from winnow.negotiation import ARROW, JSON, NDJSON, NPY, negotiate
+from winnow.problems import responses
+from winnow.selection import requirements, strategies
+from winnow_sampler import comparing, selecting
+from winnow_sampler.bounded import BoundedRoute
+from winnow_sampler.comparing import Comparing
+from winnow_sampler.context import Accept, Here, authorise
+from winnow_sampler.formats import FORMATS, render
+from winnow_sampler.schemas import (
+    ComparisonRequest,
+    ComparisonView,
+    EmbeddingsView,
+    SelectionRequest,
+    SelectionView,
+    StrategiesView,
+    StrategyView,
+)
+from winnow_sampler.selecting import Selecting
+from winnow_sampler.snapshots import Found
+
+Json = dict[str, Any]
+_guarded = [Depends(authorise)]
+selections = APIRouter(prefix="/v1/selections", tags=["selections"], dependencies=_guarded, route_class=BoundedRoute)
+comparisons = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], dependencies=_guarded, route_class=BoundedRoute)
+files = APIRouter(prefix="/v1/embeddings", tags=["embeddings"], dependencies=_guarded)
+names = APIRouter(prefix="/v1/strategies", tags=["strategies"], dependencies=_guarded)
+BYTES = {"schema": {"type": "string", "format": "binary"}}
+PICKS: dict[int | str, Json] = {
+    200: {
+        "model": SelectionView,
+        "description": "The picks. NDJSON: a line a pick; npy: the rows alone, int64 (b,); Arrow: an IPC stream",
+        "content": {NDJSON: {"schema": {"type": "string"}}, NPY: BYTES, ARROW: BYTES},
+    }
+}
+UPLOAD: Json = {"requestBody": {"required": True, "content": {"application/octet-stream": BYTES}}}
+KEPT: dict[int | str, Json] = {
+    200: {"model": EmbeddingsView, "description": "It was there already"},
+    **responses(401, 413, 422),
+}
+WAYS: dict[int | str, Json] = {202: {"model": SelectionView, "description": "Under way, as JSON; poll Location"}}
+COMPARED: dict[int | str, Json] = {202: {"model": ComparisonView, "description": "Under way; poll Location"}}
+
+
+@selections.post(
+    "",
+    response_class=Response,
+    responses={**PICKS, **WAYS, **responses(401, 403, 404, 406, 413, 422)},
+)
+def pick(request: Annotated[SelectionRequest, Body()], here: Here, accept: Accept = None) -> Response:
+    """Pick. 200 with the batch, or 202 with a job to poll where it takes longer or waits for memory."""
+    media_type = negotiate(accept, FORMATS)
+    work = Selecting(request, Found(request, here.sources), here.observe)
+    id = work.found.identify(selecting.KIND, request.model_dump(mode="json"))
+    document = here.jobs.submit(selecting.KIND, id, work.need, work, wait=here.settings.answer_seconds)
+    return _answer(document, selecting.KIND, media_type, begun=True)
+
+
+@selections.get("/{id}", response_class=Response, responses={**PICKS, **responses(401, 404, 406, 422)})
+def look(id: str, here: Here, accept: Accept = None) -> Response:
+    """A selection: done, under way, or cancelled with the picks it had."""
+    return _answer(here.jobs.get(selecting.KIND, id), selecting.KIND, negotiate(accept, FORMATS))
+
+
+@selections.delete("/{id}", response_model=SelectionView, responses=responses(401, 404))
+def cancel(id: str, here: Here) -> Response:
+    """Stop a selection; its picks so far are kept. One that is done stays."""
+    return JSONResponse(here.jobs.cancel(selecting.KIND, id))
+
+
+@comparisons.post(
+    "",
+    response_model=ComparisonView,
+    responses={**COMPARED, **responses(401, 403, 404, 406, 413, 422)},
+)
+def compare(request: Annotated[ComparisonRequest, Body()], here: Here, accept: Accept = None) -> Response:
+    """Run several strategies on one snapshot, and hold their batches against each other. Nothing is committed."""
+    negotiate(accept, [JSON])
+    work = Comparing(request, Found(request, here.sources))
+    id = work.found.identify(comparing.KIND, request.model_dump(mode="json"))
+    document = here.jobs.submit(comparing.KIND, id, work.need, work, wait=here.settings.answer_seconds)
+    return _answer(document, comparing.KIND, JSON, begun=True)
+
+
+@comparisons.get("/{id}", response_model=ComparisonView, responses=responses(401, 404, 422))
+def look_at_comparison(id: str, here: Here) -> Response:
+    """A comparison, done or under way."""
+    return JSONResponse(here.jobs.get(comparing.KIND, id))
+
+
+@comparisons.delete("/{id}", response_model=ComparisonView, responses=responses(401, 404))
+def cancel_comparison(id: str, here: Here) -> Response:
+    """Stop a comparison; the strategies that had ended are kept. One that is done stays."""
+    return JSONResponse(here.jobs.cancel(comparing.KIND, id))
+
+
+@files.post("", status_code=201, response_model=EmbeddingsView, responses=KEPT, openapi_extra=UPLOAD)
+async def upload(
+    request: Request, here: Here, name: Annotated[str, Query(description="The file's name, say slide-1.h5")]
+) -> Response:
+    """Keep a file of embeddings: `.npy`, HDF5 or Parquet, as the raw body. 201, or 200 where it is there already.
+
+    One that is too large is refused by its Content-Length, before it is read.
+    """
+    length = request.headers.get("Content-Length", "")
+    incoming = await run_in_threadpool(here.uploads.begin, name, int(length) if length.isdigit() else None)
+    with incoming:
+        try:
+            async for chunk in request.stream():
+                await run_in_threadpool(incoming.write, chunk)
+        except ClientDisconnect:  # nobody hears it; the log has no failure of the service to tell
+            raise InvalidInput("body", "was cut off; send it again") from None
+        incoming.finish()
+        about, is_new = await run_in_threadpool(here.uploads.keep, incoming)
+    place = {"Location": f"/v1/embeddings/{about['id']}"}
+    return JSONResponse(about, 201 if is_new else 200, headers=place)
+
+
+@files.get("/{id}", responses=responses(401, 404))
+def about(id: str, here: Here) -> EmbeddingsView:
+    """A file that was taken."""
+    return EmbeddingsView.model_validate(here.uploads.about(id))
+
+
+@files.delete("/{id}", status_code=204, responses=responses(401, 404))
+def forget(id: str, here: Here) -> None:
+    """Remove a file. What was picked from it stays."""
+    here.uploads.delete(id)
+
+
+@names.get("", responses=responses(401))
+def list_all() -> StrategiesView:
+    """The strategies, and which inputs each needs and reads."""
+    needs = {name: requirements(name) for name in strategies()}
+    views = [StrategyView(name=name, requires=list(one.requires), reads=list(one.reads)) for name, one in needs.items()]
+    return StrategiesView(items=views)
+
+
+def _answer(document: Json, kind: str, media_type: str, *, begun: bool = False) -> Response:
+    """A document with picks in the format asked for; one without them as JSON, as 202 to whoever began it."""
+    varies = {"Vary": "Accept"}
+    if document["status"] in ("queued", "running"):
+        headers = {"Location": f"/v1/{kind}/{document['id']}", "Retry-After": "1"} if begun else {}
+        return JSONResponse(document, 202 if begun else 200, headers=headers | varies)
+    if kind == selecting.KIND and "indices" in document:
+        return Response(render(document, media_type), media_type=media_type, headers=varies)
+    return JSONResponse(document, headers=varies)

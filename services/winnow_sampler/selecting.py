@@ -1,0 +1,90 @@
+"""One selection as a job's work."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from winnow import embeddings
+from winnow.selection import Selection, select
+from winnow_sampler.jobs import Job
+from winnow_sampler.schemas import SelectionRequest, SelectionView, as_json
+from winnow_sampler.snapshots import Arrays, Found, Wanted, near_duplicates_of
+
+KIND = "selections"
+Json = dict[str, Any]
+Heard = Callable[[str, float], None]
+"""Called with the strategy and the seconds of a selection that was computed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selecting:
+    """What a job does: read the arrays, pick, say where the picks came from."""
+
+    request: SelectionRequest
+    found: Found
+    on_computed: Heard
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.request.strategy, self.request.constraints, self.request.near_duplicates)
+
+    @property
+    def need(self) -> int:
+        """Bytes of memory, estimated. Raises InvalidInput where nothing says how many candidates there are."""
+        read = self.found.bytes_to_read(self.wanted.reads())
+        return read + self.found.need(self.wanted, self.request.budget)
+
+    def __call__(self, job: Job) -> Json:
+        began = time.perf_counter()
+        arrays = self.found.read(self.wanted.reads())
+        picked = self._pick(arrays, job)
+        self.found.require_unchanged()
+        is_whole = len(picked.indices) == self.request.budget
+        seconds = time.perf_counter() - began
+        if is_whole:
+            self.on_computed(self.request.strategy, seconds)
+        return self._view(job, arrays, picked, is_whole, seconds)
+
+    def _pick(self, arrays: Arrays, job: Job) -> Selection:
+        request = self.request
+        return select(
+            request.strategy,
+            budget=request.budget,
+            seed=request.seed,
+            direction=request.direction,
+            constraints=self.found.constraints(request.constraints),
+            near_duplicates=near_duplicates_of(request.near_duplicates),
+            on_progress=job.advance,
+            should_stop=job.cancelled.is_set,
+            **arrays.named(),
+        )
+
+    def _view(self, job: Job, arrays: Arrays, picked: Selection, is_whole: bool, seconds: float) -> Json:
+        indices = picked.indices.tolist()
+        pool = arrays.read.get("pool")
+        notes = [*arrays.notes(), *picked.notes, *_coincidences(self.request.strategy, picked.scores)]
+        if not is_whole:
+            notes.append(f"cancelled after {len(indices)} of {self.request.budget} picks, which are valid as they are")
+        view = SelectionView.model_validate(
+            {
+                "id": job.id,
+                "status": "done" if is_whole else "cancelled",
+                "indices": indices,
+                "scores": [float(score) for score in picked.scores],
+                "radius": picked.radius,
+                "seconds": seconds,
+                "origins": embeddings.origins_of(pool, indices) if pool is not None and pool.parts else None,
+                "notes": notes,
+            }
+        )
+        return as_json(view)
+
+
+def _coincidences(strategy: str, scores: NDArray[np.float32]) -> list[str]:
+    if strategy == "k_center" and len(scores) and scores[-1] == 0:
+        return [f"{int((scores == 0).sum())} picks coincide with an earlier pick or a centre (distance 0)"]
+    return []

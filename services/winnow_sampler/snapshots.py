@@ -1,0 +1,140 @@
+"""The arrays that one request is about: found, sized and digested before anything is read."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from winnow.embeddings import Embeddings
+from winnow.errors import InvalidInput
+from winnow.selection import Constraints, NearDuplicates, Requirements, requirements
+from winnow_sampler.memory import Size, estimate
+from winnow_sampler.schemas import ConstraintsRequest, LabelsRef, NearDuplicatesRequest, Snapshot
+from winnow_sampler.sources import Input, Sources, digest_json, labels_of
+
+ARRAYS = ("pool", "centers", "probabilities")
+REFERENCES = (*ARRAYS, "size")
+Features = NDArray[np.float32]
+LABEL_BYTES = 128
+"""Of one candidate's group: as text of some 20 letters, and its number."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What decides a run beside the snapshot."""
+
+    strategy: str
+    constraints: ConstraintsRequest | None
+    near_duplicates: NearDuplicatesRequest | None
+
+    @property
+    def needs(self) -> Requirements:
+        return requirements(self.strategy)
+
+    def reads(self) -> set[str]:
+        """The arrays that the run looks at."""
+        found = {*self.needs.requires, *self.needs.reads}
+        keeps_away = self.constraints is not None and self.constraints.minimum_distance is not None
+        if keeps_away or self.near_duplicates is not None:
+            found |= {"pool"} | ({"centers"} if keeps_away else set())
+        return found & set(ARRAYS)
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """What was read of a snapshot."""
+
+    read: dict[str, Embeddings]
+    size: int | None
+
+    @property
+    def pool(self) -> Features | None:
+        return self.given("pool")
+
+    def given(self, name: str) -> Features | None:
+        found = self.read.get(name)
+        return None if found is None else found.features
+
+    def named(self) -> dict[str, Any]:
+        """As `select` takes them."""
+        return {name: self.given(name) for name in ARRAYS} | {"n": None if self.read else self.size}
+
+    def notes(self) -> list[str]:
+        """What was converted to get here."""
+        return [f"{name}: {note}" for name, one in self.read.items() for note in one.notes]
+
+
+class Found:
+    """A request's arrays, of which only the headers were read."""
+
+    def __init__(self, request: Snapshot, sources: Sources) -> None:
+        self.inputs: dict[str, Input] = {
+            name: sources.find(name, getattr(request, name)) for name in ARRAYS if getattr(request, name) is not None
+        }
+        self.size = request.size
+        self._groups = request.groups
+
+    @property
+    def rows(self) -> int:
+        """How many candidates there are. Raises InvalidInput where nothing says so, or two arrays disagree."""
+        counts = {name: self.inputs[name].shape[0] for name in ("pool", "probabilities") if name in self.inputs}
+        if len(set(counts.values())) > 1:
+            (one, first), (other, second) = counts.items()
+            raise InvalidInput(other, f"needs a row for each of {one}'s {first}, got {second}")
+        if not counts and self.size is None:
+            raise InvalidInput("pool", "needs the candidates: pool, or probabilities, or size")
+        return next(iter(counts.values())) if counts else int(self.size or 0)
+
+    def identify(self, kind: str, asked: dict[str, Any]) -> str:
+        """sha256 of everything that the answer depends on."""
+        rest = {name: value for name, value in asked.items() if name not in ARRAYS}
+        return digest_json({"kind": kind, **rest, "arrays": {name: one.digest for name, one in self.inputs.items()}})
+
+    def need(self, wanted: Wanted, budget: int) -> int:
+        """Bytes that a run takes beyond its inputs."""
+        (_, d), (_, c), (m, _) = (self._shape(name) for name in ("pool", "probabilities", "centers"))
+        size = Size(self.rows, d, c, m, budget)
+        stage = 0 if wanted.near_duplicates is None else estimate("near_duplicates", size)
+        labels = 0 if self._groups is None else LABEL_BYTES * size.n
+        return max(stage, estimate(wanted.strategy, size)) + labels
+
+    def _shape(self, name: str) -> tuple[int, int]:
+        return self.inputs[name].shape if name in self.inputs else (0, 0)
+
+    def bytes_to_read(self, names: set[str]) -> int:
+        """Bytes that reading these arrays takes."""
+        return sum(one.bytes_to_read for name, one in self.inputs.items() if name in names)
+
+    def read(self, names: set[str]) -> Arrays:
+        """The arrays, read. Raises InvalidInput for bytes that cannot be used."""
+        return Arrays({name: one.read() for name, one in self.inputs.items() if name in names}, self.size)
+
+    def require_unchanged(self) -> None:
+        """Raise InvalidInput where a file is no longer what its digest says: the answer would be kept as another's."""
+        for name, one in self.inputs.items():
+            one.require_unchanged(name)
+
+    def labels(self, name: str, wanted: LabelsRef | None) -> list[str] | None:
+        """(n,) one label a candidate, or None where none are wanted."""
+        return None if wanted is None else labels_of(name, wanted, self.inputs.get("pool"), self.rows)
+
+    def constraints(self, asked: ConstraintsRequest | None) -> Constraints | None:
+        """As the library takes them. Raises InvalidInput for labels that do not fit."""
+        if asked is None:
+            return None
+        groups = self.labels("groups", self._groups)
+        return Constraints(
+            groups=None if groups is None else np.array(groups),
+            cap=asked.cap,
+            quota=asked.quota,
+            quota_is_exact=asked.quota_is_exact,
+            exclude=asked.exclude,
+            pinned=asked.pinned,
+            minimum_distance=asked.minimum_distance,
+        )
+
+
+def near_duplicates_of(asked: NearDuplicatesRequest | None) -> NearDuplicates | None:
+    """As the library takes them."""
+    return None if asked is None else NearDuplicates(asked.threshold, asked.metric)

@@ -1,0 +1,167 @@
+"""Files of embeddings that people send: streamed to disk, checked, kept under the digest of their bytes and name."""
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from winnow import embeddings
+from winnow.artefacts import DirectoryStore, get_json, put_json
+from winnow.errors import InvalidInput, NotFound
+from winnow.problems import TooLarge
+
+FOLDER = "embeddings"
+INCOMING = ".incoming-"
+_STALE_SECONDS = 86_400
+_NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One kept file: what it is called, and where its bytes are."""
+
+    id: str
+    name: str
+    path: Path
+
+
+class Uploads:
+    """All kept files. Together they hold `kept` bytes at most; the one unused for longest goes first."""
+
+    def __init__(self, store: DirectoryStore, largest: int, kept: int) -> None:
+        self._store, self._kept = store, kept
+        self.largest = min(largest, kept)
+        self._lock = threading.Lock()
+        self._sweep()
+
+    def begin(self, name: str, length: int | None) -> "Incoming":
+        """A place for the bytes of an upload. Raises InvalidInput for a name, and TooLarge by its Content-Length."""
+        if not _NAME.fullmatch(name) or name.startswith("."):
+            raise InvalidInput("name", "needs the file's name: 1 to 200 characters, no path, no dot at its start")
+        if length is not None and length > self.largest:
+            raise TooLarge("body", f"{length} bytes; the limit is {self.largest}. Nothing of it was read")
+        return Incoming(self._store.root / f"{INCOMING}{secrets.token_hex(8)}", name, self.largest)
+
+    def keep(self, incoming: "Incoming") -> tuple[dict[str, Any], bool]:
+        """What was kept, and whether it is new. Raises InvalidInput for a file that holds no embeddings."""
+        id = incoming.id
+        with self._lock:
+            try:
+                return self.about(id), False
+            except NotFound:
+                about = self._put(id, incoming)
+                self._make_room(id)
+                return about, True
+
+    def about(self, id: str) -> dict[str, Any]:
+        """What is known of an upload. Raises NotFound."""
+        _require_id(id)
+        try:
+            return get_json(self._store, f"{FOLDER}/{id}/about.json")
+        except NotFound:
+            raise NotFound("embeddings", id) from None
+
+    def find(self, id: str) -> Upload:
+        """The file of an upload, which counts as used now. Raises NotFound."""
+        name = self.about(id)["name"]
+        about = self._store.local(f"{FOLDER}/{id}/about.json")
+        with contextlib.suppress(OSError):
+            os.utime(about)
+        return Upload(id, name, self._store.local(f"{FOLDER}/{id}/{_safe(name)}"))
+
+    def delete(self, id: str) -> None:
+        """Remove an upload. Raises NotFound."""
+        self.about(id)
+        self._store.delete(f"{FOLDER}/{id}")
+
+    def _put(self, id: str, incoming: "Incoming") -> dict[str, Any]:
+        try:
+            found = embeddings.survey([incoming.path], name="body", names=[incoming.name])
+        except InvalidInput as error:
+            raise InvalidInput(error.field, error.reason.replace(incoming.path.name, incoming.name)) from error
+        stored = self._store.put(f"{FOLDER}/{id}/{_safe(incoming.name)}", incoming.path)
+        about = {
+            "id": id,
+            "name": incoming.name,
+            "rows": found.rows,
+            "columns": found.columns,
+            "dtype": found.sources[0].dtype,
+            "bytes": stored.size,
+            "sha256": stored.sha256,
+        }
+        put_json(self._store, f"{FOLDER}/{id}/about.json", about)
+        return about
+
+    def _make_room(self, newest: str) -> None:
+        """Remove what was unused for longest until the rest fits. A file that is open keeps its bytes until closed."""
+        sizes: dict[str, int] = {}
+        used: dict[str, float] = {}
+        for key in self._store.list(FOLDER):
+            _, id, name = key.split("/", maxsplit=2)
+            status = self._store.local(key).stat()
+            sizes[id] = sizes.get(id, 0) + status.st_size
+            if name == "about.json":
+                used[id] = status.st_mtime
+        total = sum(sizes.values())
+        for id in sorted(sizes, key=lambda one: used.get(one, 0.0)):
+            if total <= self._kept or id == newest:
+                continue
+            self._store.delete(f"{FOLDER}/{id}")
+            total -= sizes[id]
+
+    def _sweep(self) -> None:
+        """Remove what uploads that were cut off left behind."""
+        for left in self._store.root.glob(f"{INCOMING}*"):
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                    left.unlink()
+
+
+class Incoming:
+    """An upload while it arrives. As a context manager: its file is gone at the end, whatever happened."""
+
+    def __init__(self, path: Path, name: str, largest: int) -> None:
+        self.path, self.name = path, name
+        self._largest, self._size = largest, 0
+        self._digest = hashlib.sha256()
+        self._file = path.open("xb")
+
+    def __enter__(self) -> "Incoming":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def write(self, chunk: bytes) -> None:
+        """Take more bytes. Raises TooLarge with the first byte beyond the limit."""
+        self._size += len(chunk)
+        if self._size > self._largest:
+            raise TooLarge("body", f"more than {self._largest} bytes, which is the limit; the rest was not read")
+        self._digest.update(chunk)
+        self._file.write(chunk)
+
+    def finish(self) -> None:
+        """All bytes are here."""
+        self._file.close()
+
+    @property
+    def id(self) -> str:
+        """Digest of the name and of the bytes: the same file has the same id."""
+        return hashlib.sha256(f"{self.name}\0{self._digest.hexdigest()}".encode()).hexdigest()
+
+
+def _require_id(id: str) -> None:
+    if not re.fullmatch("[0-9a-f]{64}", id):
+        raise NotFound("embeddings", id)
+
+
+def _safe(name: str) -> str:
+    """The name as part of an artefact's key."""
+    return "f-" + re.sub(r"[^A-Za-z0-9._-]", "_", name)

@@ -1,0 +1,197 @@
+"""Several files of embeddings as one pool: what they hold, from their headers, and then their rows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from winnow.embeddings import hdf5, npy, parquet
+from winnow.embeddings.blocks import MOST_ROWS, Features, Source
+from winnow.errors import InvalidInput
+
+SUFFIXES = (".npy", ".h5", ".hdf5", ".parquet")
+"""What a folder is searched for. What a file is, its first bytes say."""
+_FORMATS: dict[bytes, Callable[[Path, str], Source]] = {
+    npy.MAGIC: npy.NpyFile,
+    hdf5.MAGIC: hdf5.Hdf5File,
+    parquet.MAGIC: parquet.ParquetFile,
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one file in the pool: from `start` on."""
+
+    name: str
+    start: int
+    rows: int
+    coords: NDArray[Any] | None
+    keys: list[str] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """A pool: features float32 (n, d), where each row came from, and what was converted to get there."""
+
+    features: Features
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...]
+
+    def origin(self, row: int) -> dict[str, Any]:
+        """Where a row came from: file and row in it; coords and key where its file has them."""
+        starts = [part.start for part in self.parts]
+        part = self.parts[int(np.searchsorted(starts, row, side="right")) - 1]
+        at = row - part.start
+        found: dict[str, Any] = {"file": part.name, "row": at}
+        if part.coords is not None:
+            found["coords"] = part.coords[at].tolist()
+        if part.keys is not None:
+            found["key"] = part.keys[at]
+        return found
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Files that form one pool, of which only the headers were read. `names` are how they are called in answers."""
+
+    sources: tuple[Source, ...]
+    names: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(source.rows for source in self.sources)
+
+    @property
+    def columns(self) -> int:
+        return self.sources[0].columns
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the rows are used as they stand in the file: one `.npy` of little-endian float32."""
+        (first, *rest) = self.sources
+        return not rest and isinstance(first, npy.NpyFile) and first.is_plain
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Memory that `read` takes: none for a pool that is mapped in place."""
+        return 0 if self.in_place else 4 * self.rows * self.columns
+
+    def read(self) -> Embeddings:
+        """The pool.
+
+        Raises InvalidInput for bytes that cannot be read, and the file and row of a value that is not finite; a pool
+        that is mapped in place is checked by whoever reads it.
+        """
+        (first, *_) = self.sources
+        if self.in_place and isinstance(first, npy.NpyFile):
+            features = first.map()
+        else:
+            features = np.empty((self.rows, self.columns), np.float32)
+            self._fill(features)
+        return Embeddings(features, self._parts(), self._notes())
+
+    def groups(self) -> list[str]:
+        """(rows,) the group of each row: the stem of its file."""
+        both = zip(_stems(self.names), self.sources, strict=True)
+        return [stem for stem, source in both for _ in range(source.rows)]
+
+    def values(self, column: str, name: str) -> list[str]:
+        """(rows,) a column of the pool's Parquet files as text. Raises InvalidInput naming `name`."""
+        found: list[str] = []
+        for source in self.sources:
+            if not isinstance(source, parquet.ParquetFile):
+                raise InvalidInput(name, f"{source.path.name} is no Parquet file and has no column {column!r}")
+            try:
+                found += source.values(column)
+            except InvalidInput as error:
+                raise InvalidInput(name, error.reason) from error
+        return found
+
+    def _fill(self, features: Features) -> None:
+        start = 0
+        for source in self.sources:
+            source.fill(features[start : start + source.rows])
+            start += source.rows
+
+    def _parts(self) -> tuple[Part, ...]:
+        starts = np.cumsum([0, *(source.rows for source in self.sources)]).tolist()
+        rows = zip(self.sources, self.names, starts, strict=False)
+        return tuple(Part(name, start, source.rows, source.coords(), source.keys()) for source, name, start in rows)
+
+    def _notes(self) -> tuple[str, ...]:
+        kinds = sorted({source.dtype for source in self.sources} - {"float32"})
+        return tuple(f"{kind} converted to float32" for kind in kinds)
+
+
+def survey(paths: Sequence[Path], *, name: str = "pool", names: Sequence[str] | None = None) -> Survey:
+    """What the files hold; a folder stands for all files of a known suffix in it, by name.
+
+    Raises InvalidInput naming `name`, the file and what is wrong with it: nothing there, not a known format, no
+    features, a shape or dtype that cannot be used, files that disagree in their number of columns.
+    """
+    files, called = list_files(paths, name)
+    sources = tuple(_open(file, name) for file in files)
+    widths = {source.columns: source.path.name for source in sources}
+    if len(widths) > 1:
+        (one, first), (other, second), *_ = widths.items()
+        raise InvalidInput(name, f"{first} has {one} columns, {second} has {other}; one pool has one width")
+    found = Survey(sources, tuple(names or called))
+    if found.rows > MOST_ROWS:
+        raise InvalidInput(name, f"needs {MOST_ROWS} rows at most, got {found.rows}")
+    return found
+
+
+def list_files(paths: Sequence[Path], name: str = "pool") -> tuple[list[Path], list[str]]:
+    """The files that `paths` stand for, and what to call them. Raises InvalidInput for a path that is not there."""
+    files: list[Path] = []
+    called: list[str] = []
+    for path in paths:
+        try:
+            found = _list(path, name)
+        except OSError as error:  # no permission, a name too long
+            raise InvalidInput(name, f"{path} cannot be read ({error.strerror})") from error
+        files += found.values()
+        called += found
+    return files, called
+
+
+def _list(path: Path, name: str) -> dict[str, Path]:
+    """The files of a folder, or the one file, by what to call them."""
+    if path.is_file():
+        return {path.name: path}
+    if not path.is_dir():
+        raise InvalidInput(name, f"{path} is not there")
+    inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
+    found = {str(one.relative_to(path)): one for one in inside}
+    found = {called: one for called, one in found.items() if not any(p.startswith(".") for p in Path(called).parts)}
+    if not found:
+        raise InvalidInput(name, f"{path} holds no file of {', '.join(SUFFIXES)}")
+    return found
+
+
+def _open(path: Path, name: str) -> Source:
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise InvalidInput(name, f"{path.name}: cannot be read ({error.strerror})") from error
+    if not start:
+        raise InvalidInput(name, f"{path.name}: is empty, 0 bytes")
+    for magic, kind in _FORMATS.items():
+        if start.startswith(magic):
+            return kind(path, name)
+    if start.startswith((b"\x80", b"PK\x03\x04")):
+        hint = "it looks like a pickle or an archive, which is never loaded; save the array with numpy.save"
+        raise InvalidInput(name, f"{path.name}: {hint}")
+    raise InvalidInput(name, f"{path.name}: is none of .npy, HDF5, Parquet")
+
+
+def _stems(names: Sequence[str]) -> list[str]:
+    """The stem of each file; with its folders where two files have the same."""
+    stems = [Path(name).stem for name in names]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [str(Path(name).with_suffix("")) for name in names]

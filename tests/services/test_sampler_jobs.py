@@ -1,0 +1,312 @@
+"""Jobs: memory, places in the queue, cancelled prefixes, formats; comparisons."""
+
+import io
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as arrow
+import pytest
+from conftest import wait_until
+from services.conftest import problem, serving
+
+from winnow.artefacts import DirectoryStore, put_array
+from winnow.errors import NotFound
+from winnow.selection import k_center_greedy, requirements, select, strategies
+from winnow.settings import Settings
+from winnow_sampler import examples
+from winnow_sampler.app import make_app
+from winnow_sampler.jobs import WORKERS, Job, Jobs
+from winnow_sampler.memory import GIB, DoesNotFit, budget_of, there_is
+
+RANDOM = np.random.default_rng(4)
+POOL = RANDOM.normal(size=(80, 5)).astype(np.float32)
+PROBABILITIES = RANDOM.dirichlet(np.ones(3), 80).astype(np.float32)
+SLOW = RANDOM.normal(size=(40_000, 64)).astype(np.float32)
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state_dir=tmp_path, inline_limit=1000, answer_seconds=20)
+
+
+@pytest.fixture
+def store(settings: Settings) -> DirectoryStore:
+    return DirectoryStore(settings.artefact_dir)
+
+
+@pytest.fixture
+def http(settings: Settings) -> Iterator[httpx.Client]:
+    with serving(make_app(settings)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+class Held:
+    """Work that goes on until it is let go or cancelled."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+
+    def __call__(self, job: Job) -> Json:
+        while not self.let_go.wait(0.01):
+            if job.cancelled.is_set():
+                return {"id": job.id, "status": "cancelled", "indices": [1, 2]}
+        return {"id": job.id, "status": "done", "indices": [1, 2, 3]}
+
+
+@pytest.fixture
+def jobs(store: DirectoryStore) -> Iterator[Jobs]:
+    made = Jobs(store, 100)
+    yield made
+    made.close()
+
+
+def test_what_fits_runs_and_what_must_wait_says_its_place(jobs: Jobs) -> None:
+    works = [Held() for _ in range(4)]
+    needs = [60, 60, 30, 10]
+    views = [jobs.submit("selections", f"j{i}", need, works[i], wait=0) for i, need in enumerate(needs)]
+    assert "place" not in views[0]
+    assert [view.get("place") for view in views[1:]] == [1, 2, 3], "small ones do not overtake the large one"
+    assert views[1]["status"] == "queued" and views[1]["need_bytes"] == 60
+    works[0].let_go.set()
+    wait_until(lambda: jobs.get("selections", "j1")["status"] == "running", 20, "the second to start")
+    wait_until(lambda: jobs.get("selections", "j2")["status"] == "running", 20, "the third beside it")
+    assert jobs.get("selections", "j3")["place"] == 1, f"{WORKERS} at a time"
+    for work in works:
+        work.let_go.set()
+    wait_until(lambda: jobs.running == 0, 20, "all to end")
+    assert [jobs.get("selections", f"j{i}")["status"] for i in range(4)] == ["done"] * 4
+
+
+def test_what_can_never_fit_is_refused(jobs: Jobs) -> None:
+    with pytest.raises(DoesNotFit) as refused:
+        jobs.submit("selections", "j", 101, Held(), wait=0)
+    assert (refused.value.needed_bytes, refused.value.budget_bytes) == (101, 100)
+
+
+def test_one_that_waits_can_be_cancelled_and_makes_way(jobs: Jobs) -> None:
+    works = [Held() for _ in range(3)]
+    for i, need in enumerate((60, 60, 40)):
+        jobs.submit("selections", f"j{i}", need, works[i], wait=0)
+    assert jobs.cancel("selections", "j1")["status"] == "cancelled"
+    wait_until(lambda: jobs.get("selections", "j2")["status"] == "running", 20, "the one behind it")
+
+
+def test_a_failure_gives_its_memory_back(jobs: Jobs) -> None:
+    def fail(job: Job) -> Json:
+        raise ValueError("budget: needs more")
+
+    for i in range(3):
+        with pytest.raises(Exception, match="needs more"):
+            jobs.submit("selections", f"j{i}", 100, fail, wait=20)
+    assert jobs.running == 0
+
+
+def test_a_prefix_outlives_the_process_but_not_a_shutdown(store: DirectoryStore) -> None:
+    first = Jobs(store, 100)
+    first.submit("selections", "kept", 1, Held(), wait=0)
+    assert first.cancel("selections", "kept")["indices"] == [1, 2]
+    first.submit("selections", "lost", 1, Held(), wait=0)
+    first.close()
+    second = Jobs(store, 100)
+    assert second.get("selections", "kept")["status"] == "cancelled"
+    with pytest.raises(NotFound):
+        second.get("selections", "lost")
+    again = Held()
+    again.let_go.set()
+    assert second.submit("selections", "kept", 1, again, wait=20)["status"] == "done", "a prefix is not the answer"
+    assert second.get("selections", "kept")["status"] == "done"
+    second.close()
+
+
+def test_a_cancelled_selection_shows_the_valid_prefix(settings: Settings, store: DirectoryStore) -> None:
+    stored = put_array(store, "slow/pool.npy", SLOW)
+    request = {"strategy": "k_center", "budget": 20_000, "pool": {"key": stored.key, "sha256": stored.sha256}}
+    hasty = settings.model_copy(update={"answer_seconds": 0.01})
+    with serving(make_app(hasty)) as url, httpx.Client(base_url=url, timeout=60) as http:
+        place = http.post("/v1/selections", json=request).headers["Location"]
+        wait_until(lambda: http.get(place).json().get("progress", {}).get("done"), 60, "some picks")
+        prefix = http.delete(place).json()
+        assert prefix["status"] == "cancelled" and "cancelled after" in prefix["notes"][-1]
+        count = len(prefix["indices"])
+        assert 0 < count < 20_000
+        assert prefix["indices"] == k_center_greedy(SLOW, count).indices.tolist(), "the answer to a smaller budget"
+        rows = np.load(io.BytesIO(http.get(place, headers={"Accept": "application/x-npy"}).content))
+        assert rows.tolist() == prefix["indices"]
+
+
+def test_what_no_memory_would_fit_is_refused_with_the_bytes(settings: Settings, store: DirectoryStore) -> None:
+    stored = put_array(store, "pool.npy", POOL)
+    small = settings.model_copy(update={"sampler_memory_gib": 1e-3})
+    with serving(make_app(small)) as url, httpx.Client(base_url=url, timeout=60) as http:
+        request = {"strategy": "k_center", "budget": 2, "pool": {"key": stored.key}}
+        found = problem(http.post("/v1/selections", json=request), 413, "does-not-fit")
+        assert found["budget_bytes"] == int(1e-3 * GIB) < found["needed_bytes"]
+        assert str(found["needed_bytes"]) in found["detail"]
+
+
+def test_the_memory_budget_follows_the_container(tmp_path: Path) -> None:
+    limit, none = tmp_path / "memory.max", tmp_path / "unlimited"
+    limit.write_text("1048576\n")
+    none.write_text("max\n")
+    assert there_is((limit,)) == 1 << 20
+    assert there_is((none, tmp_path / "missing")) == there_is(()) > 1 << 20
+    assert budget_of(2) == 2 * GIB and 0 < budget_of(0) < there_is()
+
+
+@pytest.mark.parametrize("strategy", strategies())
+def test_every_strategy_answers_what_the_library_answers(http: httpx.Client, strategy: str) -> None:
+    given = {"pool": POOL, "probabilities": PROBABILITIES}
+    wanted = {name: given[name] for name in requirements(strategy).requires} or {"pool": POOL}
+    request = {name: {"inline": array.tolist()} for name, array in wanted.items()}
+    answer = http.post("/v1/selections", json={"strategy": strategy, "budget": 6, "seed": 3, **request})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["indices"] == select(strategy, budget=6, seed=3, **wanted).indices.tolist()
+
+
+def test_constraints_and_the_near_duplicate_stage(http: httpx.Client) -> None:
+    pool = np.concatenate([POOL[:20], POOL[:20] * 1.0001])
+    request = {
+        "strategy": "k_center",
+        "budget": 6,
+        "pool": {"inline": pool.tolist()},
+        "groups": {"inline": ["a", "b"] * 20},
+        "constraints": {"cap": {"b": 2}, "exclude": [0, 1], "pinned": [5, 30], "quota": {"b": 2}},
+        "near_duplicates": {"threshold": 0.9999},
+    }
+    answer = http.post("/v1/selections", json=request).json()
+    assert answer["indices"][:2] == [5, 30] and not {0, 1} & set(answer["indices"])
+    assert sum(row % 2 for row in answer["indices"]) == 2
+    assert all(row < 20 for row in answer["indices"][2:]), "the copies are set aside"
+    assert any("near-duplicate stage" in note for note in answer["notes"])
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"constraints": {"exclude": list(range(79))}, "budget": 2}, r"1 picks are possible.*exclude \(79 rows\)"),
+        ({"constraints": {"exclude": [2**64]}}, "9223372036854775807"),
+        ({"constraints": {"pinned": [80]}}, "needs rows 0 to 79"),
+        ({"constraints": {"cap": 1}}, "needs the group of each row"),
+        ({"constraints": {"minimum_distance": 1e6}, "budget": 2}, "1 picks are possible at most"),
+        ({"groups": {"inline": ["a"]}, "constraints": {"cap": 1}}, "needs 80 labels"),
+        ({"groups": {"by": "file"}, "constraints": {"cap": 1}}, "came from files"),
+        ({"budget": 81}, "needs 1 to 80"),
+        ({"probabilities": {"inline": [[1.0]]}}, "needs a row for each of pool's 80"),
+        ({"pool": {"inline": []}}, "is empty"),
+        ({"centers": {"inline": [[1.0]]}}, "centers"),
+        ({"unknown": 1}, "Extra inputs"),
+    ],
+)
+def test_what_cannot_be_picked_says_why(http: httpx.Client, more: Json, reason: str) -> None:
+    request = {"strategy": "k_center", "budget": 1, "pool": {"inline": POOL.tolist()}, **more}
+    found = problem(http.post("/v1/selections", json=request), 422, "invalid")
+    assert re.search(reason, found["detail"]), found["detail"]
+
+
+def test_the_formats(http: httpx.Client) -> None:
+    request = {"strategy": "k_center", "budget": 7, "pool": {"inline": POOL.tolist()}}
+
+    def ask(accept: str) -> httpx.Response:
+        return http.post("/v1/selections", json=request, headers={"Accept": accept})
+
+    whole = ask("application/json").json()
+    rows = [
+        {"rank": rank, "row": row, "score": score}
+        for rank, (row, score) in enumerate(zip(whole["indices"], whole["scores"], strict=True))
+    ]
+    lines = ask("application/x-ndjson")
+    assert [json.loads(line) for line in lines.text.splitlines()] == rows
+    assert lines.headers["Vary"] == "Accept"
+    picks = np.load(io.BytesIO(ask("application/x-npy").content), allow_pickle=False)
+    assert picks.dtype == np.int64 and picks.tolist() == whole["indices"]
+    stream = ask("application/vnd.apache.arrow.stream;q=0.9, text/html")
+    assert stream.headers["Content-Type"] == "application/vnd.apache.arrow.stream"
+    table = arrow.ipc.open_stream(stream.content).read_all()
+    assert table.column_names == ["rank", "row", "score"]
+    assert table.column("row").to_pylist() == whole["indices"]
+    assert np.allclose(table.column("score").to_pylist(), whole["scores"])
+    assert json.loads(table.schema.metadata[b"winnow"])["radius"] == whole["radius"]
+    problem(ask("text/html"), 406, "not-acceptable")
+
+
+def test_a_comparison_measures_what_its_strategies_pick(http: httpx.Client, store: DirectoryStore) -> None:
+    contenders = [{"strategy": "k_center"}, {"strategy": "random", "seed": 1}, {"strategy": "random", "name": "again"}]
+    request = {
+        "strategies": contenders,
+        "budget": 8,
+        "pool": {"inline": POOL.tolist()},
+        "groups": {"inline": [row % 2 for row in range(80)]},
+        "labels": {"inline": ["x"] * 80},
+    }
+    answer = http.post("/v1/comparisons", json=request)
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    first, second, third = body["strategies"]
+    assert first["indices"] == select("k_center", budget=8, pool=POOL).indices.tolist()
+    assert second["indices"] == select("random", budget=8, seed=1, n=80).indices.tolist()
+    assert first["radius"] == pytest.approx(k_center_greedy(POOL, 8).radius, rel=1e-5)
+    assert first["redundancy"] > second["redundancy"]
+    common = len(set(first["indices"]) & set(third["indices"]))
+    assert body["shared"][0][2] == body["shared"][2][0] == common
+    assert body["jaccard"][0][2] == pytest.approx(common / (16 - common))
+    assert sum(first["groups"].values()) == 8 and third["labels"] == {"x": 8}
+    assert http.post("/v1/comparisons", json=request).json() == body, "computed once"
+    assert http.get(f"/v1/comparisons/{body['id']}").json() == body
+    assert http.delete(f"/v1/comparisons/{body['id']}").json() == body
+    assert not store.list("selections"), "nothing is committed"
+    refused = http.post("/v1/comparisons", json=request, headers={"Accept": "text/csv"})
+    problem(refused, 406, "not-acceptable")
+
+
+@pytest.mark.parametrize(
+    ("contenders", "reason"),
+    [
+        ([{"strategy": "random"}, {"strategy": "random"}], "two are called 'random'"),
+        ([{"strategy": "random"}], "at least 2"),
+        ([{"strategy": "random"}, {"strategy": "nearest"}], "needs one of"),
+        ([{"strategy": "random"}, {"strategy": "entropy"}], "probabilities"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made(http: httpx.Client, contenders: list[Json], reason: str) -> None:
+    request = {"strategies": contenders, "budget": 2, "pool": {"inline": POOL.tolist()}}
+    assert reason in problem(http.post("/v1/comparisons", json=request), 422, "invalid")["detail"]
+
+
+def _shape_of(value: Any, like: Any) -> Any:
+    """`value` with numbers rounded and what differs between runs left out."""
+    if isinstance(like, dict):
+        return {name: _shape_of(value[name], like[name]) for name in like if name not in ("id", "seconds")}
+    if isinstance(like, list):
+        assert len(value) == len(like)
+        return [_shape_of(one, other) for one, other in zip(value, like, strict=True)]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "answer"),
+    [
+        ("selections", examples.SELECTION_REQUEST, examples.SELECTION),
+        ("comparisons", examples.COMPARISON_REQUEST, examples.COMPARISON),
+    ],
+)
+def test_the_examples_are_true(http: httpx.Client, path: str, request_: Json, answer: Json) -> None:
+    found = http.post(f"/v1/{path}", json=request_)
+    assert found.status_code == 200, found.text
+    assert set(found.json()) == set(answer)
+    assert _shape_of(found.json(), answer) == _shape_of(answer, answer)
+
+
+def test_the_strategies_and_what_they_read(http: httpx.Client) -> None:
+    items = {item["name"]: item for item in http.get("/v1/strategies").json()["items"]}
+    assert set(items) == set(strategies())
+    assert items["k_center"]["requires"] == ["pool"] and "centers" in items["k_center"]["reads"]
+    described = http.get("/openapi.json").json()
+    asked = described["components"]["schemas"]["SelectionRequest"]["properties"]["strategy"]
+    assert asked["enum"] == list(strategies())
