@@ -11,18 +11,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Json = dict[str, Any]
-# Okabe and Ito's palette, which colour-blind readers can tell apart; an arm's first group has the arm's own colour.
+# The palettes of Okabe and Ito, and of Tol, which colour-blind readers can tell apart. An arm's first group has the
+# arm's own colour.
 COLOURS = {
     "entropy": "#D55E00",
     "margin": "#E69F00",
     "least_confidence": "#CC79A7",
     "k_center": "#0072B2",
+    "uncertain_diverse": "#882255",
+    "badge": "#332288",
+    "typiclust": "#44AA99",
+    "prob_cover": "#999933",
+    "sas": "#AA4499",
     "random": "#009E73",
     "full": "#000000",
 }
 OTHERS = tuple(product(("-", "--", ":", "-."), ("#56B4E9", "#F0E442", "#999999")))
 """Line and colour of an arm's further groups."""
-MARKERS = {"entropy": "o", "margin": "^", "least_confidence": "v", "k_center": "s", "random": "D", "full": "*"}
+MARKERS = dict(zip(COLOURS, "o^vsPX<>pD*", strict=True))
 
 
 def draw(report: Json, path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from winnow.domain import Arm, Role
-from winnow.problems import NotAcceptable
+from winnow.negotiation import negotiate
 from winnow.store import datasets, experiments, picks, rounds
 from winnow_coordinator.schemas import PickView, SelectionView
 
@@ -31,36 +31,8 @@ def of_round(session: Session, experiment_id: str, number: int) -> Picks:
 
 def render(batch: Picks, accept: str | None) -> tuple[bytes, str]:
     """The batch in the first format that `accept` prefers, and its media type. Raises NotAcceptable."""
-    media_type = negotiate(accept)
+    media_type = negotiate(accept, FORMATS)
     return FORMATS[media_type](batch), media_type
-
-
-def negotiate(accept: str | None) -> str:
-    """The offered media type with the highest weight in an Accept header; JSON when there is none."""
-    best, weight = "", 0.0
-    for part in (accept or "*/*").split(","):
-        name, *parameters = (piece.strip() for piece in part.split(";"))
-        asked = _weight(parameters)
-        found = next((offered for offered in FORMATS if _matches(name.lower(), offered)), None)
-        if found is not None and asked > weight:
-            best, weight = found, asked
-    if not best:
-        raise NotAcceptable(accept or "", list(FORMATS))
-    return best
-
-
-def _weight(parameters: list[str]) -> float:
-    for parameter in parameters:
-        if parameter.startswith("q="):
-            try:
-                return float(parameter[2:])
-            except ValueError:
-                return 0.0
-    return 1.0
-
-
-def _matches(asked: str, offered: str) -> bool:
-    return asked in ("*/*", offered, f"{offered.split('/', maxsplit=1)[0]}/*")
 
 
 def _pool(session: Session, dataset_id: str) -> Picks:

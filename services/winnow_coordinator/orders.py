@@ -6,12 +6,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.domain import Arm, ExperimentSpec, derive_seed
+from winnow.domain import ExperimentSpec, derive_seed
 from winnow.errors import InvalidInput, NotFound
+from winnow.selection import requirements
 from winnow.store.tables import Artefact, Round
 from winnow_coordinator.sampler import Picked
 
 Indices = NDArray[np.int64]
+INPUTS = {
+    "pool": "candidates/embeddings",
+    "probabilities": "candidates/probabilities",
+    "centers": "selected/embeddings",
+}
+"""What each input of a strategy is among a round's artefacts."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,11 @@ def make_request(spec: ExperimentSpec, round: Round, stored: dict[str, Artefact]
         row = require_artefact(stored, round, kind)
         return {"key": row.key, "sha256": row.sha256}
 
-    if spec.arm is Arm.RANDOM:
+    needs = requirements(spec.arm)
+    if not needs.requires:
         return request | {"size": candidates}
-    if spec.arm is not Arm.K_CENTER:
-        return request | {"probabilities": reference("candidates/probabilities")}
-    centers = {"centers": reference("selected/embeddings")} if spec.centers == "selected" else {}
-    return request | {"pool": reference("candidates/embeddings")} | centers
+    read = {*needs.requires, *needs.reads} - ({"centers"} if spec.centers == "none" else set())
+    return request | {name: reference(kind) for name, kind in INPUTS.items() if name in read}
 
 
 def read_batch(order: Order, picked: Picked) -> Batch:

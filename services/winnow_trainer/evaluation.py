@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from winnow import metrics
 from winnow.domain import Arm, derive_seed
+from winnow.selection import requirements
 from winnow.simclr import Proxy, TrainedRound, fit_proxy, floors, load_encoder
 from winnow_trainer.round import Round
 
@@ -45,11 +46,12 @@ def _embed_candidates(round: Round, encoder: torch.nn.Module) -> NDArray[np.floa
     if not round.job["picks"]:
         return None
     round.keep_array("candidates/index", index)
-    if round.spec.arm is Arm.RANDOM:
+    needs = requirements(round.spec.arm)
+    if not needs.requires:
         return None
     candidates = round.embed(index, encoder)
     round.keep_array("candidates/embeddings", candidates)
-    if round.spec.arm is Arm.K_CENTER:
+    if "centers" in needs.reads:
         selected = round.array("selected")
         round.keep_array("selected/index", selected)
         round.keep_array("selected/embeddings", round.embed(selected, encoder))

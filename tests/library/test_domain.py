@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from winnow import domain
 from winnow.domain import Arm, ExperimentSpec, ExperimentStatus, RoundStatus, derive_seed, expand, require_transition
 from winnow.errors import WrongState
+from winnow.selection import strategies
 
 PAPER = {"name": "nct", "dataset": "nct", "positive_class": "TUM"}
 
@@ -142,4 +143,7 @@ def test_a_forbidden_transition_says_what_is_allowed() -> None:
     with pytest.raises(WrongState) as caught:
         require_transition("experiment", "e", ExperimentStatus.PAUSED, ExperimentStatus.COMPLETED)
     assert caught.value.allowed == ["running", "cancelling"]
-    assert [arm for arm in Arm if arm.is_uncertainty] == ["entropy", "margin", "least_confidence"]
+
+
+def test_every_strategy_is_an_arm() -> None:
+    assert {arm.value for arm in Arm} == {*strategies(), "full"}

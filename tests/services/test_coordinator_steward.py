@@ -11,7 +11,7 @@ from conftest import free_port, wait_until
 from services.conftest import Driver, add_dataset, experiment_body, serving
 from sqlalchemy import select, update
 
-from winnow.domain import ExperimentSpec
+from winnow.domain import Arm, ExperimentSpec
 from winnow.settings import Settings
 from winnow.store import artefacts, claims, datasets, experiments, picks, rounds, workers
 from winnow.store.tables import Dataset, Experiment, Round
@@ -107,7 +107,13 @@ def test_what_a_round_shows_after_its_pick(
 
 
 @pytest.mark.usefixtures("sampler")
-@pytest.mark.parametrize("changes", [{"arm": "k_center"}, {"arm": "k_center", "centers": "none"}, {"arm": "random"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arm": "k_center", "centers": "none"},
+        *({"arm": arm.value} for arm in Arm if arm is not Arm.FULL),
+    ],
+)
 def test_other_arms_pick_candidates(
     api: httpx.Client, coordinator: Coordinator, driver: Driver, picker: Picker, changes: dict[str, Any]
 ) -> None:

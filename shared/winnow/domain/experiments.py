@@ -10,18 +10,22 @@ from winnow.domain.spec import Name, Range, Seed, Spec
 
 
 class Arm(StrEnum):
-    """How the next batch is chosen. `full` trains on the whole pool: the paper's benchmark."""
+    """How the next batch is chosen: a strategy of winnow.selection, by its name there (docs/selection.md).
+
+    `full` trains on the whole pool: the paper's benchmark.
+    """
 
     ENTROPY = "entropy"
     MARGIN = "margin"
     LEAST_CONFIDENCE = "least_confidence"
     K_CENTER = "k_center"
+    UNCERTAIN_DIVERSE = "uncertain_diverse"
+    BADGE = "badge"
+    TYPICLUST = "typiclust"
+    PROB_COVER = "prob_cover"
+    SAS = "sas"
     RANDOM = "random"
     FULL = "full"
-
-    @property
-    def is_uncertainty(self) -> bool:
-        return self in (Arm.ENTROPY, Arm.MARGIN, Arm.LEAST_CONFIDENCE)
 
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -126,7 +130,9 @@ class ExperimentSpec(Spec):
     name: Name
     dataset: Name
     arm: Arm = Arm.ENTROPY
-    direction: Literal["high", "low"] = Field(default="high", description="low: pick the most certain instead")
+    direction: Literal["high", "low"] = Field(
+        default="high", description="Of the arms by uncertainty; low: pick the most certain instead"
+    )
     seed: Seed = 0
     budget: Count = Field(default=1000, description="b: patches picked each round")
     rounds: Count = Field(default=20, description="T: rounds of training; the last does not pick")
@@ -137,7 +143,7 @@ class ExperimentSpec(Spec):
         default="random", description="How S^0 is drawn; stratum uses the labels"
     )
     centers: Literal["selected", "none"] = Field(
-        default="selected", description="k_center: spread away from S^t, or only in C"
+        default="selected", description="What the arms that look at selected patches keep away from: S^t, or nothing"
     )
     random_from: Literal["candidates", "pool"] = "candidates"
     visits: int | None = Field(
