@@ -33,7 +33,7 @@ up: setup  ## Start the embedded stack; DATA=DIR: datasets may be read from ther
 	$(BIN)/winnow up $(if $(DATA),--data-root "$(DATA)")
 
 test: setup  ## Run the tests, with servers the run starts itself
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: setup  ## Lint, types, layers
 	$(BIN)/ruff check .
@@ -41,9 +41,10 @@ check: setup  ## Lint, types, layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: setup  ## Training, held against its ceiling and against LightlySSL (which this installs)
+bench: setup  ## Training and picking, held against their ceilings and peers (which this installs)
 	$(UV) pip install --quiet --require-hashes -r requirements/bench.txt
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/selection.py
 
 lock: $(VENV)/.installed  ## Pin the requirements anew, with hashes
 	requirements/lock $(BIN)/uv

@@ -16,6 +16,8 @@ import pytest
 from psycopg import sql
 
 T = TypeVar("T")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads of one would wait for another's
 
 
 def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
