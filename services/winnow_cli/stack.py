@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,7 @@ class Stack:
         self._profile = profile.absolute() if profile else None
         self._roots, self._port = data_roots, port
         self._lock: IO[str] | None = None
+        self._port_claim: IO[str] | None = None
         self.services: list[Service] = []
         self.data_roots: list[str] = []
         self.url = self.sampler_url = ""
@@ -130,8 +132,9 @@ class Stack:
 
     def _unlock(self) -> None:
         self.services = []
-        if self._lock is not None:
-            self._lock.close()
+        for held in (self._lock, self._port_claim):
+            if held is not None:
+                held.close()
 
     def _take_lock(self) -> IO[str]:
         file = (self.state_dir / "up.lock").open("a+")
@@ -153,9 +156,10 @@ class Stack:
         for root in roots:
             if not root.is_dir():
                 raise InvalidInput("data-root", f"{root} is no folder; name the folder that holds your patches")
-        if self._port and _free_port(self._port) != self._port:
+        port, self._port_claim = claim_port(self._port or before.get("port"), PREFERRED_PORT)
+        if self._port and port != self._port:
             raise InvalidInput("port", f"{self._port} is taken; leave it out, and a free one is chosen")
-        port, sampler = self._port or _free_port(before.get("port"), PREFERRED_PORT), _free_port()
+        sampler = _free_port()
         given = Settings()
         profile = self._profile or given.profile_dir
         places: dict[str, Any] = {
@@ -242,6 +246,27 @@ def _environment(settings: Settings) -> dict[str, str]:
 def _folder_of(place: Path) -> Path:
     """A folder, or the one that a file is in."""
     return place.parent if place.is_file() else place
+
+
+def claim_port(*preferred: int | None) -> tuple[int, IO[str] | None]:
+    """The first of `preferred` that is free on loopback, or any, and what keeps it from other stacks until closed.
+
+    A port is free until somebody listens: two stacks that start together would choose the same one, and the second
+    would talk to the first one's coordinator.
+    """
+    for port in preferred:
+        if port is None or _free_port(port) != port:
+            continue
+        try:
+            claim = (Path(tempfile.gettempdir()) / f"winnow-port-{port}.lock").open("a")
+        except OSError:  # somebody else's: they have the port
+            continue
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return port, claim
+        except BlockingIOError:
+            claim.close()
+    return _free_port(), None
 
 
 def _free_port(*preferred: int | None) -> int:

@@ -16,7 +16,7 @@ from winnow.domain import ExperimentStatus
 from winnow.settings import Settings
 from winnow.store import experiments
 from winnow_cli.service import Service
-from winnow_cli.stack import Stack
+from winnow_cli.stack import Stack, claim_port
 from winnow_coordinator.context import Coordinator
 from winnow_sampler.app import make_app
 
@@ -200,3 +200,15 @@ def test_without_its_extras_the_command_line_says_so() -> None:
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr.strip() == "winnow's command line needs typer: install winnow with its extras; make setup does"
+
+
+def test_stacks_that_start_together_get_ports_of_their_own() -> None:
+    wanted = free_port()
+    port, claim = claim_port(wanted)
+    assert port == wanted and claim is not None
+    other, _ = claim_port(wanted)  # nobody listens yet
+    assert other != wanted
+    claim.close()
+    again, claim = claim_port(None, wanted)
+    assert again == wanted and claim is not None
+    claim.close()
