@@ -88,7 +88,7 @@ class ShardCache:
                 if should_stop():
                     yield False
                     return
-                time.sleep(_PAUSE)
+                time.sleep(_PAUSE)  # the kernel has no wait for a file's lock that a stop could end
             yield True
 
     def _use(self, entry: Path) -> None:
