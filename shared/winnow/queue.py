@@ -64,7 +64,11 @@ def _transport(url: str) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "control").mkdir(exist_ok=True)
     places = {"data_folder_in": str(folder), "data_folder_out": str(folder), "control_folder": str(folder / "control")}
-    return {"broker_url": "filesystem://localhost", "broker_transport_options": {**places, "polling_interval": 0.2}}
+    return {
+        "broker_url": "filesystem://localhost",
+        "broker_transport": "winnow.folder_broker:Transport",
+        "broker_transport_options": {**places, "polling_interval": 0.2},
+    }
 
 
 class Bells:

@@ -5,6 +5,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -60,16 +62,15 @@ def ring(database: Database, bells: Bells, *ids: str) -> None:
 
 def test_a_bell_rings_after_commit_only(settings: Settings, database: Database) -> None:
     app = make_app(settings)
-    bells = Bells(app)
-    with database.begin() as session:
-        bells.ring(session, TRAIN_TASK, "committed")
-        with database.read() as sooner:  # bells ring in order: had the first one rung, it would be heard here
-            bells.ring(sooner, TRAIN_TASK, "sooner")
-        assert wait_until(lambda: heard(app), 10, "a bell") == [["sooner"]]
-    with pytest.raises(RuntimeError), database.begin() as session:
-        bells.ring(session, TRAIN_TASK, "rolled back")
-        raise RuntimeError
-    bells.close()
+    with closing(Bells(app)) as bells:
+        with database.begin() as session:
+            bells.ring(session, TRAIN_TASK, "committed")
+            with database.read() as sooner:  # bells ring in order: had the first one rung, it would be heard here
+                bells.ring(sooner, TRAIN_TASK, "sooner")
+            assert wait_until(lambda: heard(app), 10, "a bell") == [["sooner"]]
+        with pytest.raises(RuntimeError), database.begin() as session:
+            bells.ring(session, TRAIN_TASK, "rolled back")
+            raise RuntimeError
     assert heard(app) == [["committed"]]
     app.close()
 
@@ -104,4 +105,51 @@ def test_a_silent_broker_is_waited_for_by_nobody(
     assert time.monotonic() - began < 1
     bells.close()
     assert time.monotonic() - began < 6
+    app.close()
+
+
+def test_a_message_in_a_folder_is_not_there_before_it_is_whole(tmp_path: Path) -> None:
+    app = make_app(Settings(state_dir=tmp_path))
+    early: list[Path] = []
+
+    class Body:
+        """Looks, while it is being written, for what a worker would take."""
+
+        def __json__(self) -> str:
+            early.extend((tmp_path / "broker").glob("*.msg"))
+            return "whole"
+
+    with app.connection_for_write() as connection, connection.channel() as channel:
+        channel._put("winnow", {"body": Body()})
+        assert channel._get("winnow") == {"body": "whole"}
+    assert not early
+    app.close()
+
+
+def test_a_message_in_a_folder_that_cannot_be_read_is_passed_over(tmp_path: Path, database: Database) -> None:
+    settings = Settings(state_dir=tmp_path)
+    app = make_app(settings)
+    (tmp_path / "broker" / "0_torn.winnow.msg").touch()
+    with closing(Bells(app)) as bells:
+        ring(database, bells, "round-1")
+    assert heard(app) == [["round-1"]]
+    app.close()
+
+
+def test_queues_in_a_folder_are_declared_side_by_side(tmp_path: Path) -> None:
+    app = make_app(Settings(state_dir=tmp_path))
+    names = [f"queue-{number}" for number in range(8)]
+    ready = threading.Barrier(len(names))
+
+    def declare(name: str) -> None:
+        with app.connection_for_write() as connection, connection.channel() as channel:
+            ready.wait()
+            for turn in range(20):
+                channel._queue_bind(f"exchange-{turn}", name, None, name)
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(declare, names))
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        for turn in range(20):
+            assert sorted(row.queue for row in channel.get_table(f"exchange-{turn}")) == names
     app.close()
