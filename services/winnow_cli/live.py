@@ -68,12 +68,19 @@ def is_over(view: Json) -> bool:
     return is_final(status) or status in RESTING
 
 
+def reasons(client: Client, id: str) -> list[str]:
+    """Why each attempt at an experiment's newest round came to nothing, a line each."""
+    newest = [row["number"] for row in client.rounds(id)][-1:]
+    ended = [one for number in newest for one in client.round(id, number)["attempts"]]
+    return [f"attempt {one['attempt']} {one['cause']}: {one['error'] or 'no reason given'}" for one in ended]
+
+
 def _follow_by_lines(looks: Iterator[list[Json]], screen: Console) -> list[Json]:
     said: dict[str, object] = {}
     views: list[Json] = []
     for views in looks:
         for view in views:
-            mark = (view["status"], view["rounds_done"])
+            mark = (view["status"], view["rounds_done"], _reason(view))
             if said.get(view["id"]) != mark:
                 said[view["id"]] = mark
                 screen.print(_line(view))
@@ -86,7 +93,12 @@ def _line(view: Json) -> str:
     if latest:
         f1 = score(latest["metrics"].get("f1", latest["metrics"].get("macro_f1")))
         done += f"; {count(latest['samples'])} samples, {count(latest['visits'])} visits, F1 {f1}"
-    return f"{done}; {plain(view['error'])}" if view["error"] else done
+    return f"{done}; {plain(_reason(view))}" if _reason(view) else done
+
+
+def _reason(view: Json) -> str:
+    """Why an experiment ended, or why its round was given back and waits."""
+    return view["error"] or (view["current_round"] or {}).get("error") or ""
 
 
 def _row(view: Json) -> list[str]:
@@ -100,7 +112,7 @@ def _row(view: Json) -> list[str]:
         view["name"],
         coloured(view["status"]),
         f"{number}/{view['rounds_total']}",
-        _phase(current, progress) if working else plain(view["error"] or ""),
+        _phase(current, progress) if working else plain(_reason(view)),
         _bar(progress) if working else "",
         f"{rate:,.0f}" if working and rate else "",
         duration(progress.get("seconds_left")) if working else "",

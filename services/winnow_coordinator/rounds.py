@@ -8,7 +8,11 @@ from winnow.errors import NotFound
 from winnow.store import artefacts, experiments, rounds
 from winnow.store.tables import Artefact, Round
 from winnow_coordinator import pages
-from winnow_coordinator.schemas import ArtefactView, MetricsView, Page, RoundDetail, RoundView
+from winnow_coordinator.schemas import ArtefactView, AttemptView, MetricsView, Page, RoundDetail, RoundView
+
+ATTEMPT = ("attempt", "cause", "error")
+MOST_ATTEMPTS = 100
+"""The newest that are shown: a sampler that is away for days gives a round back every half minute."""
 
 
 def page(session: Session, experiment_id: str, cursor: str | None, limit: int) -> Page[RoundView]:
@@ -20,11 +24,16 @@ def page(session: Session, experiment_id: str, cursor: str | None, limit: int) -
 
 
 def get(session: Session, experiment_id: str, number: int) -> RoundDetail:
-    """One round with its artefacts. Raises NotFound."""
+    """One round with its artefacts and the attempts that came to nothing. Raises NotFound."""
     row = _find(session, experiment_id, number)
     found = artefacts.of_round(session, experiment_id, number)
     listed = [ArtefactView.model_validate(found[kind]) for kind in sorted(found)]
-    return RoundDetail(**RoundView.model_validate(row).model_dump(), artefacts=listed)
+    ended = rounds.ended_attempts(session, experiment_id, number)
+    attempts = [
+        AttemptView.model_validate({"at": one.at, **{name: one.data[name] for name in ATTEMPT}})
+        for one in ended[-MOST_ATTEMPTS:]
+    ]
+    return RoundDetail(**RoundView.model_validate(row).model_dump(), artefacts=listed, attempts=attempts)
 
 
 def artefact(session: Session, experiment_id: str, number: int, kind: str) -> Artefact:

@@ -99,10 +99,22 @@ class RoundView(View):
     ended_at: datetime | None
 
 
+class AttemptView(BaseModel):
+    """An attempt that left no result."""
+
+    attempt: int
+    cause: Literal["lost", "failed", "stopped", "rejected"] = Field(
+        description="Its machine vanished; it raised; somebody asked; it can never work"
+    )
+    error: str | None
+    at: datetime
+
+
 class RoundDetail(RoundView):
-    """A round and its artefacts."""
+    """A round, its artefacts, and how the attempts ended that left no result."""
 
     artefacts: list[ArtefactView]
+    attempts: list[AttemptView] = Field(description="Oldest first; the newest hundred")
 
 
 class ExperimentView(BaseModel):

@@ -8,11 +8,11 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from winnow.artefacts import ArtefactStore, Stored
-from winnow.domain import Arm, ExperimentSpec, ExperimentStatus, Role, RoundStatus, derive_seed
+from winnow.domain import Arm, ExperimentSpec, ExperimentStatus, Role, RoundStatus, derive_seed, is_final
 from winnow.errors import ArtefactCorrupt, InvalidInput
 from winnow.selection.draws import draw_candidates
 from winnow.settings import Settings
-from winnow.store import artefacts, claims, datasets, experiments, picks, rounds
+from winnow.store import artefacts, datasets, experiments, picks, rounds
 from winnow.store.claims import INGEST, TRAIN, Work
 from winnow.store.rounds import Cause, Patience
 from winnow.store.tables import Artefact, Dataset, Round
@@ -133,11 +133,8 @@ class Train:
         return self._unnamed(session)
 
     def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> list[str]:
-        if self.wanted(session) in (ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED):
-            claims.finish(session, TRAIN, self.id, self.attempt, RoundStatus.CANCELLED)
-            return self._unnamed(session)
         became = rounds.give_back(session, TRAIN, self.id, self.attempt, cause, message, patience)
-        return self._unnamed(session) if became == RoundStatus.FAILED else []
+        return self._unnamed(session) if is_final(RoundStatus(became)) else []
 
     def _unnamed(self, session: Session) -> list[str]:
         """What the attempts of an ended round stored and no manifest names: checkpoints, and work that was lost."""

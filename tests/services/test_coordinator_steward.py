@@ -194,7 +194,9 @@ def test_a_sampler_that_is_down_is_waited_for(
         shown = api.get(f"/experiments/{id}").json()["current_round"]
         assert (shown["status"], shown["failures"], shown["losses"]) == ("trained", 0, 0)
         assert "does not answer" in shown["error"]
-        assert not picker.pick_next()  # not at once
+        with coordinator.database.read() as session:
+            row = rounds.get(session, id, 0)
+            assert row.not_before > row.waiting_since, "not at once"
     with serving(make_sampler(settings), port=sampler_port):
         wait_until(picker.pick_next, 5, "the round to be claimable again")
     assert api.get(f"/experiments/{id}/rounds/0").json()["status"] == "done"

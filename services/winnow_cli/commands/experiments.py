@@ -7,7 +7,7 @@ import typer
 
 from winnow.client import Client
 from winnow_cli import files
-from winnow_cli.live import follow, wait
+from winnow_cli.live import follow, reasons, wait
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, Ids, StateDir, Url, connect
 from winnow_cli.output import aside, coloured, console, count, plain, print_json, print_line, print_table, score
 from winnow_cli.report import COLUMNS, gather, headline, rows
@@ -38,7 +38,7 @@ def run(
         if json:
             views = views if detach else wait(client, ids)
             print_json(views)
-            _exit_if_failed(views)
+            _exit_if_failed(client, views)
             return
         for view in views:
             aside.print(f"{view['name']}: {view['id']}")
@@ -56,7 +56,7 @@ def watch(ids: Ids = None, url: Url = None, state_dir: StateDir = DEFAULT_STATE_
             for id in wanted:
                 for event in client.events(id):
                     print_line({"experiment": id, "id": event.id, "type": event.type, "data": event.data})
-            _exit_if_failed([client.experiment(id) for id in wanted])
+            _exit_if_failed(client, [client.experiment(id) for id in wanted])
         else:
             watch_until_the_end(client, wanted)
 
@@ -106,13 +106,16 @@ def watch_until_the_end(client: Client, ids: list[str]) -> None:
     console.print()
     print_table(COLUMNS, rows(gather(client, ids)["experiments"]))
     console.print(f"[dim]winnow compare {' '.join(ids)}[/dim]", soft_wrap=True)
-    _exit_if_failed(views)
+    _exit_if_failed(client, views)
 
 
-def _exit_if_failed(views: list[Json]) -> None:
+def _exit_if_failed(client: Client, views: list[Json]) -> None:
+    """Say why experiments failed, with the reason of every attempt. Exit code 1 when there are any."""
     for view in views:
         if view["status"] == "failed":
-            aside.print(f"[red]{view['name']} failed:[/red] {plain(view['error'] or '')}")
+            aside.print(f"[red]{view['name']} failed:[/red] {plain(view['error'] or '')}", soft_wrap=True)
+            for reason in reasons(client, view["id"]):
+                aside.print(f"  {plain(reason)}", soft_wrap=True)
     if any(view["status"] == "failed" for view in views):
         raise typer.Exit(1)
 

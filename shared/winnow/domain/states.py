@@ -47,7 +47,7 @@ _D, _E, _R = DatasetStatus, ExperimentStatus, RoundStatus
 
 TRANSITIONS: dict[type[StrEnum], dict[StrEnum, tuple[StrEnum, ...]]] = {
     DatasetStatus: {
-        _D.QUEUED: (_D.INGESTING, _D.FAILED),
+        _D.QUEUED: (_D.INGESTING,),
         _D.INGESTING: (_D.READY, _D.QUEUED, _D.FAILED),
         _D.READY: (),
         _D.FAILED: (_D.QUEUED,),
@@ -63,7 +63,7 @@ TRANSITIONS: dict[type[StrEnum], dict[StrEnum, tuple[StrEnum, ...]]] = {
         _E.CANCELLED: (),
     },
     RoundStatus: {
-        _R.QUEUED: (_R.TRAINING, _R.FAILED, _R.CANCELLED),
+        _R.QUEUED: (_R.TRAINING, _R.CANCELLED),
         _R.TRAINING: (_R.TRAINED, _R.QUEUED, _R.FAILED, _R.CANCELLED),
         _R.TRAINED: (_R.SELECTING, _R.CANCELLED),
         _R.SELECTING: (_R.DONE, _R.TRAINED, _R.FAILED, _R.CANCELLED),

@@ -13,10 +13,12 @@ from winnow.errors import NotFound, WrongState
 from winnow.store import artefacts, claims, events, experiments
 from winnow.store.claims import INGEST, SELECT, TRAIN, Work
 from winnow.store.engine import now
-from winnow.store.tables import Artefact, Experiment, Round
+from winnow.store.tables import Artefact, Event, Experiment, Round
 
 Cause = Literal["lost", "failed", "stopped", "rejected"]
 """Why a claim is given back: its machine vanished; it raised; somebody asked; it can never work."""
+FAILED, STOPPED, RETRIED = "round.failed", "round.stopped", "round.retried"
+"""Events that end an attempt without a result."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ def newest(session: Session, experiment_id: str) -> Round | None:
     return session.scalar(wanted)
 
 
+def ended_attempts(session: Session, experiment_id: str, number: int) -> list[Event]:
+    """How each attempt that left no result ended, oldest first: `data` has attempt, cause and error."""
+    found = events.of_round(session, experiment_id, number)
+    return [event for event in found if event.type in (FAILED, STOPPED, RETRIED)]
+
+
 def start(session: Session, round: Round) -> None:
     """Say that a claimed round trains; the first one sets its experiment running.
 
@@ -99,10 +107,16 @@ def record(session: Session, id: str, attempt: int, lease: float, rows: Sequence
 def complete_training(
     session: Session, id: str, attempt: int, *, result: dict[str, Any], rows: Sequence[Artefact]
 ) -> None:
-    """training → trained, with visits, seconds, metrics, report and the artefacts' manifests. Raises Fenced."""
+    """training → trained, with visits, seconds, metrics, report and the artefacts' manifests. Raises Fenced.
+
+    A round whose experiment was called off meanwhile ends as cancelled, and its artefacts are not recorded.
+    """
     claims.finish(session, TRAIN, id, attempt, RoundStatus.TRAINED, progress={}, **result)
-    artefacts.insert(session, rows)
     round = session.get_one(Round, id)
+    if wanted_of(session, round, hold=True).is_called_off:
+        cancel(session, round.experiment_id)
+        return
+    artefacts.insert(session, rows)
     events.append(session, round.experiment_id, "round.trained", round=round.number, metrics=result["metrics"])
 
 
@@ -132,8 +146,8 @@ def give_back(
 
     Raises Fenced.
     """
-    row = session.get_one(work.table, id, populate_existing=True)
-    if isinstance(row, Round) and wanted_of(session, row).is_called_off:
+    row = session.get_one(work.table, id, populate_existing=True, with_for_update=True)
+    if isinstance(row, Round) and wanted_of(session, row, hold=True).is_called_off:
         claims.finish(session, work, id, attempt, RoundStatus.CANCELLED)
         return RoundStatus.CANCELLED
     losses, failures = row.losses + (cause == "lost"), row.failures + (cause == "failed")
@@ -145,7 +159,7 @@ def give_back(
     target = failed if spent else work.waiting
     claims.finish(session, work, id, attempt, target, **values)
     if isinstance(row, Round):
-        _tell(session, row, cause, message, spent)
+        _tell(session, row, attempt, cause, message, spent)
     return target
 
 
@@ -169,15 +183,19 @@ def is_worked_on(session: Session, experiment_id: str) -> bool:
     return session.execute(held.limit(1)).first() is not None
 
 
-def wanted_of(session: Session, round: Round) -> ExperimentStatus:
-    """What the experiment's row asks of whoever works on this round."""
-    status = session.scalar(select(Experiment.status).where(Experiment.id == round.experiment_id))
-    return ExperimentStatus(status)
+def wanted_of(session: Session, round: Round, *, hold: bool = False) -> ExperimentStatus:
+    """What the experiment's row asks of whoever works on this round.
+
+    `hold`: nobody changes it before this transaction ends. Whoever holds it holds the round's row already: the other
+    order would let two transactions wait for each other.
+    """
+    wanted = select(Experiment.status).where(Experiment.id == round.experiment_id)
+    return ExperimentStatus(session.scalar(wanted.with_for_update() if hold else wanted))
 
 
-def _tell(session: Session, row: Round, cause: Cause, message: str | None, spent: bool) -> None:
-    type = "round.failed" if spent else f"round.{'stopped' if cause == 'stopped' else 'retried'}"
-    events.append(session, row.experiment_id, type, round=row.number, cause=cause, error=message)
+def _tell(session: Session, row: Round, attempt: int, cause: Cause, message: str | None, spent: bool) -> None:
+    type = FAILED if spent else STOPPED if cause == "stopped" else RETRIED
+    events.append(session, row.experiment_id, type, round=row.number, attempt=attempt, cause=cause, error=message)
     if spent:
         reason = f"round {row.number}: {message or 'its machine was lost too often'}"
         experiments.transition(session, row.experiment_id, ExperimentStatus.FAILED, error=reason)

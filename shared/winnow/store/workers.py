@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from winnow.store.engine import now
@@ -51,10 +52,11 @@ def lease_device(session: Session, host: str, device: str, owner: str, seconds: 
     held = update(DeviceLease).where(DeviceLease.host == host, DeviceLease.device == device)
     if session.execute(held.where(free).values(**values).returning(DeviceLease.host)).first():
         return True
-    if session.get(DeviceLease, (host, device)) is not None:
-        return False
-    session.add(DeviceLease(host=host, device=device, **values))
-    session.flush()
+    try:
+        with session.begin_nested():
+            session.execute(insert(DeviceLease).values(host=host, device=device, **values))
+    except IntegrityError:
+        return False  # held by another worker, or taken by one at this moment
     return True
 
 
