@@ -22,6 +22,5 @@ given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    with Database(Settings().database_url).engine.connect() as opened:
+    with Database(Settings().database_url).migrating() as opened:
         run(opened)
-        opened.commit()

@@ -7,6 +7,7 @@ from types import FrameType
 import uvicorn
 
 from winnow import telemetry
+from winnow.errors import WrongSchema
 from winnow.settings import Settings
 from winnow.store import Database
 from winnow_coordinator.app import make_app
@@ -48,17 +49,29 @@ def main() -> None:
     settings = Settings()
     telemetry.configure(settings, "coordinator")
     if sys.argv[1:] == ["migrate"]:
-        database = Database(settings.database_url)
-        database.migrate()
-        database.close()
+        migrate(settings)
         return
     for sign in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has shut down in order
         signal.signal(sign, _leave)
     coordinator = Coordinator.open(settings)
     try:
+        coordinator.database.require_schema(or_silence=True)
         make_server(coordinator).run()
+    except WrongSchema as error:
+        sys.exit(str(error))
     finally:
         coordinator.close()
+
+
+def migrate(settings: Settings) -> None:
+    """Bring the schema up to date. Several at once take turns."""
+    database = Database(settings.database_url)
+    try:
+        database.migrate()
+    except WrongSchema as error:
+        sys.exit(str(error))
+    finally:
+        database.close()
 
 
 def _leave(sign: int, frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+from winnow.errors import WrongSchema
 from winnow.telemetry import logger
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.picking import Picker
@@ -14,6 +15,8 @@ from winnow_coordinator.tidying import Tidier
 PICKERS = 2
 PICK_SECONDS = 0.25
 """Between looks for a trained round: until it is picked for, nothing trains."""
+DIFFERENT_SECONDS = 30.0
+"""Between tries on a database whose schema is another version's."""
 _log = logger("coordinator.steward")
 
 
@@ -53,6 +56,9 @@ class Steward:
             try:
                 work()
                 wait = pause
+            except WrongSchema as error:
+                _log.error("schema.differs", thread=name, reason=str(error), next="nothing is begun")
+                wait = DIFFERENT_SECONDS
             except Exception as error:  # the thread must outlive a database that is down and a defect alike
                 _log.exception("steward.stumbled", thread=name, reason=str(error), next="goes on in a moment")
                 wait = self._coordinator.settings.steward_seconds

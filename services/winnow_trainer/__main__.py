@@ -1,10 +1,12 @@
 """`python -m winnow_trainer`: a Celery worker with a pool of one thread (docs/architecture.md says why)."""
 
+import sys
 from typing import Any
 
 from celery import signals
 
 from winnow import telemetry
+from winnow.errors import WrongSchema
 from winnow.queue import make_app
 from winnow.settings import Settings
 from winnow_trainer import tasks
@@ -29,9 +31,12 @@ def main() -> None:
         worker.leave()
 
     signals.worker_shutting_down.connect(leave)
-    worker.start()
     try:
+        worker.database.require_schema(or_silence=True)
+        worker.start()
         app.worker_main([*FLAGS, "--hostname", f"trainer-{worker.id.replace(':', '-')}@{worker.host}"])
+    except WrongSchema as error:
+        sys.exit(str(error))
     finally:
         worker.close()
 

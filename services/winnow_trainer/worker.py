@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from winnow import __version__
 from winnow.artefacts import DirectoryStore
+from winnow.errors import WrongSchema
 from winnow.settings import Settings
 from winnow.store import Database, claims, workers
 from winnow.store.claims import INGEST, TRAIN, Claimed, Work
@@ -79,6 +80,8 @@ class Worker:
                 return not self.leaving.is_set() and self._attend(work, id)
             except OperationalError as error:
                 _log.warning("database.down", reason=str(error.orig), next="looked for work again later")
+            except WrongSchema as error:
+                _log.error("schema.differs", reason=str(error), next="nothing is begun; looked for work again later")
             except Exception as error:
                 _log.exception("worker.stumbled", reason=str(error), next="looked for work again later")
             return False

@@ -12,6 +12,7 @@
     ├── Fenced                  another worker holds the claim now: discard the work
     ├── ArtefactCorrupt         bytes that do not match their sha256
     ├── TrainingFailed          the round cannot go on: NaN loss, out of memory, disk full
+    ├── WrongSchema             the database's schema is older or newer than the code
     └── Unavailable             a service is down for now; trying again is right
 
 The selection library raises plain ValueError, so that it stands alone. HTTP codes live in the services.
@@ -146,6 +147,20 @@ class TrainingFailed(WinnowError):
     """The round cannot go on with this spec on this machine. The text says what a person can do."""
 
     code = "training-failed"
+
+
+class WrongSchema(WinnowError):
+    """The database's schema is not the one that this code is written for. The text says what to update."""
+
+    code = "wrong-schema"
+
+    def __init__(self, found: str | None, wanted: str) -> None:
+        newer = found is not None and found > wanted
+        state = f"has schema {found}" if found else "has no tables"
+        advice = "update this program" if newer else "run `python -m winnow_coordinator migrate` of this version first"
+        super().__init__(f"the database {state}, and this program is written for schema {wanted}: {advice}")
+        self.found = found
+        self.wanted = wanted
 
 
 class Unavailable(WinnowError):

@@ -28,6 +28,7 @@ STATUS: dict[type[errors.WinnowError], int] = {
     errors.ArtefactCorrupt: 500,
     errors.TrainingFailed: 500,
     errors.Unavailable: 503,
+    errors.WrongSchema: 503,
 }
 """HTTP status by error; a subclass answers as its parent does."""
 

@@ -1,6 +1,11 @@
 """A database that does not answer is given up before a lease is over."""
 
+import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from winnow.settings import Settings
 from winnow.store import Database
+from winnow.store.postgres import IDLE_SECONDS, SILENCE_SECONDS, STATEMENT_SECONDS
 
 
 def test_sqlite_waits_less_than_a_lease(tmp_path: Path) -> None:
@@ -39,3 +45,69 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up() -> None:
         with pytest.raises(OperationalError, match="timeout"):
             database.ping()
         database.close()
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A server process that is stopped; the kernel goes on acknowledging what it is sent."""
+    try:
+        os.kill(pid, signal.SIGSTOP)
+    except OSError as error:
+        pytest.skip(f"the server's processes are not this user's to stop: {error}")
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_server_that_is_frozen_in_mid_transaction_is_given_up(postgres_url: str) -> None:
+    database = Database(postgres_url, silence=1.0)
+    with ExitStack() as until_the_end:
+        with pytest.raises(OperationalError, match="gave no answer within 1 s"), database.begin() as session:
+            pid = session.scalar(text("SELECT pg_backend_pid()"))
+            until_the_end.enter_context(frozen(pid))
+            session.execute(text("SELECT 1"))
+        with database.begin() as session:
+            assert session.scalar(text("SELECT pg_backend_pid()")) != pid
+    database.close()
+
+
+def test_a_pooled_connection_that_froze_is_replaced_without_an_error(postgres_url: str) -> None:
+    database = Database(postgres_url, silence=1.0)
+    with database.begin() as session:
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+    with frozen(pid), database.begin() as session:
+        assert session.scalar(text("SELECT pg_backend_pid()")) != pid
+    database.close()
+
+
+def test_a_server_ends_what_is_slow_before_its_client_gives_up(postgres_url: str) -> None:
+    assert STATEMENT_SECONDS < SILENCE_SECONDS < IDLE_SECONDS
+    database = Database(postgres_url)
+    with database.read() as session:
+        limits = [session.scalar(text(f"SHOW {name}")) for name in ("statement_timeout", LOCKS)]
+    assert limits == ["55s", "2min"]
+    database.close()
+
+
+LOCKS = "idle_in_transaction_session_timeout"
+
+
+def test_a_client_that_is_frozen_in_a_transaction_loses_its_locks(postgres_url: str) -> None:
+    database = Database(f"{postgres_url}&options=-c%20{LOCKS}%3D500ms")
+    database.migrate()
+    pause = threading.Event()
+    with pytest.raises(OperationalError, match="idle-in-transaction"), database.begin() as session:
+        session.execute(text("SELECT 1"))
+        pause.wait(3)  # as a process that was stopped
+        session.execute(text("SELECT 1"))
+    database.close()
+
+
+def test_a_migration_may_take_longer_than_a_statement(postgres_url: str) -> None:
+    database = Database(f"{postgres_url}&options=-c%20statement_timeout%3D200ms", silence=0.5)
+    with database.migrating() as connection:
+        connection.execute(text("SELECT pg_sleep(1)"))
+    with pytest.raises(OperationalError), database.begin() as session:
+        session.execute(text("SELECT pg_sleep(1)"))
+    database.close()

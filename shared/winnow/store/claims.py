@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus, is_final, require_transition
 from winnow.errors import Fenced
+from winnow.store import schema
 from winnow.store.engine import now
 from winnow.store.tables import Dataset, Experiment, Round
 
@@ -34,7 +35,11 @@ EVERY_WORK = (INGEST, TRAIN, SELECT)
 
 
 def claim(session: Session, work: Work, owner: str, lease: float, *, id: str | None = None) -> Claimed | None:
-    """Take the row `id`, or the longest-waiting one, for `lease` seconds; None when there is nothing to take."""
+    """Take the row `id`, or the longest-waiting one, for `lease` seconds; None when there is nothing to take.
+
+    Raises WrongSchema, and takes nothing once the transaction is rolled back: code that is older than the database ends
+    what it began and begins nothing new.
+    """
     table = work.table
     free = select(table.id).where(_claimable(work)).order_by(table.waiting_since, table.id).limit(1)
     if id is not None:
@@ -56,7 +61,10 @@ def claim(session: Session, work: Work, owner: str, lease: float, *, id: str | N
         .returning(table.id)
         .execution_options(synchronize_session=False)
     ).scalar_one_or_none()
-    return session.get(table, taken, populate_existing=True) if taken else None
+    if taken is None:
+        return None
+    schema.require(session)
+    return session.get(table, taken, populate_existing=True)
 
 
 def renew(session: Session, work: Work, id: str, attempt: int, lease: float, progress: dict[str, Any] | None) -> None:

@@ -15,14 +15,18 @@ from alembic import command
 from alembic.config import Config
 from psycopg import sql
 from sqlalchemy import URL, Connection, Engine, Float, create_engine, event, insert, make_url, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.functions import FunctionElement
 
+from winnow.store import postgres, schema
 from winnow.store.tables import Row
 
 MIGRATION_LOCK = 0x57494E4E  # "WINN"
+MIGRATION_SECONDS = 3600
+"""How long SQLite waits for another process that migrates."""
 BUSY_SECONDS = 10
 """How long SQLite waits for another writer: two waits and a renewal between them fit into a lease of 30 s."""
 PATIENCE = {
@@ -31,9 +35,10 @@ PATIENCE = {
     "keepalives_interval": 5,
     "keepalives_count": 2,
     "tcp_user_timeout": 20_000,  # milliseconds
+    "options": postgres.LIMITS,
 }
 """A Postgres server that vanished without a word is given up within 20 s. An address may say otherwise. A server that
-only hangs still acknowledges, and is waited for: leases are watched apart (winnow_trainer.lease)."""
+only hangs still acknowledges; winnow.store.postgres gives it up."""
 _HERE = Path(__file__).resolve()
 
 
@@ -59,11 +64,13 @@ class Database:
 
     Args:
         url: `sqlite:///FILE` or `postgresql+psycopg://…`; plain `postgresql://` is read as psycopg 3.
+        silence: seconds that a Postgres server may take for one answer; then the call raises OperationalError.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, silence: float = postgres.SILENCE_SECONDS) -> None:
         self.url = url.replace("postgresql://", "postgresql+psycopg://", 1)
         self.engine = _postgres(self.url) if self.url.startswith("postgresql") else _sqlite(self.url)
+        postgres.limit(self.engine, silence)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
@@ -79,9 +86,34 @@ class Database:
             yield session
 
     def migrate(self) -> None:
-        """Bring the schema up to date. Several processes may call it at once: one migrates, the others wait."""
-        with self.engine.connect() as connection, _alone(connection):
+        """Bring the schema up to date. Several processes may call it at once: one migrates, the others wait.
+
+        Raises WrongSchema for a database that newer code has migrated.
+        """
+        with self.migrating() as connection:
+            schema.require_not_newer(connection)
             command.upgrade(alembic_config(connection), "head")
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """The migration lock, and the one transaction in which the schema changes: all of it or nothing."""
+        engine = self.engine.execution_options(may_wait=True)
+        with engine.connect() as connection, connection.begin():
+            if connection.dialect.name == "postgresql":
+                postgres.wait_for_lock(connection, MIGRATION_LOCK)
+            yield connection  # on SQLite BEGIN IMMEDIATE is the lock
+
+    def require_schema(self, *, or_silence: bool = False) -> None:
+        """Raise WrongSchema unless the database has the schema of this code.
+
+        `or_silence`: one that does not answer will do for a process that starts; every claim looks again.
+        """
+        try:
+            with self.read() as session:
+                schema.require(session)
+        except OperationalError:
+            if not or_silence:
+                raise
 
     def ping(self) -> None:
         """Raise OperationalError unless the database answers."""
@@ -151,14 +183,8 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    reads_only = connection.get_execution_options().get("reads_only", False)
+    options = connection.get_execution_options()
+    if options.get("may_wait", False):  # others may migrate for minutes
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={MIGRATION_SECONDS * 1000}")
+    reads_only = options.get("reads_only", False)
     connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
-
-
-@contextmanager
-def _alone(connection: Connection) -> Iterator[None]:
-    """Hold the migration lock. On SQLite BEGIN IMMEDIATE is the lock."""
-    with connection.begin():
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": MIGRATION_LOCK})
-        yield
