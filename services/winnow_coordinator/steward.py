@@ -1,4 +1,4 @@
-"""The steward: threads that look after leases and bells, and that pick. Long picks hold up nothing else."""
+"""The steward: threads that look after leases and bells, that pick, and that sweep. None holds up the others."""
 
 import os
 import socket
@@ -9,6 +9,7 @@ from functools import partial
 from winnow.errors import WrongSchema
 from winnow.telemetry import logger
 from winnow_coordinator.context import Coordinator
+from winnow_coordinator.housekeeping import Housekeeper
 from winnow_coordinator.picking import Picker
 from winnow_coordinator.tidying import Tidier
 
@@ -21,7 +22,7 @@ _log = logger("coordinator.steward")
 
 
 class Steward:
-    """One thread that tidies and a few that pick, from `start` to `stop`."""
+    """One thread that tidies, one that sweeps and a few that pick, from `start` to `stop`."""
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
@@ -33,6 +34,7 @@ class Steward:
         self._pickers = [Picker(self._coordinator, f"steward-{host}-{os.getpid()}-{n}") for n in range(PICKERS)]
         tidier, pause = Tidier(self._coordinator), self._coordinator.settings.steward_seconds
         self._run("tidier", tidier.tidy, pause)
+        self._run("housekeeper", Housekeeper(self._coordinator).step, pause)
         for n, picker in enumerate(self._pickers):
             pick = partial(_pick_all, self._coordinator, picker)
             self._run(f"picker-{n}", pick, min(pause, PICK_SECONDS))

@@ -9,7 +9,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -35,6 +36,15 @@ class Stored:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Lying:
+    """A file as it lies in the store, named by a manifest or not. `mark` is another one once its bytes are."""
+
+    name: str
+    size: int
+    mark: str
+
+
 class ArtefactStore(Protocol):
     """The seam: a directory today, an object store beside it."""
 
@@ -55,8 +65,16 @@ class ArtefactStore(Protocol):
         """Keys below `prefix`, sorted."""
         ...
 
+    def lying(self, prefix: str) -> Sequence[Lying]:
+        """Every file below `prefix`, what killed writers left under temporary names included."""
+        ...
+
     def delete(self, prefix: str) -> None:
         """Remove `prefix` and all below it; removing nothing is no error."""
+        ...
+
+    def remove(self, file: Lying, *, with_folder: bool = False) -> None:
+        """Remove a file that lies there, and its folder if that is empty then; removing nothing is no error."""
         ...
 
 
@@ -118,6 +136,13 @@ class DirectoryStore:
         found = [start] if start.is_file() else start.rglob("*")
         return sorted(str(p.relative_to(self.root)) for p in found if p.is_file() and not p.name.startswith("."))
 
+    def lying(self, prefix: str) -> Sequence[Lying]:
+        start = self._path(prefix)
+        if start.is_symlink():  # the store makes no links: what lies behind one is not its own
+            return []
+        found = (Path(folder, name) for folder, _, names in os.walk(start) for name in names)
+        return [Lying(str(path.relative_to(self.root)), *seen) for path in found if (seen := _look(path))]
+
     def delete(self, prefix: str) -> None:
         path = self._path(prefix)
         if path.is_dir():
@@ -126,6 +151,15 @@ class DirectoryStore:
             path.rmdir()
         else:
             path.unlink(missing_ok=True)
+
+    def remove(self, file: Lying, *, with_folder: bool = False) -> None:
+        path = self.root / file.name
+        if not path.parent.resolve().is_relative_to(self.root.resolve()):
+            return  # a link took the folder's place
+        path.unlink(missing_ok=True)
+        if with_folder:
+            with suppress(OSError):  # others lie there
+                path.parent.rmdir()
 
     def _path(self, key: str) -> Path:
         return self.root / require_key(key)
@@ -177,6 +211,15 @@ def _chunks(source: Path | bytes) -> Iterator[bytes]:
     with source.open("rb") as file:
         while chunk := file.read(_CHUNK):
             yield chunk
+
+
+def _look(path: Path) -> tuple[int, str] | None:
+    """Size and mark of a file; None when it went meanwhile. The time in the mark is compared with itself alone."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_size, f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def _sync_directory(directory: Path) -> None:

@@ -72,6 +72,13 @@ class Settings(BaseSettings):
         default=50.0, gt=0, description="Disk for uploads; the one unused for longest goes first"
     )
 
+    keep_states: int = Field(
+        default=2, ge=0, description="Of each experiment, the newest rounds whose state is kept; 0 keeps all"
+    )
+    sweep_seconds: float = Field(
+        default=86_400.0, gt=0, description="How long a file that nothing names is left in the artefact store"
+    )
+
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="auto, cpu, cuda or cuda:N")
     devices: int = Field(
         default=1, ge=1, le=64, description="GPUs of this machine that share a round; processes, where there are none"

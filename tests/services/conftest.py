@@ -159,6 +159,7 @@ class Driver:
         candidates = draw_candidates(pool, selected, spec.candidates, seed=seed)
         share = self.random.random(len(candidates), np.float32)
         return {
+            **{f"state/{name}": self.random.random(3) for name in ("weights", "optimizer", "counters")},
             "candidates/index": candidates,
             "candidates/embeddings": self.random.random((len(candidates), 8), np.float32),
             "candidates/probabilities": np.stack([share, 1 - share], axis=1),

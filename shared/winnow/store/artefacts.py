@@ -7,8 +7,11 @@ from sqlalchemy import and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from winnow.artefacts import Stored
+from winnow.domain import RoundStatus
 from winnow.store.engine import now
-from winnow.store.tables import Artefact
+from winnow.store.tables import Artefact, Round
+
+_IN_TRAINING = (RoundStatus.QUEUED, RoundStatus.TRAINING)
 
 
 def row(
@@ -42,6 +45,29 @@ def drop(session: Session, experiment_id: str, round: int, *, stem: str) -> list
     """Forget the manifests whose kind starts with `stem`; the keys whose bytes may then go."""
     of_stem = (Artefact.experiment_id == experiment_id, Artefact.round == round, Artefact.kind.startswith(f"{stem}/"))
     return list(session.scalars(delete(Artefact).where(*of_stem).returning(Artefact.key)))
+
+
+def trim(session: Session, experiment_id: str, *, keep: int) -> list[str]:
+    """Forget what no later work starts from; the keys whose bytes may then go.
+
+    Those are checkpoints of rounds whose training is over, and the states of all rounds but the newest `keep` that have
+    one (0 keeps every state). The newest state is what the next round starts from, and the final weights.
+    """
+    mine = Artefact.experiment_id == experiment_id
+    over = select(Round.number).where(Round.experiment_id == experiment_id, Round.status.not_in(_IN_TRAINING))
+    gone = delete(Artefact).where(mine, Artefact.kind.startswith("checkpoint/"), Artefact.round.in_(over))
+    keys = list(session.scalars(gone.returning(Artefact.key)))
+    states = select(Artefact.round).where(mine, Artefact.kind == "state/weights").distinct()
+    old = sorted(session.scalars(states))[:-keep] if keep else []
+    if old:
+        gone = delete(Artefact).where(mine, Artefact.kind.startswith("state/"), Artefact.round.in_(old))
+        keys += session.scalars(gone.returning(Artefact.key))
+    return keys
+
+
+def names(session: Session, experiment_id: str) -> set[str]:
+    """Keys of all that an experiment's manifests name."""
+    return set(session.scalars(select(Artefact.key).where(Artefact.experiment_id == experiment_id)))
 
 
 def of_round(session: Session, experiment_id: str, round: int, *, attempt: int | None = None) -> dict[str, Artefact]:

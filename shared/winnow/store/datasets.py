@@ -56,6 +56,11 @@ def get(session: Session, name_or_id: str) -> Dataset:
     return row
 
 
+def ids(session: Session) -> list[str]:
+    """Ids of all datasets, oldest first."""
+    return list(session.scalars(select(Dataset.id).order_by(Dataset.id)))
+
+
 def page(session: Session, *, before: str | None, limit: int) -> list[Dataset]:
     """Datasets from the newest on, starting below the id `before`."""
     wanted = select(Dataset).order_by(Dataset.id.desc()).limit(limit)
