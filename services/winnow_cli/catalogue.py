@@ -2,7 +2,7 @@
 
 import typer
 
-from winnow_cli.commands import datasets, demo, doctor, experiments, results, service, store
+from winnow_cli.commands import datasets, demo, doctor, experiments, results, service, store, verify
 
 
 def add_all(app: typer.Typer) -> None:
@@ -19,3 +19,4 @@ def add_all(app: typer.Typer) -> None:
     app.command("list", rich_help_panel="Experiments")(experiments.list_all)
     for command in (experiments.pause, experiments.resume, experiments.cancel, results.compare, results.export):
         app.command(rich_help_panel="Experiments")(command)
+    app.command(rich_help_panel="Experiments")(verify.verify)

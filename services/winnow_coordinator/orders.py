@@ -49,22 +49,32 @@ def make_request(spec: ExperimentSpec, round: Round, stored: dict[str, Artefact]
 
     Raises NotFound for an artefact that the round should have left.
     """
-    request: dict[str, Any] = {
-        "strategy": spec.arm.value,
-        "budget": min(spec.budget, candidates),
-        "seed": derive_seed(spec.seed, "pick", round.number),
-        "direction": spec.direction,
-    }
 
     def reference(kind: str) -> dict[str, str]:
         row = require_artefact(stored, round, kind)
         return {"key": row.key, "sha256": row.sha256}
 
+    request, inputs = terms(spec, round.number, candidates), inputs_of(spec)
+    return request | ({name: reference(kind) for name, kind in inputs.items()} or {"size": candidates})
+
+
+def terms(spec: ExperimentSpec, number: int, candidates: int) -> dict[str, Any]:
+    """How round `number` picks from its candidates: strategy, budget, seed, direction."""
+    return {
+        "strategy": spec.arm.value,
+        "budget": min(spec.budget, candidates),
+        "seed": derive_seed(spec.seed, "pick", number),
+        "direction": spec.direction,
+    }
+
+
+def inputs_of(spec: ExperimentSpec) -> dict[str, str]:
+    """The kind of artefact behind each array that an experiment's strategy reads; none for random."""
     needs = requirements(spec.arm)
     if not needs.requires:
-        return request | {"size": candidates}
+        return {}
     read = {*needs.requires, *needs.reads} - ({"centers"} if spec.centers == "none" else set())
-    return request | {name: reference(kind) for name, kind in INPUTS.items() if name in read}
+    return {name: kind for name, kind in INPUTS.items() if name in read}
 
 
 def read_batch(order: Order, picked: Picked) -> Batch:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, BinaryIO, NoReturn, Self
 
 import httpx
 import numpy as np
@@ -127,7 +127,7 @@ class Client:
 
     def samples(self, dataset: str, *, role: str | None = None) -> Iterator[Json]:
         """A dataset's samples by idx."""
-        return self._pages(f"/datasets/{dataset}/samples", role=role)
+        return self._pages(f"/datasets/{dataset}/samples", role=role, limit=500)
 
     # Experiments
 
@@ -210,21 +210,27 @@ class Client:
     def download(self, id: str, number: int, kind: str, path: Path) -> None:
         """Stream an artefact to a file. Raises ArtefactCorrupt, and leaves no file, unless its sha256 fits."""
         part = path.with_name(f"{path.name}.part")
+        try:
+            with part.open("wb") as file:
+                digest, recorded = self.measure(id, number, kind, file)
+            if digest != recorded:
+                raise ArtefactCorrupt(f"{id}/{number}/{kind}: what arrived does not match its sha256; try again")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def measure(self, id: str, number: int, kind: str, into: BinaryIO) -> tuple[str, str]:
+        """Stream an artefact's bytes; their sha256, and the one that was recorded when they were stored."""
         digest = hashlib.sha256()
         try:
             with self._http.stream("GET", f"/experiments/{id}/rounds/{number}/artefacts/{kind}") as answer:
                 _require_success(answer)
-                with part.open("wb") as file:
-                    for chunk in answer.iter_bytes():
-                        digest.update(chunk)
-                        file.write(chunk)
-            if digest.hexdigest() != answer.headers["ETag"].strip('"'):
-                raise ArtefactCorrupt(f"{id}/{number}/{kind}: what arrived does not match its sha256; try again")
-            part.replace(path)
+                for chunk in answer.iter_bytes():
+                    digest.update(chunk)
+                    into.write(chunk)
         except httpx.TransportError as error:
             self._give_up(error)
-        finally:
-            part.unlink(missing_ok=True)
+        return digest.hexdigest(), answer.headers["ETag"].strip('"')
 
     # The rest
 
