@@ -1,15 +1,15 @@
 """Files of embeddings that people send: streamed to disk, checked, kept under the digest of their bytes and name."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
 import secrets
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from winnow import embeddings
 from winnow.artefacts import DirectoryStore, get_json, put_json
@@ -18,7 +18,6 @@ from winnow.problems import TooLarge
 
 FOLDER = "embeddings"
 INCOMING = ".incoming-"
-_STALE_SECONDS = 86_400
 _NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
 
 
@@ -116,11 +115,11 @@ class Uploads:
             total -= sizes[id]
 
     def _sweep(self) -> None:
-        """Remove what uploads that were cut off left behind."""
+        """Remove what uploads that were cut off left behind: nobody holds their locks any more, whatever the time."""
         for left in self._store.root.glob(f"{INCOMING}*"):
-            with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                    left.unlink()
+            with contextlib.suppress(OSError), left.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
 
 
 class Incoming:
@@ -130,7 +129,7 @@ class Incoming:
         self.path, self.name = path, name
         self._largest, self._size = largest, 0
         self._digest = hashlib.sha256()
-        self._file = path.open("xb")
+        self._file = _open_locked(path)
 
     def __enter__(self) -> "Incoming":
         return self
@@ -148,13 +147,23 @@ class Incoming:
         self._file.write(chunk)
 
     def finish(self) -> None:
-        """All bytes are here."""
-        self._file.close()
+        """All bytes are here. The file stays open, and with it locked, until it is no longer needed."""
+        self._file.flush()
 
     @property
     def id(self) -> str:
         """Digest of the name and of the bytes: the same file has the same id."""
         return hashlib.sha256(f"{self.name}\0{self._digest.hexdigest()}".encode()).hexdigest()
+
+
+def _open_locked(path: Path) -> BinaryIO:
+    """A new file, locked for as long as it is open. The lock is shared: HDF5 takes another one of that kind to read."""
+    while True:
+        file = path.open("xb")
+        fcntl.flock(file, fcntl.LOCK_SH)
+        if path.exists():
+            return file
+        file.close()  # a sampler that started at this moment found it before it was locked
 
 
 def _require_id(id: str) -> None:

@@ -268,3 +268,13 @@ def test_paths_outside_the_roots_are_forbidden(http: httpx.Client, tmp_path: Pat
 def test_the_example_of_an_upload_is_true(http: httpx.Client) -> None:
     body = npy(np.arange(6, dtype=np.float32).reshape(2, 3))
     assert send(http, examples.EMBEDDINGS["name"], body).json() == examples.EMBEDDINGS
+
+
+def test_what_cut_off_uploads_left_is_removed_and_one_that_arrives_is_not(settings: Settings) -> None:
+    first = Sampler(settings)
+    left = settings.artefact_dir / ".incoming-of-a-sampler-that-was-killed"
+    left.write_bytes(b"half")
+    with first.uploads.begin("a.npy", None) as arriving:
+        Sampler(settings).jobs.close()  # another one starts
+        assert arriving.path.exists() and not left.exists()
+    first.jobs.close()
