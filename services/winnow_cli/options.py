@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from winnow.client import Client
+from winnow.errors import InvalidInput
+from winnow.secret_files import read_secrets
 from winnow_cli.stack import read_record
 
 DEFAULT_STATE_DIR = Path(".winnow")
@@ -34,8 +36,18 @@ Ids = Annotated[list[str] | None, typer.Argument(help="Experiments' ids; none gi
 
 
 def connect(url: str | None, state_dir: Path = DEFAULT_STATE_DIR) -> Client:
-    """A client for the coordinator that was named, else for the embedded one. The key comes from WINNOW_API_KEY."""
-    return Client(find_url(url, state_dir), os.environ.get("WINNOW_API_KEY", ""))
+    """A client for the coordinator that was named, else for the embedded one.
+
+    The key comes from WINNOW_API_KEY, or from the file that WINNOW_API_KEY_FILE names. Raises InvalidInput.
+    """
+    return Client(find_url(url, state_dir), os.environ.get("WINNOW_API_KEY") or _key_from_file())
+
+
+def _key_from_file() -> str:
+    try:
+        return str(read_secrets("WINNOW_", ["api_key"]).get("api_key", ""))
+    except ValueError as error:
+        raise InvalidInput.of(error) from None
 
 
 def find_url(url: str | None, state_dir: Path) -> str:

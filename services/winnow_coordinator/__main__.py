@@ -8,8 +8,9 @@ import uvicorn
 
 from winnow import telemetry
 from winnow.errors import WrongSchema
-from winnow.settings import Settings
-from winnow.store import Database
+from winnow.perimeter import LEAST_SECRET, LIMITS
+from winnow.settings import Settings, is_loopback
+from winnow.store import Database, keys, roles
 from winnow_coordinator.app import make_app
 from winnow_coordinator.context import Coordinator
 
@@ -36,10 +37,8 @@ def make_server(coordinator: Coordinator) -> Server:
         make_app(coordinator),
         host=settings.coordinator_host,
         port=settings.coordinator_port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
         timeout_graceful_shutdown=STREAM_SECONDS,
+        **LIMITS,
     )
     return Server(config, coordinator)
 
@@ -56,6 +55,7 @@ def main() -> None:
     coordinator = Coordinator.open(settings)
     try:
         coordinator.database.require_schema(or_silence=True)
+        require_key(coordinator)
         make_server(coordinator).run()
     except WrongSchema as error:
         sys.exit(str(error))
@@ -64,14 +64,38 @@ def main() -> None:
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the schema up to date. Several at once take turns."""
+    """Bring the schema up to date, and the roles of the services that were given a password. Several at once take turns.
+
+    Raises InvalidInput.
+    """
     database = Database(settings.database_url)
+    passwords = {roles.COORDINATOR: settings.coordinator_role_password, roles.WORKER: settings.worker_role_password}
     try:
         database.migrate()
+        for role, password in passwords.items():
+            if text := password.get_secret_value():
+                roles.ensure(database, role, text, roles.RIGHTS[role])
     except WrongSchema as error:
         sys.exit(str(error))
     finally:
         database.close()
+
+
+def require_key(coordinator: Coordinator) -> None:
+    """Exit, saying what to do, rather than listen to strangers without a key that is worth one."""
+    settings = coordinator.settings
+    if is_loopback(settings.coordinator_host):
+        return
+    first = settings.bootstrap_key.get_secret_value()
+    if first and len(first) < LEAST_SECRET:
+        sys.exit(f"off loopback WINNOW_BOOTSTRAP_KEY needs {LEAST_SECRET} characters: openssl rand -hex 32")
+    if first:
+        return
+    with coordinator.database.read() as session:
+        if not keys.any_admin(session):
+            sys.exit(
+                "off loopback the coordinator needs a key: set WINNOW_BOOTSTRAP_KEY; openssl rand -hex 32 makes one"
+            )
 
 
 def _leave(sign: int, frame: FrameType | None) -> None:

@@ -8,11 +8,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError, TimeoutError
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 import winnow
 from winnow import errors, problems
-from winnow.settings import is_loopback
+from winnow.perimeter import Perimeter
 from winnow.store import keys
 from winnow.telemetry import logger
 from winnow_coordinator.context import Coordinator
@@ -21,8 +22,15 @@ from winnow_coordinator.routes import datasets, experiments, health, rounds, wor
 from winnow_coordinator.routes import keys as key_routes
 from winnow_coordinator.steward import Steward
 
+MOST_BODY = 1 << 20
+"""Bytes of a request's body: a spec with thousands of labels has a tenth of it."""
 _log = logger("coordinator")
 
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_headers": ["Authorization", "Idempotency-Key", "Last-Event-ID"],
+    "expose_headers": ["Location", "Retry-After", "X-Request-Id"],
+}
 DESCRIPTION = """Trains SimCLR encoders on the patches that matter, round by round.
 
 Errors are problem+json (RFC 9457) with a stable `code`. Lists page by `cursor`. Every POST that creates takes an
@@ -32,7 +40,8 @@ Errors are problem+json (RFC 9457) with a stable `code`. Lists page by `cursor`.
 class _Api(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         # Around everything, error answers included; `add_middleware` would put it inside what answers a defect.
-        return Observed(super().build_middleware_stack(), self.state.meters)
+        inside = Perimeter(super().build_middleware_stack(), most_body=MOST_BODY)
+        return Observed(inside, self.state.meters)
 
     def openapi(self) -> dict[str, Any]:
         return self.openapi_schema or problems.relabel(super().openapi())
@@ -56,6 +65,8 @@ def make_app(coordinator: Coordinator, *, steward: bool = True) -> FastAPI:
     for nouns in (datasets, experiments, rounds, workers, key_routes):
         app.include_router(nouns.router, prefix="/api/v1")
     app.include_router(health.router)
+    if origins := coordinator.settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     return app
 
 
@@ -83,8 +94,6 @@ def _store_first_key(coordinator: Coordinator) -> None:
                 keys.create(session, "bootstrap", keys.SCOPES, key=first)
         except IntegrityError:
             _log.info("key.stored_already", reason="another coordinator started at the same moment")
-    elif not is_loopback(coordinator.settings.coordinator_host):
-        _log.warning("key.none_given", next="set WINNOW_BOOTSTRAP_KEY unless an admin key exists")
 
 
 def _answer_database(request: Request, error: Exception) -> JSONResponse:

@@ -12,6 +12,7 @@ from winnow.settings import Settings
 from winnow.store import Database, now
 from winnow.store.rounds import Patience
 from winnow.store.tables import Dataset, Round
+from winnow_coordinator.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,15 @@ class Coordinator:
     artefacts: ArtefactStore
     celery: Celery
     bells: Bells
+    pace: Pace
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def open(cls, settings: Settings) -> "Coordinator":
         celery = make_app(settings)
         store = DirectoryStore(settings.artefact_dir)
-        return cls(settings, Database(settings.database_url), store, celery, Bells(celery))
+        pace = Pace(settings.requests_per_second)
+        return cls(settings, Database(settings.database_url), store, celery, Bells(celery), pace)
 
     def close(self) -> None:
         self.stopping.set()

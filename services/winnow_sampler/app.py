@@ -7,10 +7,12 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp
 
 import winnow
 from winnow import problems
 from winnow.errors import Unavailable
+from winnow.perimeter import Perimeter
 from winnow.problems import responses
 from winnow.settings import Settings
 from winnow_sampler import routes
@@ -21,6 +23,10 @@ DESCRIPTION = """Picks from embeddings or probabilities, by any of the strategie
 The same request gives the same answer and is computed once. What takes long, or waits for memory, is a job to poll; a
 job that is cancelled keeps the picks it had. Errors are problem+json (RFC 9457) with a stable `code`."""
 
+MOST_BODY = 64 << 20
+"""Bytes of a request's JSON: the labels of a million candidates. Arrays of that size are uploaded."""
+UPLOADS = "/v1/embeddings"
+"""Has a limit of its own, in the settings."""
 health = APIRouter(tags=["health"])
 
 
@@ -45,6 +51,9 @@ def metrics(here: Here) -> Response:
 
 
 class _Api(FastAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        return Perimeter(super().build_middleware_stack(), most_body=MOST_BODY, unbounded=(UPLOADS,))
+
     def openapi(self) -> dict[str, Any]:
         return self.openapi_schema or problems.relabel(super().openapi())
 

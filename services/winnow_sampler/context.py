@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from winnow.artefacts import DirectoryStore
 from winnow.errors import NotAuthorised
+from winnow.perimeter import is_from_here
 from winnow.settings import Settings
 from winnow_sampler.jobs import Jobs
 from winnow_sampler.memory import GIB, budget_of
@@ -46,8 +47,13 @@ Accept = Annotated[str | None, Header()]
 _bearer = HTTPBearer(auto_error=False, description="WINNOW_SAMPLER_TOKEN; not needed where none is set")
 
 
-def authorise(here: Here, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
-    """Raise NotAuthorised unless the sampler's token came along, where there is one."""
+_Given = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+def authorise(request: Request, here: Here, given: _Given) -> None:
+    """Raise NotAuthorised unless the token came along or, where there is none, the caller is on this machine."""
     token = here.settings.sampler_token.get_secret_value()
+    if not token and not is_from_here(request):
+        raise NotAuthorised("without WINNOW_SAMPLER_TOKEN the sampler serves programs on its own machine alone; set it")
     if token and not hmac.compare_digest(token.encode(), (given.credentials if given else "").encode()):
         raise NotAuthorised("the sampler needs its token: Authorization: Bearer …")

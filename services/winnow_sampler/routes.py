@@ -12,7 +12,6 @@ from winnow.negotiation import ARROW, JSON, NDJSON, NPY, negotiate
 from winnow.problems import responses
 from winnow.selection import requirements, strategies
 from winnow_sampler import comparing, selecting
-from winnow_sampler.bounded import BoundedRoute
 from winnow_sampler.comparing import Comparing
 from winnow_sampler.context import Accept, Here, authorise
 from winnow_sampler.formats import FORMATS, render
@@ -30,8 +29,8 @@ from winnow_sampler.snapshots import Found
 
 Json = dict[str, Any]
 _guarded = [Depends(authorise)]
-selections = APIRouter(prefix="/v1/selections", tags=["selections"], dependencies=_guarded, route_class=BoundedRoute)
-comparisons = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], dependencies=_guarded, route_class=BoundedRoute)
+selections = APIRouter(prefix="/v1/selections", tags=["selections"], dependencies=_guarded)
+comparisons = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], dependencies=_guarded)
 files = APIRouter(prefix="/v1/embeddings", tags=["embeddings"], dependencies=_guarded)
 names = APIRouter(prefix="/v1/strategies", tags=["strategies"], dependencies=_guarded)
 BYTES = {"schema": {"type": "string", "format": "binary"}}

@@ -6,11 +6,13 @@
     │   └── IdempotencyConflict the same key came with another body
     ├── PathForbidden           outside the allow-listed roots
     ├── NotAuthorised           no key, a wrong key, or a key without the scope
+    ├── TooManyRequests         a key asks faster than it may; carries when to come back
     ├── NotFound                no such row or artefact
     ├── AlreadyExists           a name that is taken
     ├── WrongState              a transition that the table does not allow; carries current and allowed
     ├── Fenced                  another worker holds the claim now: discard the work
     ├── ArtefactCorrupt         bytes that do not match their sha256
+    ├── ImageTooSlow            one image whose decoding does not end
     ├── TrainingFailed          the round cannot go on: NaN loss, out of memory, disk full
     ├── WrongSchema             the database's schema is older or newer than the code
     └── Unavailable             a service is down for now; trying again is right
@@ -88,6 +90,16 @@ class NotAuthorised(WinnowError):
         self.missing_scope = missing_scope
 
 
+class TooManyRequests(WinnowError):
+    """A key asks faster than it may. `retry_after` is in whole seconds."""
+
+    code = "too-many-requests"
+
+    def __init__(self, per_second: float, retry_after: int) -> None:
+        super().__init__(f"this key may ask {per_second:g} times a second; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
 class NotFound(WinnowError):
     """No such thing."""
 
@@ -161,6 +173,16 @@ class WrongSchema(WinnowError):
         super().__init__(f"the database {state}, and this program is written for schema {wanted}: {advice}")
         self.found = found
         self.wanted = wanted
+
+
+class ImageTooSlow(WinnowError):
+    """Decoding one image took longer than it may: the file is made to, or the disk hangs."""
+
+    code = "image-too-slow"
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(f"{name} was not decoded within {seconds:g} s; remove it, or allow more time")
+        self.name = name
 
 
 class Unavailable(WinnowError):

@@ -21,6 +21,7 @@ STATUS: dict[type[errors.WinnowError], int] = {
     errors.InvalidInput: 422,
     errors.PathForbidden: 403,
     errors.NotAuthorised: 401,
+    errors.TooManyRequests: 429,
     errors.NotFound: 404,
     errors.AlreadyExists: 409,
     errors.WrongState: 409,
@@ -165,8 +166,13 @@ def _answer_winnow(request: Request, error: Exception) -> JSONResponse:
     more = {name: getattr(error, name) for name in _SHOWN if getattr(error, name, None) is not None}
     if isinstance(error, errors.InvalidInput):
         more["errors"] = [FieldProblem(field=error.field, reason=error.reason)]
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    return answer(status, error.code, str(error), headers=headers, **more)
+    return answer(status, error.code, str(error), headers=_headers_of(error, status), **more)
+
+
+def _headers_of(error: errors.WinnowError, status: int) -> dict[str, str]:
+    if isinstance(error, errors.TooManyRequests):
+        return {"Retry-After": str(error.retry_after)}
+    return {"WWW-Authenticate": "Bearer"} if status == 401 else {}
 
 
 def _answer_invalid(request: Request, error: Exception) -> JSONResponse:

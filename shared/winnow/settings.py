@@ -5,6 +5,7 @@ two together. The defaults run the embedded stack: everything under one state di
 """
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -12,16 +13,40 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from winnow.errors import PathForbidden
+from winnow.secret_files import read_secrets, with_password
+
+SECRETS = (
+    *("database_url", "database_password", "broker_url", "broker_password"),
+    *("coordinator_role_password", "worker_role_password"),
+    *("sampler_token", "api_key", "bootstrap_key"),
+)
+"""Settings that hold a secret. Each may come from a file instead: WINNOW_…_FILE names it."""
 
 
 class Settings(BaseSettings):
     """Where things are and how patient the services are. Times are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="WINNOW_", frozen=True, env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="WINNOW_",
+        frozen=True,
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # a value that is refused may stand beside a password
+    )
 
     state_dir: Path = Field(default=Path(".winnow"), description="Holds everything of the embedded stack")
-    database_url: str = Field(default="", description="SQLAlchemy address; SQLite in state_dir by default")
-    broker_url: str = Field(default="", description="redis://… or filesystem:///DIR; a folder in state_dir by default")
+    database_url: str = Field(default="", repr=False, description="SQLAlchemy address; SQLite in state_dir by default")
+    database_password: SecretStr = Field(default=SecretStr(""), description="Of a database_url that has none")
+    broker_url: str = Field(
+        default="", repr=False, description="redis://… or filesystem:///DIR; a folder in state_dir by default"
+    )
+    broker_password: SecretStr = Field(default=SecretStr(""), description="Of a broker_url that has none")
+    coordinator_role_password: SecretStr = Field(
+        default=SecretStr(""), description="`migrate` makes the Postgres role winnow_coordinator with it"
+    )
+    worker_role_password: SecretStr = Field(
+        default=SecretStr(""), description="`migrate` makes the Postgres role winnow_worker with it"
+    )
     artefact_dir: Path = Field(default=Path(), description="Artefact store; artefacts/ in state_dir by default")
     scratch_dir: Path = Field(
         default=Path(), description="Local work space of a trainer; scratch/ in state_dir by default"
@@ -32,6 +57,15 @@ class Settings(BaseSettings):
 
     coordinator_host: str = Field(default="127.0.0.1", description="Off loopback, every request needs an API key")
     coordinator_port: int = Field(default=8000, ge=0, le=65535)
+    require_key: bool = Field(
+        default=False, description="Ask for an API key on loopback, too: behind a proxy, which calls from there"
+    )
+    requests_per_second: float = Field(
+        default=300.0, ge=0, description="What one API key may ask for in the long run, twice that at once; 0: no limit"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Web pages that may call from a browser, https://HOST[:PORT], separated by ','"
+    )
     coordinator_url: str = Field(default="http://127.0.0.1:8000", description="Where clients find the coordinator")
     sampler_host: str = Field(default="127.0.0.1", description="Off loopback, sampler_token is required")
     sampler_port: int = Field(default=8001, ge=0, le=65535)
@@ -78,6 +112,12 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(
         default=86_400.0, gt=0, description="How long a file that nothing names is left in the artefact store"
     )
+    ingest_memory_gib: float = Field(
+        default=16.0, ge=0, description="Address space of the process that decodes a dataset's files; 0: no limit"
+    )
+    decode_seconds: float = Field(
+        default=120.0, ge=0, description="One image that takes longer ends its ingest, with its name; 0: no limit"
+    )
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="auto, cpu, cuda or cuda:N")
     devices: int = Field(
@@ -102,6 +142,19 @@ class Settings(BaseSettings):
     def _split_roots(cls, value: object) -> object:
         return tuple(Path(part) for part in value.split(":") if part) if isinstance(value, str) else value
 
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not re.fullmatch(r"https?://[^/\s*]+", origin):
+                raise ValueError(f"{origin} is no origin: https://HOST or https://HOST:PORT, without a path or a *")
+        return origins
+
     @model_validator(mode="before")
     @classmethod
     def _place_under_state_dir(cls, values: dict[str, object]) -> dict[str, object]:
@@ -113,7 +166,11 @@ class Settings(BaseSettings):
             "artefact_dir": state / "artefacts",
             "scratch_dir": state / "scratch",
         }
-        return places | {key: value for key, value in values.items() if value not in ("", None)} | {"state_dir": state}
+        given = {key: value for key, value in values.items() if value not in ("", None)}
+        found = places | read_secrets("WINNOW_", SECRETS) | given | {"state_dir": state}
+        for address in ("database", "broker"):
+            found[f"{address}_url"] = with_password(str(found[f"{address}_url"]), found.get(f"{address}_password"))
+        return found
 
     @model_validator(mode="after")
     def _renews_in_time(self) -> Self:

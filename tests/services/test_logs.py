@@ -38,6 +38,11 @@ port = server.servers[0].sockets[0].getsockname()[1]
 headers = {"Authorization": f"Bearer {sys.argv[1]}"}
 answer = httpx.get(f"http://127.0.0.1:{port}/defect/0", headers=headers, timeout=30)
 print(answer.status_code, answer.headers["X-Request-Id"])
+api = f"http://127.0.0.1:{port}/api/v1"
+body = {"name": "n", "scopes": ["read"]}
+print(httpx.post(f"{api}/keys", json=body, headers=headers, timeout=30).json()["key"])
+wrong = {"Authorization": "Bearer wnw_of-a-stranger"}
+print(httpx.get(f"{api}/keys", headers=wrong, timeout=30).status_code)
 print(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text)
 server.should_exit = True
 thread.join()
@@ -47,7 +52,7 @@ coordinator.close()
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_a_defect_is_logged_without_the_callers_key(tmp_path: Path, log_format: str) -> None:
-    environment = {"WINNOW_STATE_DIR": str(tmp_path), "WINNOW_LOG_FORMAT": log_format}
+    environment = {"WINNOW_STATE_DIR": str(tmp_path), "WINNOW_LOG_FORMAT": log_format, "WINNOW_LOG_LEVEL": "debug"}
     ran = subprocess.run(
         [sys.executable, "-c", SERVICE, KEY],
         env=os.environ | environment,
@@ -61,6 +66,9 @@ def test_a_defect_is_logged_without_the_callers_key(tmp_path: Path, log_format: 
     assert 'winnow_http_requests_total{method="GET",route="/defect/{number}",status="500"} 1.0' in ran.stdout
     assert "ZeroDivisionError" in ran.stderr and request_id in ran.stderr
     assert "Exception in ASGI application" in ran.stderr, "the framework's own line is formatted, too"
-    assert KEY not in ran.stderr and KEY.removeprefix("wnw_") not in ran.stderr
+    made, refused = ran.stdout.splitlines()[1:3]
+    assert made.startswith("wnw_") and refused == "401"
+    for key in (KEY, made, "wnw_of-a-stranger"):
+        assert key.removeprefix("wnw_") not in ran.stderr
     if log_format == "json":
         assert all(json.loads(line) for line in ran.stderr.splitlines())

@@ -20,8 +20,7 @@ from winnow.errors import InvalidInput
 from winnow.selection import select
 from winnow.settings import Settings
 from winnow_sampler import examples
-from winnow_sampler.app import make_app
-from winnow_sampler.bounded import MOST_BODY
+from winnow_sampler.app import MOST_BODY, make_app
 from winnow_sampler.context import Sampler
 from winnow_sampler.jobs import Job
 from winnow_sampler.memory import GIB
@@ -166,7 +165,7 @@ def raw(url: str, head: str, body: bytes = b"") -> str:
     """What the server answers to bytes that no client would send."""
     place = urlsplit(url)
     with socket.create_connection((place.hostname, place.port), timeout=20) as line:
-        line.sendall(f"POST /v1/embeddings?name=a.npy HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode() + body)
+        line.sendall(f"POST /v1/embeddings?name=a.npy HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n\r\n".encode() + body)
         answer = b""
         while b"\r\n\r\n" not in answer or b"too-large" not in answer:
             got = line.recv(65536)
@@ -192,7 +191,7 @@ def test_an_upload_without_a_length_is_refused_once_it_is_too_long(url: str, set
 def test_an_upload_that_is_cut_off_leaves_nothing(url: str, settings: Settings) -> None:
     where, store = urlsplit(url), settings.artefact_dir
     with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=20) as line:
-        line.sendall(b"POST /v1/embeddings?name=a.npy HTTP/1.1\r\nHost: sampler\r\nContent-Length: 500\r\n\r\nabc")
+        line.sendall(b"POST /v1/embeddings?name=a.npy HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n\r\nabc")
         wait_until(lambda: any(store.iterdir()), 20, "the upload to begin")
     wait_until(lambda: not any(store.iterdir()), 20, "what had arrived to be gone")
 
@@ -233,7 +232,9 @@ def test_a_file_that_changes_after_its_digest_is_no_answer_of_that_digest(settin
 def test_a_request_too_large_to_be_one_is_refused_before_it_is_read(url: str, place: str) -> None:
     where = urlsplit(url)
     with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=20) as line:
-        head = f"POST /v1/{place} HTTP/1.1\r\nHost: sampler\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        head = (
+            f"POST /v1/{place} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        )
         line.sendall(f"{head}Content-Length: {MOST_BODY + 1}\r\n\r\n".encode())
         answer = b"".join(iter(lambda: line.recv(4096), b"")).decode()
     assert answer.startswith("HTTP/1.1 413") and "application/problem+json" in answer and '"too-large"' in answer

@@ -14,7 +14,7 @@ from winnow_coordinator.idempotency import Answer, Idempotent
 from winnow_coordinator.pages import Cursor, Limit
 from winnow_coordinator.schemas import DatasetView, Page, SampleView
 
-router = APIRouter(prefix="/datasets", tags=["datasets"], responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/datasets", tags=["datasets"], responses=responses(401, 403, 413, 422, 429, 503))
 Request = Annotated[DatasetSpec, Body(openapi_examples=examples.DATASET_REQUESTS)]
 
 

@@ -10,12 +10,12 @@ from winnow.domain import ExperimentStatus
 from winnow.problems import responses
 from winnow_coordinator import event_stream, examples, experiments, rounds
 from winnow_coordinator.access import Here, Reading, Writing
-from winnow_coordinator.auth import Reader, Runner
+from winnow_coordinator.auth import Reader, Runner, while_valid
 from winnow_coordinator.idempotency import Answer, Idempotent
 from winnow_coordinator.pages import Cursor, Limit
 from winnow_coordinator.schemas import ExperimentRequest, ExperimentView, MetricsView, Page
 
-router = APIRouter(prefix="/experiments", tags=["experiments"], responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/experiments", tags=["experiments"], responses=responses(401, 403, 413, 422, 429, 503))
 Request = Annotated[ExperimentRequest, Body(openapi_examples=examples.EXPERIMENT_REQUESTS)]
 LastEventId = Annotated[
     int | None, Header(ge=0, lt=2**63, description="Sent by a client that resumes; stands before `after`")
@@ -85,7 +85,7 @@ async def follow(
     start = after if last_event_id is None else last_event_id
     await run_in_threadpool(event_stream.look, here, id, start)  # an unknown id is a 404, not an empty stream
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    frames = event_stream.follow(here, id, start)
+    frames = while_valid(here, caller, event_stream.follow(here, id, start))
     return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
 
 

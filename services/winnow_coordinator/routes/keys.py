@@ -11,7 +11,7 @@ from winnow_coordinator.idempotency import Answer, Idempotent
 from winnow_coordinator.pages import Cursor, Limit
 from winnow_coordinator.schemas import KeyRequest, KeyView, NewKeyView, Page
 
-router = APIRouter(prefix="/keys", tags=["keys"], responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/keys", tags=["keys"], responses=responses(401, 403, 413, 422, 429, 503))
 
 
 @router.post("", status_code=201, response_model=NewKeyView)

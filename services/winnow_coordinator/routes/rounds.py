@@ -12,7 +12,9 @@ from winnow_coordinator.auth import Reader
 from winnow_coordinator.pages import Cursor, Limit
 from winnow_coordinator.schemas import Page, RoundDetail, RoundView, SelectionView
 
-router = APIRouter(prefix="/experiments/{id}/rounds", tags=["rounds"], responses=responses(401, 403, 404, 422, 503))
+router = APIRouter(
+    prefix="/experiments/{id}/rounds", tags=["rounds"], responses=responses(401, 403, 404, 413, 422, 429, 503)
+)
 Number = Annotated[int, Path(ge=0, lt=2**31)]
 SELECTION: dict[int | str, dict[str, Any]] = {
     200: {

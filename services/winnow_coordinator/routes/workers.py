@@ -10,7 +10,7 @@ from winnow_coordinator.auth import Reader
 from winnow_coordinator.pages import Cursor, Limit
 from winnow_coordinator.schemas import Page, WorkerView
 
-router = APIRouter(prefix="/workers", tags=["workers"], responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/workers", tags=["workers"], responses=responses(401, 403, 413, 422, 429, 503))
 
 
 @router.get("")

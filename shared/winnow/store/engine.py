@@ -154,6 +154,7 @@ def insert_rows(session: Session, table: type[Row], rows: Sequence[dict[str, Any
 def _postgres(url: str) -> Engine:
     return create_engine(
         _patient(make_url(url)),
+        hide_parameters=True,  # an error that is logged must not tell specs and digests of keys
         isolation_level="READ COMMITTED",
         pool_pre_ping=True,
         pool_size=10,
@@ -170,7 +171,12 @@ def _sqlite(url: str) -> Engine:
     file = make_url(url).database
     if file:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, poolclass=NullPool)
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        poolclass=NullPool,
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

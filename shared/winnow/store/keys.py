@@ -1,6 +1,7 @@
 """API keys, stored hashed, and the answers kept for Idempotency-Keys."""
 
 import hashlib
+import hmac
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -35,8 +36,26 @@ def create(session: Session, name: str, scopes: Sequence[str], *, key: str | Non
 
 
 def find(session: Session, text: str) -> ApiKey | None:
-    """The live key with this text. Looking up a digest leaks nothing by its timing."""
-    return session.scalar(select(ApiKey).where(ApiKey.digest == digest_of(text), ApiKey.revoked_at.is_(None)))
+    """The live key with this text.
+
+    Looking up a digest leaks nothing by its timing: nobody can choose a text by its sha256. What was found is compared
+    in constant time all the same, so that this does not rest on how a database compares.
+    """
+    digest = digest_of(text)
+    found = session.scalar(select(ApiKey).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None)))
+    return found if found is not None and hmac.compare_digest(found.digest, digest) else None
+
+
+def is_live(session: Session, id: str) -> bool:
+    """Whether a key is there and not revoked."""
+    live = select(ApiKey.id).where(ApiKey.id == id, ApiKey.revoked_at.is_(None))
+    return session.execute(live).first() is not None
+
+
+def any_admin(session: Session) -> bool:
+    """Whether a live key may make others."""
+    live = session.scalars(select(ApiKey).where(ApiKey.revoked_at.is_(None)))
+    return any("admin" in key.scopes for key in live)
 
 
 def page(session: Session, *, before: str | None, limit: int) -> list[ApiKey]:
