@@ -7,9 +7,10 @@ UV     := UV_PROJECT_ENVIRONMENT=$(VENV) VIRTUAL_ENV=$(VENV) UV_LINK_MODE=hardli
 DATA   ?=
 SPEC   ?=
 TORCH  ?=
+SECRETS_DIR ?= secrets
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo up test check bench lock clean
+.PHONY: help setup demo up test check bench lock secrets clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,11 +36,12 @@ up: setup  ## Start the embedded stack; DATA=DIR: datasets may be read from ther
 test: setup  ## Run the tests, with servers the run starts itself
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-check: setup  ## Lint, types, layers
+check: setup  ## Lint, types, layers, advisories
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python requirements/audit.py
 
 bench: setup  ## Training and picking, held against their ceilings and peers (which this installs)
 	$(UV) pip install --quiet --require-hashes -r requirements/bench.txt
@@ -48,6 +50,14 @@ bench: setup  ## Training and picking, held against their ceilings and peers (wh
 
 lock: $(VENV)/.installed  ## Pin the requirements anew, with hashes
 	requirements/lock $(BIN)/uv
+	$(UV) pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/python requirements/licences.py
+
+# Containers read them as another user: what keeps others on this machine out is the folder.
+secrets:  ## Make the passwords and the first admin key for docker compose, in secrets/; those that are there stay
+	@mkdir -p -m 700 $(SECRETS_DIR)
+	@umask 022; for name in $$(sed -n 's/^  \([a-z_]*\): {file: .*/\1/p' docker-compose.yml); do \
+	  test -s $(SECRETS_DIR)/$$name || $(PYTHON) -c 'import secrets; print(secrets.token_hex(32))' > $(SECRETS_DIR)/$$name || exit 1; done
 
 clean:  ## Remove what make setup made
 	rm -rf $(VENV)
