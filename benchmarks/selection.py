@@ -99,7 +99,9 @@ def write_input(folder: Path, case: Case, kind: str, embeddings: Path | None) ->
     """pool.npy and centres.npy; False, and a line that says why, where there are not enough embeddings."""
     rows = case.candidates + case.centres
     if kind == "embeddings":
-        stored = np.load(embeddings, mmap_mode="r") if embeddings else np.empty((0, WIDTH), np.float32)
+        stored = (
+            np.load(embeddings, mmap_mode="r", allow_pickle=False) if embeddings else np.empty((0, WIDTH), np.float32)
+        )
         if len(stored) < rows:
             print(f"\nembeddings: not measured, {rows:,} rows are needed, there are {len(stored):,}")
             return False
@@ -197,8 +199,8 @@ def run_skactive(pool: Any, centres: Any, budget: int) -> tuple[Any, float]:
 
 def run_contender(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds, memory and hashes of one run in this process."""
-    pool = np.load(options.folder / "pool.npy", mmap_mode="r" if options.mapped else None)
-    centres = np.load(options.folder / "centres.npy")
+    pool = np.load(options.folder / "pool.npy", mmap_mode="r" if options.mapped else None, allow_pickle=False)
+    centres = np.load(options.folder / "centres.npy", allow_pickle=False)
     run: Callable[..., tuple[Any, float]] = globals()[f"run_{options.contender}"]
     run(np.ascontiguousarray(pool[:300]), centres[:20], 5)  # imports and thread pools, not timed
     with PeakMemory() as memory:
@@ -257,7 +259,8 @@ def measure(options: argparse.Namespace, folder: Path, case: str) -> dict[str, l
     reference = next((n for n in ("oracle", "plain") if (folder / f"{n}.npy").exists()), None)
     for name, rows in runs.items():
         if reference and "seconds" in rows[0]:
-            shared = np.intersect1d(np.load(folder / f"{name}.npy"), np.load(folder / f"{reference}.npy"))
+            ours, theirs = (np.load(folder / f"{one}.npy", allow_pickle=False) for one in (name, reference))
+            shared = np.intersect1d(ours, theirs)
             rows[0]["overlap"] = f"{100 * len(shared) / options.budget:.1f} % of {reference}'s"
     return runs
 

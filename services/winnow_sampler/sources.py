@@ -124,9 +124,7 @@ class Sources:
         if reference.path is not None:
             paths = [require_inside(Path(path), self._settings.data_roots) for path in _listed(reference.path)]
             files, names = embeddings.list_files(paths, name)
-            for file in files:
-                require_inside(file, self._settings.data_roots)
-            return self._files(name, files, names)
+            return self._files(name, [require_inside(file, self._settings.data_roots) for file in files], names)
         return self._inline(name, reference)
 
     def digest(self, path: Path) -> str:
@@ -146,11 +144,18 @@ class Sources:
         digest = self.digest(path)
         if sha256 is not None and digest != sha256:
             raise ArtefactCorrupt(f"{key}: its bytes no longer match the sha256 recorded when it was written")
-        return Stored(embeddings.survey([path], name=name), digest, marks, says_where=False)
+        return Stored(embeddings.survey([path], name=name, follow=False), digest, marks, says_where=False)
 
     def _files(self, name: str, files: Sequence[Path], names: Sequence[str]) -> Input:
+        try:
+            return self._surveyed(name, files, names)
+        except OSError as error:  # gone since it was found, or a link took its place
+            called = Path(str(error.filename or files[0])).name
+            raise InvalidInput(name, f"{called} cannot be read ({error.strerror}); send the request again") from error
+
+    def _surveyed(self, name: str, files: Sequence[Path], names: Sequence[str]) -> Input:
         marks = tuple(_mark(file) for file in files)
-        survey = embeddings.survey(files, name=name, names=names)
+        survey = embeddings.survey(files, name=name, names=names, follow=False)
         both = zip(names, files, strict=True)
         text = "\n".join(f"{called}\0{self.digest(file)}" for called, file in both)
         return Stored(survey, hashlib.sha256(text.encode()).hexdigest(), marks, says_where=True)
@@ -183,7 +188,9 @@ def labels_of(name: str, wanted: LabelsRef, pool: Input | None, rows: int) -> li
 
 
 def require_inside(path: Path, roots: Sequence[Path]) -> Path:
-    """`path`, if it lies under one of `roots` by its own name: no `..`, and no symlink below the root.
+    """`path` with its root resolved, if it lies under one of `roots` by its own name: no `..`, no link below the root.
+
+    Whoever opens it follows no link: one that was put there since is an error.
 
     Raises PathForbidden.
     """
@@ -194,7 +201,7 @@ def require_inside(path: Path, roots: Sequence[Path]) -> Path:
         if path.is_relative_to(root):
             plain = root.resolve() / path.relative_to(root)
             if os.path.realpath(path) == str(plain):
-                return path
+                return plain
     raise PathForbidden(str(path), allowed)
 
 

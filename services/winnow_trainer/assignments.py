@@ -62,6 +62,8 @@ class Ingest:
             "spec": self._row.spec,
             "prefix": self._prefix(self.attempt),
             "data_roots": [str(root) for root in self._settings.data_roots],
+            "memory": int(self._settings.ingest_memory_gib * 2**30),
+            "decode_seconds": self._settings.decode_seconds,
         }
 
     def wanted(self, session: Session) -> ExperimentStatus:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow_trainer import memory
+from winnow_trainer.confinement import confine
 from winnow_trainer.protocol import Line
 from winnow_trainer.reasons import explain
 
@@ -34,6 +35,7 @@ def run(job: dict[str, Any], line: Line, warm: "Warm | None") -> bool:
     stopped: tuple[type[BaseException], ...] = (IngestStopped,)
     try:
         if job["kind"] == "ingest":
+            confine(job["memory"])
             from winnow_trainer import ingesting
 
             line.tell("result", **ingesting.ingest_dataset(job, line))
@@ -75,7 +77,9 @@ def _make_warm() -> "Warm":
 def main() -> None:
     die_with_parent(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to hear
-    work(Line(), _make_warm)
+    if not work(Line(), _make_warm):
+        sys.stderr.flush()
+        os._exit(1)  # a thread that decodes for ever would keep the process
 
 
 if __name__ == "__main__":

@@ -8,12 +8,25 @@ from typing import Any
 from winnow.artefacts import DirectoryStore
 from winnow.datasets import IngestStopped, ingest
 from winnow.domain import DatasetSpec
+from winnow.errors import InvalidInput
 from winnow.settings import Settings
 from winnow_trainer.protocol import Line
 
 
 def ingest_dataset(job: dict[str, Any], line: Line) -> dict[str, Any]:
-    """Ingest, and say where the shards and the table of samples are. Raises what winnow.datasets.ingest raises."""
+    """Ingest, and say where the shards and the table of samples are.
+
+    Raises what winnow.datasets.ingest raises, and InvalidInput where this process may not have as much memory.
+    """
+    try:
+        return _ingest(job, line)
+    except MemoryError as error:
+        limit = f"{job['memory'] / 2**30:g} GiB" if job["memory"] else "memory"
+        advice = "lower max_pixels, and such images count as unreadable, or raise WINNOW_INGEST_MEMORY_GIB"
+        raise InvalidInput("max_pixels", f"decoding needs more than the {limit} there is; {advice}") from error
+
+
+def _ingest(job: dict[str, Any], line: Line) -> dict[str, Any]:
     settings = Settings(data_roots=tuple(Path(root) for root in job["data_roots"]))
     scratch = Path(job["scratch"])
     packed = scratch / "packed"
@@ -23,6 +36,7 @@ def ingest_dataset(job: dict[str, Any], line: Line) -> dict[str, Any]:
         allow=settings.require_allowed,
         on_progress=lambda read, total: line.progress(phase="ingest", step=read, steps=total),
         should_stop=line.should_stop,
+        decode_seconds=job["decode_seconds"] or None,
     )
     store = DirectoryStore(Path(job["artefact_dir"]))
     for path in sorted(packed.iterdir()):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from winnow_trainer import confinement
 from winnow_trainer.protocol import JOB, LEAVE, STOP, Message
 
 STOP_SECONDS = 30.0
@@ -35,7 +36,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | environment,
+            env=confinement.environment() | environment,
             start_new_session=True,
         )
         self.messages: queue.Queue[Message | None] = queue.Queue()

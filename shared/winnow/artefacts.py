@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.errors import ArtefactCorrupt, InvalidInput, NotFound
+from winnow.paths import open_file
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _CHUNK = 1 << 20
@@ -91,8 +92,8 @@ class DirectoryStore:
     """Artefacts as files below one directory."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
-        self.root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        self.root = root.resolve()
 
     def put(self, key: str, source: Path | bytes) -> Stored:
         target = self._path(key)
@@ -123,16 +124,19 @@ class DirectoryStore:
 
     def local(self, key: str) -> Path:
         path = self._path(key)
-        if not path.is_file():
+        if path.is_symlink() or not path.is_file():  # the store makes no links: one that is there is not its own
             raise NotFound("artefact", key)
         return path
 
     def stat(self, key: str) -> Stored | None:
         path = self._path(key)
-        return Stored(key, path.stat().st_size, digest_of(path)) if path.is_file() else None
+        is_there = path.is_file() and not path.is_symlink()
+        return Stored(key, path.stat().st_size, digest_of(path)) if is_there else None
 
     def list(self, prefix: str) -> list[str]:
         start = self._path(prefix)
+        if start.is_symlink():
+            return []
         found = [start] if start.is_file() else start.rglob("*")
         return sorted(str(p.relative_to(self.root)) for p in found if p.is_file() and not p.name.startswith("."))
 
@@ -145,9 +149,9 @@ class DirectoryStore:
 
     def delete(self, prefix: str) -> None:
         path = self._path(prefix)
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             for child in sorted(path.rglob("*"), reverse=True):
-                child.rmdir() if child.is_dir() else child.unlink(missing_ok=True)
+                child.rmdir() if child.is_dir() and not child.is_symlink() else child.unlink(missing_ok=True)
             path.rmdir()
         else:
             path.unlink(missing_ok=True)
@@ -162,7 +166,11 @@ class DirectoryStore:
                 path.parent.rmdir()
 
     def _path(self, key: str) -> Path:
-        return self.root / require_key(key)
+        """Where `key` is. Raises InvalidInput for an odd key, and for one whose folder is a link out of the store."""
+        path = self.root / require_key(key)
+        if not path.parent.resolve().is_relative_to(self.root):
+            raise InvalidInput("key", f"{key!r} leads out of the artefact store through a link; remove the link")
+        return path
 
 
 def put_array(store: ArtefactStore, key: str, array: NDArray[Any]) -> Stored:
@@ -199,8 +207,8 @@ def get_json(store: ArtefactStore, key: str) -> Any:
 
 
 def digest_of(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    """sha256 of the file at a resolved path, in hexadecimal. A link there is an error, not followed."""
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from conftest import wait_until
 from services.conftest import problem, serving
 
 from winnow.artefacts import DirectoryStore
-from winnow.errors import InvalidInput
+from winnow.errors import InvalidInput, PathForbidden
 from winnow.selection import select
 from winnow.settings import Settings
 from winnow_sampler import examples
@@ -279,3 +280,36 @@ def test_what_cut_off_uploads_left_is_removed_and_one_that_arrives_is_not(settin
         Sampler(settings).jobs.close()  # another one starts
         assert arriving.path.exists() and not left.exists()
     first.jobs.close()
+
+
+def test_a_file_that_a_link_replaces_while_it_is_found_is_not_read(settings: Settings, tmp_path: Path) -> None:
+    """A thread that swaps file and link as fast as it can, against many requests."""
+    inside, outside = settings.data_roots[0] / "pool.npy", tmp_path / "secret.npy"
+    np.save(inside, FEATURES)
+    np.save(outside, FEATURES + 100)
+    sampler, over, digests = Sampler(settings), threading.Event(), set[str]()
+    request = SelectionRequest.model_validate({"strategy": "k_center", "budget": 5, "pool": {"path": str(inside)}})
+
+    def swap() -> None:
+        while not over.is_set():
+            (tmp_path / "link").symlink_to(outside)
+            (tmp_path / "link").replace(inside)
+            np.save(tmp_path / "mine.npy", FEATURES)
+            (tmp_path / "mine.npy").replace(inside)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    refused = 0
+    try:
+        for _ in range(300):
+            try:
+                found = sampler.sources.find("pool", request.pool)  # type: ignore[arg-type]
+                digests.add(found.digest)
+                assert float(found.read().features.max()) < 100
+            except (InvalidInput, PathForbidden, OSError):
+                refused += 1
+    finally:
+        over.set()
+        swapper.join()
+        sampler.jobs.close()
+    assert refused and len(digests) == 1

@@ -80,3 +80,19 @@ def test_a_write_that_runs_out_of_room_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FILL, str(tmp_path / "store"), str(big)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "OSError []"
+
+
+def test_a_link_in_the_store_leads_nowhere(store: DirectoryStore, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    np.save(outside / "secret.npy", np.zeros(3))
+    (store.root / "file.npy").symlink_to(outside / "secret.npy")
+    (store.root / "folder").symlink_to(outside)
+    with pytest.raises(NotFound):
+        store.local("file.npy")
+    assert store.stat("file.npy") is None and store.list("file.npy") == store.list("folder") == []
+    for reach in (store.local, store.stat, store.list, store.delete, lambda key: store.put(key, b"x")):
+        with pytest.raises(InvalidInput, match="leads out of the artefact store"):
+            reach("folder/secret.npy")
+    store.delete("folder")
+    assert (outside / "secret.npy").exists() and not (store.root / "folder").exists(), "the link is removed alone"

@@ -1,6 +1,6 @@
 """From a file or an array to a square RGB patch, with a plain reason for everything that cannot become one."""
 
-import stat
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +11,8 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+from winnow.paths import is_replaced, open_file
 
 FORMATS = ("PNG", "JPEG", "TIFF")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
@@ -57,20 +59,31 @@ class FilePicture:
     max_pixels: int
 
     def read(self, size: int) -> Decoded:
+        with self._open() as file:
+            return self._decode(file, size)
+
+    def _open(self) -> BinaryIO:
         resolved = resolve(self.path)
         self.allow(resolved)
         try:
-            _require_content(resolved)
-            with resolved.open("rb") as file:
-                return _decode(file, size, self.max_pixels)
+            return open_file(resolved)
+        except FileNotFoundError:
+            raise Unreadable("no such file") from None
+        except OSError as error:
+            reason = "a link took its place while it was read" if is_replaced(error) else str(error.strerror)
+            raise Unreadable(reason) from None
+
+    def _decode(self, file: BinaryIO, size: int) -> Decoded:
+        try:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise Unreadable("empty file (0 bytes)")
+            return _decode(file, size, self.max_pixels)
         except (Unreadable, MemoryError):
             raise
         except UnidentifiedImageError:
             raise Unreadable("not a PNG, JPEG or TIFF image, or its header is broken") from None
         except Image.DecompressionBombError:
             raise Unreadable(f"too large: above {self.max_pixels} pixels (max_pixels)") from None
-        except FileNotFoundError:
-            raise Unreadable("no such file") from None
         except Exception as error:  # malformed files make Pillow's readers raise almost anything
             raise Unreadable(f"broken or truncated: {str(error) or type(error).__name__}") from error
 
@@ -113,14 +126,6 @@ def resolve(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise Unreadable(f"path cannot be resolved: {error}") from None
-
-
-def _require_content(path: Path) -> None:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-        raise Unreadable("not a regular file")
-    if status.st_size == 0:
-        raise Unreadable("empty file (0 bytes)")
 
 
 def _decode(file: BinaryIO, size: int, max_pixels: int) -> Decoded:

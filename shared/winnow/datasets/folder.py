@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from winnow.datasets.decode import SUFFIXES, FilePicture, Picture, RejectedPicture, Unreadable, resolve
 from winnow.datasets.entries import Allow, Entry, Listing, allow_link
 from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
+from winnow.paths import open_folder
 
 _DEBRIS = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
@@ -40,22 +42,30 @@ def _walk(directory: Path, allow: Allow, above: tuple[Path, ...], field: str) ->
     allow(resolved)
     if resolved in above:
         raise InvalidInput(field, f"{directory} links back to a folder above it; remove the link")
-    for child in _children(directory, field):
-        path = Path(child.path)
+    for child in _children(resolved, field):
+        path = directory / child.name
         if _is_debris(child.name):
             continue
-        if _is_folder(child):
+        if child.is_folder:
             yield from _walk(path, allow, (*above, resolved), field)
             continue
-        if child.is_symlink():
+        if child.is_link:
             allow_link(path, allow)
         yield path
 
 
-def _children(directory: Path, field: str) -> list["os.DirEntry[str]"]:
+@dataclass(frozen=True, slots=True)
+class _Child:
+    name: str
+    is_folder: bool
+    is_link: bool
+
+
+def _children(directory: Path, field: str) -> list[_Child]:
+    """What a folder holds that was resolved and allowed; no link in its place is followed."""
     try:
-        with os.scandir(directory) as found:
-            return list(found)
+        with open_folder(directory) as handle, os.scandir(handle) as found:
+            return [_Child(child.name, _is_folder(child), child.is_symlink()) for child in found]
     except FileNotFoundError:
         raise InvalidInput(field, f"no folder {directory}") from None
     except NotADirectoryError:

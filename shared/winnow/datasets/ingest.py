@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from typing import Any
 
 from winnow.datasets import roles
 from winnow.datasets.decode import Decoded, Picture, Unreadable, quiet_pillow
-from winnow.datasets.entries import Allow, Entry
+from winnow.datasets.entries import Allow, Entry, Listing
 from winnow.datasets.packing import PackWriter
 from winnow.datasets.sources import list_sources
 from winnow.domain import DatasetSpec, Role
-from winnow.errors import ImagesUnreadable, InvalidInput, WinnowError
+from winnow.errors import ImagesUnreadable, ImageTooSlow, InvalidInput, WinnowError
 
 NO_LABEL = "(no label)"
 _EXAMPLES = 10
@@ -87,21 +87,24 @@ def ingest(
     allow: Allow,
     on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    decode_seconds: float | None = None,
 ) -> Ingested:
     """Decode every image of `spec` and pack it into `directory`.
 
     `allow(path)` is called with every resolved path before it is opened, from several threads.
     `on_progress(done, total)` is called after each image, `should_stop()` before each.
 
-    Raises ImagesUnreadable (policy `fail`), InvalidInput, PathForbidden, IngestStopped, OSError for a full disk;
-    after any of them the directory holds no pack.
+    An image that takes longer than `decode_seconds` ends it all: its thread cannot be ended, the caller's process can.
+
+    Raises ImageTooSlow, ImagesUnreadable (policy `fail`), InvalidInput, PathForbidden, IngestStopped, OSError for a
+    full disk; after any of them the directory holds no pack.
     """
     listing = list_sources(spec, allow=allow)
     _plan(spec, listing.entries)
     tally = _Tally()
     total = len(listing.entries)
     writer = PackWriter(directory, image_size=spec.image_size, shard_size=spec.shard_size)
-    with writer as pack, closing(_decode_all(listing.pictures(), spec.image_size)) as patches:
+    with writer as pack, closing(_decode_all(listing, spec.image_size, decode_seconds)) as patches:
         for entry, patch in zip(listing.entries, patches, strict=True):
             if should_stop is not None and should_stop():
                 raise IngestStopped(f"stopped after {tally.read} of {total} images")
@@ -129,23 +132,36 @@ def _plan(spec: DatasetSpec, entries: Sequence[Entry]) -> None:
     roles.assign(entries, spec.draws)
 
 
-def _decode_all(pictures: Iterable[Picture], size: int) -> Generator[Decoded | Unreadable, None, None]:
-    """Patches in the order of `pictures`, decoded by a few threads (Pillow lets go of the interpreter's lock).
+def _decode_all(listing: Listing, size: int, seconds: float | None) -> Generator[Decoded | Unreadable, None, None]:
+    """Patches in the order of the listing, decoded by a few threads (Pillow lets go of the interpreter's lock).
 
     At most `_AHEAD` patches a thread wait to be taken: memory does not grow with the dataset.
     """
     threads = min(_THREADS, os.cpu_count() or 1)
-    waiting: deque[Future[Decoded | Unreadable]] = deque()
-    with quiet_pillow(), ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+    waiting: deque[tuple[Entry, Future[Decoded | Unreadable]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    is_stuck = False
+    with quiet_pillow():
         try:
-            for picture in pictures:
-                waiting.append(pool.submit(_read, picture, size))
+            for entry, picture in zip(listing.entries, listing.pictures(), strict=True):
+                waiting.append((entry, pool.submit(_read, picture, size)))
                 if len(waiting) >= threads * _AHEAD:
-                    yield waiting.popleft().result()
+                    yield _result_of(*waiting.popleft(), seconds)
             while waiting:
-                yield waiting.popleft().result()
+                yield _result_of(*waiting.popleft(), seconds)
+        except ImageTooSlow:
+            is_stuck = True
+            raise
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=not is_stuck, cancel_futures=True)
+
+
+def _result_of(entry: Entry, decoded: Future[Decoded | Unreadable], seconds: float | None) -> Decoded | Unreadable:
+    try:
+        return decoded.result(seconds)
+    except TimeoutError:
+        assert seconds is not None
+        raise ImageTooSlow(entry.key, seconds) from None
 
 
 def _read(picture: Picture, size: int) -> Decoded | Unreadable:

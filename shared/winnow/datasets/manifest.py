@@ -1,21 +1,25 @@
 """A table of images, CSV or Parquet: `path`, and any of `label`, `group`, `role`."""
 
 import csv
+import io
 import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, BinaryIO
 
 from winnow.datasets.decode import FilePicture, Picture, Unreadable, resolve
 from winnow.datasets.entries import Allow, Entry, Listing, allow_link
 from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
+from winnow.paths import open_file, open_folder
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 """What a manifest's name ends in; a file of another name is read as CSV."""
 _COLUMNS = ("path", "label", "group", "role")
 Row = dict[str, str | None]
+Table = tuple[list[str], Sequence[Sequence[Any]]]
+"""A heading, and rows as long as it."""
 
 
 def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int) -> Listing:
@@ -30,14 +34,15 @@ def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int)
     field = f"sources.{number}"
     table = Path(source.path or "")
     root = table.parent / (source.root or "")
-    for place in (table, root):
-        allow(_resolved(place, f"{field}.path"))
-    if not table.is_file():
+    placed = _resolved(table, f"{field}.path")
+    for place in (placed, _resolved(root, f"{field}.path")):
+        allow(place)
+    if not placed.is_file():
         raise InvalidInput(f"{field}.path", f"no manifest file {table}")
     folders = _Folders(allow)
     paths: dict[str, Path] = {}
     entries: list[Entry] = []
-    for line, row in enumerate(_rows(table, source, field), start=1):
+    for line, row in enumerate(_rows(table, placed, source, field), start=1):
         entry = _entry(row, line, source, number)
         path = folders.place(root / entry.key)
         if str(path) in paths:
@@ -52,14 +57,24 @@ def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int)
     return Listing([entry for entry, _ in ordered], pictures)
 
 
-def read_table(table: Path, field: str = "path") -> tuple[list[str], Sequence[Sequence[Any]]]:
-    """The heading and the rows of a manifest as they stand. Raises InvalidInput."""
-    return _parquet(table, field) if table.suffix.lower() in (".parquet", ".pq") else _csv(table, field)
+def read_table(table: Path, field: str = "path", *, placed: Path | None = None) -> Table:
+    """The heading and the rows of a manifest as they stand.
+
+    `placed` is where it lies with all links followed; what was allowed there is read, and nothing that took its place.
+
+    Raises InvalidInput.
+    """
+    read = _parquet if table.suffix.lower() in (".parquet", ".pq") else _csv
+    try:
+        with open_file(placed or table.resolve()) as file:
+            return read(table, file, field)
+    except OSError as error:
+        raise InvalidInput(f"{field}.path", f"{table.name} cannot be read: {error.strerror or error}") from None
 
 
-def _rows(table: Path, source: Source, field: str) -> Iterator[Row]:
+def _rows(table: Path, placed: Path, source: Source, field: str) -> Iterator[Row]:
     """Each row as the four columns under their own names."""
-    names, records = read_table(table, field)
+    names, records = read_table(table, field, placed=placed)
     chosen: dict[str, int] = {}
     for column in _COLUMNS:
         name = source.columns.get(column, column)
@@ -71,11 +86,11 @@ def _rows(table: Path, source: Source, field: str) -> Iterator[Row]:
         yield {column: _text(record[at]) for column, at in chosen.items()}
 
 
-def _csv(table: Path, field: str) -> tuple[list[str], list[list[str]]]:
+def _csv(table: Path, file: BinaryIO, field: str) -> Table:
     delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file, delimiter=delimiter, strict=True) if row]
+        with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            rows = [row for row in csv.reader(text, delimiter=delimiter, strict=True) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidInput(f"{field}.path", f"{table.name} is not CSV in UTF-8: {error}") from None
     if not rows:
@@ -87,12 +102,12 @@ def _csv(table: Path, field: str) -> tuple[list[str], list[list[str]]]:
     return names, rows[1:]
 
 
-def _parquet(table: Path, field: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+def _parquet(table: Path, file: BinaryIO, field: str) -> Table:
     import pyarrow as arrow
     from pyarrow import parquet
 
     try:
-        columns: dict[str, list[Any]] = parquet.ParquetFile(table).read().to_pydict()
+        columns: dict[str, list[Any]] = parquet.ParquetFile(file).read().to_pydict()
     except (arrow.ArrowException, OSError) as error:
         raise InvalidInput(f"{field}.path", f"{table.name} is not Parquet: {error}") from None
     return list(columns), list(zip(*columns.values(), strict=True))
@@ -154,7 +169,7 @@ class _Folders:
             return folder, frozenset()  # leads nowhere; reading it gives the reason
         self._allow(resolved)
         try:
-            with os.scandir(resolved) as found:
+            with open_folder(resolved) as handle, os.scandir(handle) as found:
                 return resolved, frozenset(child.name for child in found if child.is_symlink())
         except OSError:
             return resolved, frozenset()  # nothing is there to be read either, and the worker asks again

@@ -9,6 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -21,6 +22,7 @@ from winnow.datasets.decode import ArrayPicture, Picture, Unreadable, resolve
 from winnow.datasets.entries import Allow, Entry, Listing
 from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
+from winnow.paths import open_file
 
 _SPLITS: dict[str, Role] = {"train": Role.POOL, "val": Role.VALIDATION, "test": Role.TEST}
 _BROKEN = (
@@ -69,7 +71,7 @@ def list_npz(source: Source, number: int, *, allow: Allow) -> Listing:
 
 
 def _splits(path: Path) -> list[_Split]:
-    with zipfile.ZipFile(path) as archive:
+    with open_file(path) as file, zipfile.ZipFile(file) as archive:
         names = [name.removesuffix("_images.npy") for name in archive.namelist() if name.endswith("_images.npy")]
         if not names:
             raise ValueError("it has no `train_images`, `val_images` or `test_images`")
@@ -92,6 +94,12 @@ def _split(archive: zipfile.ZipFile, name: str) -> _Split:
     return _Split(name, shape)
 
 
+@contextmanager
+def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
+    with open_file(path) as file, zipfile.ZipFile(file) as archive, archive.open(name) as member:
+        yield member
+
+
 def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
     version = npy.read_magic(member)
     if version == (1, 0):
@@ -111,7 +119,7 @@ def _entries(path: Path, split: _Split, source: Source, number: int) -> Iterator
 
 def _labels(path: Path, split: _Split) -> NDArray[np.int64] | None:
     """Class numbers, int64 (n,); None where the archive has none for this split."""
-    with np.load(path, allow_pickle=False) as archive:
+    with open_file(path) as file, np.load(file, allow_pickle=False) as archive:
         if f"{split.name}_labels" not in archive:
             return None
         labels = np.asarray(archive[f"{split.name}_labels"])
@@ -125,7 +133,7 @@ def _stream(path: Path, split: _Split, field: str) -> Iterator[Picture]:
     patch = split.shape[1:3] if split.shape[-1] == 1 and len(split.shape) == 4 else split.shape[1:]
     size = math.prod(patch)
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{split.name}_images.npy") as member:
+        with _member(path, f"{split.name}_images.npy") as member:
             _header(member)
             for _ in range(split.shape[0]):
                 data = member.read(size)

@@ -10,17 +10,24 @@ stranger's file must not make this process read another one.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from winnow.embeddings.blocks import Features, blocks, require_finite, require_shape
 from winnow.errors import InvalidInput
+from winnow.paths import open_file
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 FEATURES = ("features", "feats")
 COORDS = "coords"
+
+
+def _again(file: BinaryIO) -> Any:
+    """The open file for HDF5's own library: by its descriptor, where that has a name, and no path again."""
+    by_descriptor = Path(f"/proc/self/fd/{file.fileno()}")
+    return str(by_descriptor) if by_descriptor.exists() else file
 
 
 class Hdf5File:
@@ -81,7 +88,7 @@ class Hdf5File:
         except ModuleNotFoundError as error:
             raise self._refuse("reading HDF5 needs h5py: install winnow with its select extra") from error
         try:
-            with h5py.File(self.path, "r", locking="best-effort") as file:
+            with open_file(self.path) as opened, h5py.File(_again(opened), "r", locking="best-effort") as file:
                 yield file
         except (OSError, RuntimeError) as error:
             raise self._refuse(f"cannot be read as HDF5 ({error})") from error

@@ -1,7 +1,9 @@
 """`.npy`: the header is read by NumPy's own parser, and the file must be as long as it promises."""
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.lib import format as npy
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 from winnow.embeddings.blocks import Features, blocks, require_finite, require_shape
 from winnow.errors import InvalidInput
+from winnow.paths import open_file
 
 MAGIC = b"\x93NUMPY"
 _LONGEST_HEADER = 1 << 16
@@ -19,7 +22,8 @@ class NpyFile:
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self._name = path, name
-        shape, dtype = read_header(path, name)
+        self._header = read_header(path, name)
+        shape, dtype = self._header.shape, self._header.dtype
         self.rows, self.columns = require_shape(name, path, shape, dtype)
         self.dtype = dtype.name
         self.is_plain = dtype == np.dtype("<f4") and self._map().flags.c_contiguous
@@ -43,23 +47,36 @@ class NpyFile:
         return None
 
     def _map(self) -> NDArray[Any]:
-        return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        header = self._header
+        with open_file(self.path) as file:
+            return np.memmap(file, header.dtype, "r", header.start, header.shape, "F" if header.by_columns else "C")
 
 
-def read_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype that a `.npy` promises. Raises InvalidInput where they cannot be read or the file is shorter."""
-    with path.open("rb") as file:
+@dataclass(frozen=True)
+class Header:
+    """What a `.npy` promises, and the byte that its data starts at."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    by_columns: bool
+    start: int
+
+
+def read_header(path: Path, name: str) -> Header:
+    """What a `.npy` at a resolved path promises. Raises InvalidInput where it cannot be read or the file is shorter."""
+    with open_file(path) as file:
         try:
-            version = npy.read_magic(cast("BinaryIO", file))
+            version = npy.read_magic(file)
             read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = read(cast("BinaryIO", file), max_header_size=_LONGEST_HEADER)
+            shape, by_columns, dtype = read(file, max_header_size=_LONGEST_HEADER)
         except (ValueError, EOFError) as error:
             raise InvalidInput(name, f"{path.name}: its .npy header cannot be read ({error})") from error
-        start = file.tell()
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+    header = Header(shape, dtype, by_columns, start)
     if dtype.hasobject:
-        return shape, dtype
-    promised, there = int(np.prod(shape, dtype=object)) * dtype.itemsize, path.stat().st_size - start
+        return header
+    promised, there = int(np.prod(shape, dtype=object)) * dtype.itemsize, size - start
     if there < promised:
         reason = f"is cut short: its header promises {promised} bytes of data, there are {there}"
         raise InvalidInput(name, f"{path.name}: {reason}")
-    return shape, dtype
+    return header

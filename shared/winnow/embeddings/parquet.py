@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from winnow.embeddings.blocks import Features, require_finite, require_shape
 from winnow.errors import InvalidInput
+from winnow.paths import open_file
 
 MAGIC = b"PAR1"
 FEATURES = ("features", "feats", "embedding", "embeddings")
@@ -118,7 +119,7 @@ class ParquetFile:
         except ModuleNotFoundError as error:
             raise self._refuse("reading Parquet needs pyarrow: install winnow with its select extra") from error
         try:
-            with parquet.ParquetFile(self.path) as file:
+            with open_file(self.path) as opened, parquet.ParquetFile(opened) as file:
                 yield file
         except (arrow.ArrowException, OSError) as error:
             raise self._refuse(f"cannot be read as Parquet ({error})") from error

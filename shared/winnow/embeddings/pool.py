@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from winnow.embeddings import hdf5, npy, parquet
 from winnow.embeddings.blocks import MOST_ROWS, Features, Source
 from winnow.errors import InvalidInput
+from winnow.paths import open_file
 
 SUFFIXES = (".npy", ".h5", ".hdf5", ".parquet")
 """What a folder is searched for. What a file is, its first bytes say."""
@@ -126,14 +127,18 @@ class Survey:
         return tuple(f"{kind} converted to float32" for kind in kinds)
 
 
-def survey(paths: Sequence[Path], *, name: str = "pool", names: Sequence[str] | None = None) -> Survey:
+def survey(
+    paths: Sequence[Path], *, name: str = "pool", names: Sequence[str] | None = None, follow: bool = True
+) -> Survey:
     """What the files hold; a folder stands for all files of a known suffix in it, by name.
+
+    `follow=False` is for paths that were resolved and allowed: a link in the place of one is an error, not followed.
 
     Raises InvalidInput naming `name`, the file and what is wrong with it: nothing there, not a known format, no
     features, a shape or dtype that cannot be used, files that disagree in their number of columns.
     """
     files, called = list_files(paths, name)
-    sources = tuple(_open(file, name) for file in files)
+    sources = tuple(_open(file.resolve() if follow else file, name) for file in files)
     widths = {source.columns: source.path.name for source in sources}
     if len(widths) > 1:
         (one, first), (other, second), *_ = widths.items()
@@ -174,7 +179,7 @@ def _list(path: Path, name: str) -> dict[str, Path]:
 
 def _open(path: Path, name: str) -> Source:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(16)
     except OSError as error:
         raise InvalidInput(name, f"{path.name}: cannot be read ({error.strerror})") from error

@@ -60,7 +60,8 @@ def _is_npy(path: Path, name: str) -> bool:
 
 
 def _vector(path: Path, name: str, *, kinds: str) -> NDArray[Any]:
-    shape, dtype = npy.read_header(path, name)
+    header = npy.read_header(path.resolve(), name)
+    shape, dtype = header.shape, header.dtype
     if dtype.hasobject:
         raise InvalidInput(name, f"{path.name}: holds Python objects, which would have to be unpickled; never done")
     if len(shape) != 1 or dtype.kind not in kinds:
