@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the schema up to date, and the roles of the services that were given a password. Several at once take turns.
+    """Bring the schema up to date, and the roles of services that were given a password. Several at once take turns.
 
     Raises InvalidInput.
     """

@@ -1,9 +1,8 @@
-"""Connections to Postgres that no frozen server or client can hold up for ever.
+"""Connections to Postgres that no frozen server can hold up for ever.
 
 A server that vanished is noticed by TCP. One that is frozen (a stopped process, a paused machine) still acknowledges
-what it is sent, so only the client's own clock tells: a statement that gets no answer closes its connection. The other
-way round, a client that is frozen within a transaction holds its row locks: the server ends its session. A server that
-is merely slow ends the statement itself, before the client gives up.
+what it is sent, so only the client's own clock tells: a statement that gets no answer closes its connection. A server
+that is merely slow ends the statement itself, before the client gives up.
 """
 
 from typing import Any, cast
@@ -15,9 +14,7 @@ SILENCE_SECONDS = 60.0
 """How long a statement may go without its answer."""
 STATEMENT_SECONDS = 55
 """How long the server works on one statement."""
-IDLE_SECONDS = 120
-"""How long a transaction may stay open while its client sends nothing."""
-LIMITS = f"-c statement_timeout={STATEMENT_SECONDS}s -c idle_in_transaction_session_timeout={IDLE_SECONDS}s"
+LIMITS = f"-c statement_timeout={STATEMENT_SECONDS}s"
 """As the `options` of a connection."""
 
 
@@ -35,8 +32,6 @@ class PatientConnection(psycopg.Connection[Any]):
                 raise
             self.close()
             raise psycopg.OperationalError(f"the server gave no answer within {kwargs['timeout']:g} s") from error
-        except psycopg.errors.IdleInTransactionSessionTimeout as error:  # to psycopg a defect, to callers a lost server
-            raise psycopg.OperationalError(str(error)) from error
 
 
 def limit(engine: Engine, silence: float) -> None:
