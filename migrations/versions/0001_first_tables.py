@@ -119,7 +119,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("experiment", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_experiment_dataset_id"), ["dataset_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_experiment_status"), ["status"], unique=False)
+        batch_op.create_index("ix_experiment_status", ["status", "id"], unique=False)
 
     op.create_table(
         "sample",
@@ -212,7 +212,6 @@ def upgrade() -> None:
         sa.UniqueConstraint("experiment_id", "number"),
     )
     with op.batch_alter_table("round", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_round_experiment_id"), ["experiment_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_round_status"), ["status"], unique=False)
 
 
@@ -220,7 +219,6 @@ def downgrade() -> None:
 
     with op.batch_alter_table("round", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_round_status"))
-        batch_op.drop_index(batch_op.f("ix_round_experiment_id"))
 
     op.drop_table("round")
     op.drop_table("pick")
@@ -231,7 +229,7 @@ def downgrade() -> None:
 
     op.drop_table("sample")
     with op.batch_alter_table("experiment", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_experiment_status"))
+        batch_op.drop_index("ix_experiment_status")
         batch_op.drop_index(batch_op.f("ix_experiment_dataset_id"))
 
     op.drop_table("experiment")

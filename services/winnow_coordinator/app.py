@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -16,6 +17,7 @@ from winnow import errors, problems
 from winnow.perimeter import Perimeter
 from winnow.store import keys
 from winnow.telemetry import logger
+from winnow_coordinator.board import Board
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.monitoring import Meters, Observed
 from winnow_coordinator.routes import datasets, experiments, health, rounds, workers
@@ -24,6 +26,9 @@ from winnow_coordinator.steward import Steward
 
 MOST_BODY = 1 << 20
 """Bytes of a request's body: a spec with thousands of labels has a tenth of it."""
+THREADS = 10
+"""Requests that are worked on at a time; more wait in line. Fewer than the connections that are kept, so that no
+thread waits for one, or makes one for itself: a burst makes answers late, and never an error."""
 _log = logger("coordinator")
 
 CORS: dict[str, Any] = {
@@ -57,6 +62,7 @@ def make_app(coordinator: Coordinator, *, steward: bool = True) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.coordinator = coordinator
+    app.state.board = Board(coordinator)
     app.state.meters = Meters(coordinator.database)
     problems.install(app)
     for down in (OperationalError, InterfaceError, TimeoutError):
@@ -73,6 +79,7 @@ def make_app(coordinator: Coordinator, *, steward: bool = True) -> FastAPI:
 def _lifespan(coordinator: Coordinator, *, steward: bool):
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         _store_first_key(coordinator)
         works = Steward(coordinator)
         if steward:

@@ -13,6 +13,7 @@ from winnow.errors import NotAuthorised
 from winnow.perimeter import is_from_here
 from winnow.settings import is_loopback
 from winnow.store import keys
+from winnow.store.tables import ApiKey
 from winnow_coordinator.access import Here
 from winnow_coordinator.context import Coordinator
 
@@ -35,7 +36,7 @@ class Principal:
         return any(keys.SCOPES.index(held) >= keys.SCOPES.index(scope) for held in self.scopes)
 
 
-def identify(request: Request, coordinator: Here, credentials: _Credentials) -> Principal:
+async def identify(request: Request, coordinator: Here, credentials: _Credentials) -> Principal:
     """The caller. Its transaction ends before the request's own begins, so that a stranger locks nothing.
 
     Raises NotAuthorised for no key where one is needed, and for a wrong or revoked one; TooManyRequests.
@@ -45,12 +46,20 @@ def identify(request: Request, coordinator: Here, credentials: _Credentials) -> 
         if is_loopback(settings.coordinator_host) and not settings.require_key and is_from_here(request):
             return Principal(LOCAL, keys.SCOPES)
         raise NotAuthorised("this coordinator needs an API key: Authorization: Bearer wnw_…")
-    with coordinator.database.read() as session:
-        key = keys.find(session, credentials.credentials)
-    if key is None:
-        raise NotAuthorised("unknown or revoked API key")
+    known = coordinator.known_keys.get(credentials.credentials) if request.method == "GET" else None
+    key = known or await run_in_threadpool(_find, coordinator, credentials.credentials)
     coordinator.pace.take(key.id)
     return Principal(key.id, tuple(key.scopes))
+
+
+def _find(coordinator: Coordinator, text: str) -> ApiKey:
+    looked = time.monotonic()
+    with coordinator.database.read() as session:
+        key = keys.find(session, text)
+    if key is None:
+        raise NotAuthorised("unknown or revoked API key")
+    coordinator.known_keys.put(text, key, looked)
+    return key
 
 
 async def while_valid(coordinator: Coordinator, caller: Principal, frames: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -78,15 +87,15 @@ def _require(caller: Principal, scope: str) -> Principal:
     return caller
 
 
-def _reader(caller: Caller) -> Principal:
+async def _reader(caller: Caller) -> Principal:
     return _require(caller, "read")
 
 
-def _runner(caller: Caller) -> Principal:
+async def _runner(caller: Caller) -> Principal:
     return _require(caller, "run")
 
 
-def _admin(caller: Caller) -> Principal:
+async def _admin(caller: Caller) -> Principal:
     return _require(caller, "admin")
 
 

@@ -23,7 +23,7 @@ def of_round(session: Session, experiment_id: str, number: int) -> Picks:
     """
     experiment = experiments.get(session, experiment_id)
     rounds.get(session, experiment_id, number)
-    if experiments.spec_of(experiment).arm is Arm.FULL:
+    if experiment.spec["arm"] == Arm.FULL:
         return _pool(session, experiment.dataset_id) if number == 0 else []
     rows = picks.with_keys(session, experiment_id, experiment.dataset_id, number)
     return [PickView(rank=rank, idx=idx, key=key, score=score) for rank, idx, key, score in rows]

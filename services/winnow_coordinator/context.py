@@ -12,6 +12,7 @@ from winnow.settings import Settings
 from winnow.store import Database, now
 from winnow.store.rounds import Patience
 from winnow.store.tables import Dataset, Round
+from winnow_coordinator.known_keys import KnownKeys
 from winnow_coordinator.pace import Pace
 
 
@@ -25,6 +26,7 @@ class Coordinator:
     celery: Celery
     bells: Bells
     pace: Pace
+    known_keys: KnownKeys = field(default_factory=KnownKeys)
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @classmethod

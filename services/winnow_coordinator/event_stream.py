@@ -1,7 +1,7 @@
 """An experiment's events as server-sent events that resume where a client left off."""
 
-import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,67 +9,83 @@ from typing import Any
 from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
-from winnow.domain import ExperimentStatus, is_final
-from winnow.store import events, experiments, rounds
+from winnow.domain import is_final
+from winnow.errors import NotFound
+from winnow.store import events
+from winnow.store.events import Glance
 from winnow.store.tables import Event
 from winnow.telemetry import logger
+from winnow_coordinator.board import Board
 from winnow_coordinator.context import Coordinator
 
-LOOK_SECONDS = 0.5
 QUIET_SECONDS = 15.0
 _log = logger("coordinator.events")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one look at the database found."""
+    """An experiment at a glance, and the events that a client does not have yet, or the first of them."""
 
+    glance: Glance
     events: list[Event]
-    progress: dict[str, Any]
-    ended: bool
+
+    @property
+    def ended(self) -> bool:
+        return is_final(self.glance.status) and not self.events
 
 
 def look(coordinator: Coordinator, experiment_id: str, after: int) -> Seen:
-    """Events later than `after` and how far the newest round is. Raises NotFound."""
+    """Events later than `after`, and how far the newest round is. Raises NotFound."""
     with coordinator.database.read() as session:
-        status = ExperimentStatus(experiments.get(session, experiment_id).status)
-        found = events.after(session, experiment_id, after)
-        newest = rounds.newest(session, experiment_id)
-        progress = {"round": newest.number, **newest.progress} if newest and newest.progress else {}
-        return Seen(found, progress, ended=is_final(status) and not found)
+        glance = events.glances(session, [experiment_id]).get(experiment_id)
+        if glance is None:
+            raise NotFound("experiment", experiment_id)
+        return Seen(glance, events.after(session, experiment_id, after))
 
 
-async def follow(coordinator: Coordinator, experiment_id: str, after: int) -> AsyncIterator[str]:
+async def follow(
+    coordinator: Coordinator, board: Board, experiment_id: str, after: int, seen: Seen
+) -> AsyncIterator[str]:
     """Frames until the experiment has ended and all is sent, or this process stops; a client then resumes.
 
-    A process that stops looks once all the same: a stream without events means that there were none.
+    Args:
+        seen: the first look. A process that stops sends what it saw all the same: a stream without events means that
+            there were none.
     """
     yield "retry: 2000\n\n"
     progress: dict[str, Any] = {}
-    quiet = 0.0
-    while True:
-        try:
-            seen = await run_in_threadpool(look, coordinator, experiment_id, after)
-        except OperationalError as error:  # the client comes back with its Last-Event-ID
-            _log.warning("stream.cut", experiment=experiment_id, reason=str(error))
-            return
-        if seen.ended:
-            return
-        changed = bool(seen.progress) and seen.progress != progress
+    spoken = time.monotonic()
+    while not seen.ended:
         for event in seen.events:
             yield frame(event.type, {**event.data, "at": event.at}, seq=event.seq)
             after = event.seq
+        changed = bool(seen.glance.progress) and seen.glance.progress != progress
         if changed:
-            progress = seen.progress
+            progress = seen.glance.progress
             yield frame("progress", progress)
-        quiet = 0.0 if seen.events or changed else quiet + LOOK_SECONDS
-        if quiet >= QUIET_SECONDS:  # proxies close what stays silent
-            quiet = 0.0
+        if seen.events or changed:
+            spoken = time.monotonic()
+        elif time.monotonic() - spoken >= QUIET_SECONDS:  # proxies close what stays silent
+            spoken = time.monotonic()
             yield ": still here\n\n"
         if coordinator.stopping.is_set():
             return
-        if not seen.events:
-            await asyncio.sleep(LOOK_SECONDS)
+        try:
+            seen = await _look_again(coordinator, board, experiment_id, after, seen)
+        except (NotFound, OperationalError) as error:  # the client comes back with its Last-Event-ID
+            _log.warning("stream.cut", experiment=experiment_id, reason=str(error))
+            return
+
+
+async def _look_again(coordinator: Coordinator, board: Board, experiment_id: str, after: int, last: Seen) -> Seen:
+    """At once where there may be more events than one look takes; else with everybody else."""
+    if not last.events:
+        glance = await board.look(experiment_id)
+        if glance is None:
+            raise NotFound("experiment", experiment_id)
+        if glance.newest <= after:
+            return Seen(glance, [])
+    return await run_in_threadpool(look, coordinator, experiment_id, after)
 
 
 def frame(type: str, data: dict[str, Any], *, seq: int | None = None) -> str:

@@ -1,6 +1,6 @@
 """Experiments: begun, listed, paused, resumed, cancelled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +17,7 @@ from winnow.domain import (
     derive_seed,
     expand,
     is_final,
+    total_rounds_of,
 )
 from winnow.errors import InvalidInput
 from winnow.selection.draws import draw_initial
@@ -57,14 +58,15 @@ def begin(coordinator: Coordinator, session: Session, spec: ExperimentSpec) -> E
 
 def get(session: Session, id: str) -> ExperimentView:
     """One experiment. Raises NotFound."""
-    return _views(session, [experiments.get(session, id)])[0]
+    return _view(*rounds.with_recent(session, id))
 
 
 def page(session: Session, status: ExperimentStatus | None, cursor: str | None, limit: int) -> Page[ExperimentView]:
     """Experiments, newest first."""
     rows = experiments.page(session, before=pages.decode(cursor), limit=limit + 1, status=status)
     shown, following = pages.cut(rows, limit, lambda row: row.id)
-    return Page(items=_views(session, shown), next=following)
+    recent = rounds.recent(session, [row.id for row in shown])
+    return Page(items=[_view(row, recent[row.id]) for row in shown], next=following)
 
 
 def pause(session: Session, id: str) -> ExperimentView:
@@ -96,26 +98,19 @@ def _draw_first(session: Session, dataset: Dataset, spec: ExperimentSpec) -> NDA
     return draw_initial(pool, spec.budget, seed=derive_seed(spec.seed, "initial"), by=spec.initial, labels=known)
 
 
-def _views(session: Session, rows: Sequence[Experiment]) -> list[ExperimentView]:
-    names = datasets.names(session, (row.dataset_id for row in rows))
-    by_id = rounds.last_two(session, [row.id for row in rows])
-    return [_view(row, names, by_id[row.id]) for row in rows]
-
-
-def _view(row: Experiment, names: Mapping[str, str], last_two: Sequence[Round]) -> ExperimentView:
-    """A round begins when the one before it is done, so the last two tell how many are, and which has metrics."""
-    spec = experiments.spec_of(row)
-    newest = last_two[-1] if last_two else None
-    open_rounds = [one for one in last_two if not is_final(RoundStatus(one.status))]
-    scored = [one for one in last_two if one.metrics]
+def _view(row: Experiment, recent: Sequence[Round]) -> ExperimentView:
+    """A round begins when the one before it is done, so the newest tells how many are."""
+    newest = recent[-1] if recent else None
+    open_rounds = [one for one in recent if not is_final(RoundStatus(one.status))]
+    scored = [one for one in recent if one.metrics]
     fields = {
         "id": row.id,
         "name": row.name,
-        "dataset": names[row.dataset_id],
-        "arm": spec.arm,
+        "dataset": row.dataset_name,
+        "arm": row.spec["arm"],
         "status": row.status,
         "error": row.error,
-        "rounds_total": spec.total_rounds,
+        "rounds_total": total_rounds_of(row.spec),
         "rounds_done": newest.number + (newest.status == RoundStatus.DONE) if newest else 0,
         "current_round": RoundView.model_validate(open_rounds[-1]) if open_rounds else None,
         "latest": RoundView.model_validate(scored[-1]) if scored else None,

@@ -17,8 +17,9 @@ MOST_ATTEMPTS = 100
 
 def page(session: Session, experiment_id: str, cursor: str | None, limit: int) -> Page[RoundView]:
     """Rounds so far, by number. Raises NotFound."""
-    experiments.get(session, experiment_id)
     rows = rounds.page(session, experiment_id, after=pages.decode_number(cursor), limit=limit + 1)
+    if not rows:
+        experiments.get(session, experiment_id)
     shown, following = pages.cut(rows, limit, lambda row: row.number)
     return Page(items=[RoundView.model_validate(row) for row in shown], next=following)
 
@@ -47,8 +48,9 @@ def artefact(session: Session, experiment_id: str, number: int, kind: str) -> Ar
 
 def metrics(session: Session, experiment_id: str) -> MetricsView:
     """A row for each evaluated round: samples, image visits, seconds over all phases, and what was measured."""
-    experiments.get(session, experiment_id)
     rows = rounds.of_experiment(session, experiment_id)
+    if not rows:
+        experiments.get(session, experiment_id)
     floors = rows[0].report.get("floors") if rows else None
     return MetricsView(items=[_metrics_row(row) for row in rows if row.metrics], floors=floors)
 
@@ -59,5 +61,8 @@ def _metrics_row(row: Round) -> dict[str, Any]:
 
 
 def _find(session: Session, experiment_id: str, number: int) -> Round:
-    experiments.get(session, experiment_id)
-    return rounds.get(session, experiment_id, number)
+    try:
+        return rounds.get(session, experiment_id, number)
+    except NotFound:
+        experiments.get(session, experiment_id)  # the experiment's absence says more
+        raise

@@ -8,7 +8,7 @@ from winnow.domain import DatasetSpec, Role
 from winnow.problems import responses
 from winnow.store import datasets as rows
 from winnow_coordinator import datasets, examples
-from winnow_coordinator.access import Here, Reading, Writing
+from winnow_coordinator.access import Here, Reading, Writing, show
 from winnow_coordinator.auth import Reader, Runner
 from winnow_coordinator.idempotency import Answer, Idempotent
 from winnow_coordinator.pages import Cursor, Limit
@@ -42,26 +42,26 @@ def add(spec: Checked, caller: Runner, here: Here, once: Idempotent, session: Wr
     return once.run(session, spec.model_dump(mode="json"), create)
 
 
-@router.get("")
-def list_all(caller: Reader, session: Reading, cursor: Cursor = None, limit: Limit = 50) -> Page[DatasetView]:
+@router.get("", response_model=Page[DatasetView])
+def list_all(caller: Reader, read: Reading, cursor: Cursor = None, limit: Limit = 50) -> Response:
     """Datasets, newest first."""
-    return datasets.page(session, cursor, limit)
+    return show(read(datasets.page, cursor, limit))
 
 
-@router.get("/{name}", responses=responses(404))
-def get(name: str, caller: Reader, session: Reading) -> DatasetView:
+@router.get("/{name}", response_model=DatasetView, responses=responses(404))
+def get(name: str, caller: Reader, read: Reading) -> Response:
     """One dataset, by id or name."""
-    return datasets.view(rows.get(session, name))
+    return show(datasets.view(read(rows.get, name)))
 
 
-@router.get("/{name}/samples", responses=responses(404))
+@router.get("/{name}/samples", response_model=Page[SampleView], responses=responses(404))
 def samples(
     name: str,
     caller: Reader,
-    session: Reading,
+    read: Reading,
     role: Role | None = None,
     cursor: Cursor = None,
     limit: Limit = 100,
-) -> Page[SampleView]:
+) -> Response:
     """A dataset's patches by idx."""
-    return datasets.samples(session, name, role, cursor, limit)
+    return show(read(datasets.samples, name, role, cursor, limit))

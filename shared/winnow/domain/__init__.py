@@ -5,7 +5,15 @@ Contrastive Learning in Histopathology using Active Sampling", section III-B).
 """
 
 from winnow.domain.datasets import TISSUE_TYPES, DatasetSpec, LabelledDraw, Role, Source, SyntheticTissue
-from winnow.domain.experiments import Arm, EncoderSpec, ExperimentSpec, ProxySpec, SimclrSpec, ViewsSpec
+from winnow.domain.experiments import (
+    Arm,
+    EncoderSpec,
+    ExperimentSpec,
+    ProxySpec,
+    SimclrSpec,
+    ViewsSpec,
+    total_rounds_of,
+)
 from winnow.domain.presets import PRESETS, expand
 from winnow.domain.seeds import derive_seed
 from winnow.domain.spec import Name, Spec
@@ -44,4 +52,5 @@ __all__ = [
     "expand",
     "is_final",
     "require_transition",
+    "total_rounds_of",
 ]

@@ -1,8 +1,9 @@
 """One arm with one seed on one dataset. The defaults are the paper's (section III-B)."""
 
 import math
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -177,9 +178,7 @@ class ExperimentSpec(Spec):
     @property
     def total_rounds(self) -> int:
         """Rounds of training. `full` is cut into rounds too, so that each ends in an evaluation and a checkpoint."""
-        if self.arm is Arm.FULL:
-            return math.ceil(self.simclr.epochs / self.full_evaluate_every)
-        return self.rounds
+        return _total_rounds(self.arm, self.rounds, self.simclr.epochs, self.full_evaluate_every)
 
     def schedule_span(self, number: int) -> tuple[int, int]:
         """(epochs made before round `number`, epochs in all) of what the schedule spans."""
@@ -208,3 +207,14 @@ class ExperimentSpec(Spec):
         if self.arm is Arm.FULL:
             return min(self.full_evaluate_every, self.simclr.epochs - number * self.full_evaluate_every)
         return self.simclr.epochs
+
+
+def total_rounds_of(stored: Mapping[str, Any]) -> int:
+    """`ExperimentSpec.total_rounds` of a spec in JSON that was valid once. A list shows it for hundreds of experiments,
+    and parsing their specs would cost more than reading them."""
+    arm, rounds, every = Arm(stored["arm"]), stored["rounds"], stored["full_evaluate_every"]
+    return _total_rounds(arm, rounds, stored["simclr"]["epochs"], every)
+
+
+def _total_rounds(arm: Arm, rounds: int, epochs: int, evaluate_every: int) -> int:
+    return math.ceil(epochs / evaluate_every) if arm is Arm.FULL else rounds

@@ -103,12 +103,6 @@ def label_counts(session: Session, dataset_id: str, role: str) -> dict[str | Non
     return dict(session.execute(counted.group_by(Sample.label)).all())
 
 
-def names(session: Session, ids: Iterable[str]) -> dict[str, str]:
-    """Names of several datasets, by id."""
-    wanted = select(Dataset.id, Dataset.name).where(Dataset.id.in_(set(ids)))
-    return dict(session.execute(wanted).all())
-
-
 def labels(session: Session, dataset_id: str, role: str) -> list[str | None]:
     """Labels of one role, in the order of `indices`."""
     wanted = select(Sample.label).where(Sample.dataset_id == dataset_id, Sample.role == role).order_by(Sample.idx)

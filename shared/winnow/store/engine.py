@@ -5,6 +5,7 @@ is read, and a stricter level would only turn a lost race into an exception. SQL
 deferred transaction that reads first and writes later fails at once, without waiting, when another wrote in between.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,12 @@ import psycopg
 from alembic import command
 from alembic.config import Config
 from psycopg import sql
+from pydantic_core import from_json
 from sqlalchemy import URL, Connection, Engine, Float, create_engine, event, insert, make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from sqlalchemy.sql.functions import FunctionElement
 
 from winnow.store import postgres, schema
@@ -39,6 +41,8 @@ PATIENCE = {
 }
 """A Postgres server that vanished without a word is given up within 20 s. An address may say otherwise. A server that
 only hangs still acknowledges; winnow.store.postgres gives it up."""
+RESTED_SECONDS = 1.0
+"""A connection unused for this long is asked whether it still works."""
 _HERE = Path(__file__).resolve()
 
 
@@ -72,6 +76,7 @@ class Database:
         self.engine = _postgres(self.url) if self.url.startswith("postgresql") else _sqlite(self.url)
         postgres.limit(self.engine, silence)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self._reads = sessionmaker(_for_reads(self.engine), expire_on_commit=False)
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
@@ -81,8 +86,8 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """One transaction that only reads: on SQLite it waits for no writer."""
-        with self._sessions(bind=self.engine.execution_options(reads_only=True)) as session, session.begin():
+        """Only reads: on SQLite one transaction, which waits for no writer; on Postgres each statement by itself."""
+        with self._reads() as session:  # closed, not committed: there is nothing to keep
             yield session
 
     def migrate(self) -> None:
@@ -151,15 +156,45 @@ def insert_rows(session: Session, table: type[Row], rows: Sequence[dict[str, Any
             copy.write_row(list(row.values()))
 
 
+def _for_reads(engine: Engine) -> Engine:
+    """The same connections for reads. At READ COMMITTED a transaction shows several statements no more of one moment
+    than they see without one; it only costs two more trips to the server.
+    """
+    level = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {}
+    return engine.execution_options(reads_only=True, **level)
+
+
 def _postgres(url: str) -> Engine:
-    return create_engine(
+    engine = create_engine(
         _patient(make_url(url)),
         hide_parameters=True,  # an error that is logged must not tell specs and digests of keys
         isolation_level="READ COMMITTED",
-        pool_pre_ping=True,
-        pool_size=10,
-        max_overflow=20,
+        pool_size=20,  # kept once they were needed; those beyond are made for one transaction, which costs more than it
+        max_overflow=10,
+        pool_use_lifo=True,  # few connections stay warm, with their prepared statements; the others rest
+        json_deserializer=from_json,
     )
+    event.listen(engine, "checkin", _note_rest)
+    event.listen(engine, "checkout", _wake)
+    return engine
+
+
+def _note_rest(connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info["rests_since"] = time.monotonic()
+
+
+def _wake(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+    """One that rested may be dead: ask, and let the pool make another. Asked each time, it would cost every transaction
+    one more trip to the server; one that broke during the last second fails its transaction, as it would in mid-use.
+    """
+    if time.monotonic() - record.info.get("rests_since", time.monotonic()) < RESTED_SECONDS:
+        return
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        connection.rollback()
+    except psycopg.Error as error:
+        raise DisconnectionError from error
 
 
 def _patient(url: URL) -> URL:

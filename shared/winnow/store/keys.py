@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -16,6 +16,7 @@ from winnow.store.tables import ApiKey, IdempotencyKey
 
 SCOPES = ("read", "run", "admin")
 KEPT_SECONDS = 86_400.0
+_LIVE = select(ApiKey).where(ApiKey.digest == bindparam("digest"), ApiKey.revoked_at.is_(None))
 
 
 def digest_of(key: str) -> str:
@@ -42,7 +43,7 @@ def find(session: Session, text: str) -> ApiKey | None:
     in constant time all the same, so that this does not rest on how a database compares.
     """
     digest = digest_of(text)
-    found = session.scalar(select(ApiKey).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None)))
+    found = session.scalar(_LIVE, {"digest": digest})
     return found if found is not None and hmac.compare_digest(found.digest, digest) else None
 
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus
@@ -13,12 +13,17 @@ from winnow.errors import NotFound, WrongState
 from winnow.store import artefacts, claims, events, experiments
 from winnow.store.claims import INGEST, SELECT, TRAIN, Work
 from winnow.store.engine import now
-from winnow.store.tables import Artefact, Event, Experiment, Round
+from winnow.store.tables import Artefact, Event, Experiment, Round, newest_scored
 
 Cause = Literal["lost", "failed", "stopped", "rejected"]
 """Why a claim is given back: its machine vanished; it raised; somebody asked; it can never work."""
 FAILED, STOPPED, RETRIED = "round.failed", "round.stopped", "round.retried"
 """Events that end an attempt without a result."""
+
+
+_IS_RECENT = and_(Round.experiment_id == Experiment.id, Round.number >= newest_scored())
+_RECENT = select(Round).join(Experiment, _IS_RECENT).where(Experiment.id.in_(bindparam("ids", expanding=True)))
+_WITH_RECENT = select(Experiment, Round).outerjoin(Round, _IS_RECENT).where(Experiment.id == bindparam("id"))
 
 
 @dataclass(frozen=True)
@@ -59,19 +64,23 @@ def page(session: Session, experiment_id: str, *, after: int, limit: int) -> lis
     return list(session.scalars(wanted.order_by(Round.number).limit(limit)))
 
 
-def last_two(session: Session, experiment_ids: Sequence[str]) -> dict[str, list[Round]]:
-    """The newest round of several experiments, and the one before it, by experiment and number."""
+def recent(session: Session, experiment_ids: Sequence[str]) -> dict[str, list[Round]]:
+    """The rounds of several experiments from the newest with metrics on, by experiment and number."""
     found: dict[str, list[Round]] = {id: [] for id in experiment_ids}
-    newest = (
-        select(Round.experiment_id, func.max(Round.number).label("number"))
-        .where(Round.experiment_id.in_(experiment_ids))
-        .group_by(Round.experiment_id)
-        .subquery()
-    )
-    near = (newest.c.experiment_id == Round.experiment_id) & (Round.number >= newest.c.number - 1)
-    for row in session.scalars(select(Round).join(newest, near).order_by(Round.number)):
+    for row in session.scalars(_RECENT, {"ids": experiment_ids}):
         found[row.experiment_id].append(row)
+    for rows in found.values():
+        rows.sort(key=lambda row: row.number)
     return found
+
+
+def with_recent(session: Session, experiment_id: str) -> tuple[Experiment, list[Round]]:
+    """The same of one experiment, and the experiment itself. Raises NotFound."""
+    found = session.execute(_WITH_RECENT, {"id": experiment_id}).all()
+    if not found:
+        raise NotFound("experiment", experiment_id)
+    rows = [row for _, row in found if row]
+    return found[0][0], sorted(rows, key=lambda row: row.number)
 
 
 def newest(session: Session, experiment_id: str) -> Round | None:

@@ -4,9 +4,23 @@ import secrets
 import time
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    Float,
+    ForeignKey,
+    Index,
+    ScalarSelect,
+    String,
+    Text,
+    UniqueConstraint,
+    cast,
+    func,
+    select,
+)
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, column_property, mapped_column
 
 from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus
 
@@ -77,11 +91,13 @@ class Experiment(Row):
     """One arm with one seed. `events` numbers its events without gaps."""
 
     __tablename__ = "experiment"
+    __table_args__ = (Index("ix_experiment_status", "status", "id"),)
 
     id: Mapped[str] = mapped_column(String(24), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120))
     dataset_id: Mapped[str] = mapped_column(ForeignKey("dataset.id"), index=True)
-    status: Mapped[str] = mapped_column(String(16), default=ExperimentStatus.CREATED, index=True)
+    dataset_name: Mapped[str] = column_property(select(Dataset.name).where(Dataset.id == dataset_id).scalar_subquery())
+    status: Mapped[str] = mapped_column(String(16), default=ExperimentStatus.CREATED)
     spec: Mapped[dict[str, Any]]
     events: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None]
@@ -99,7 +115,7 @@ class Round(Claimable, Row):
     __table_args__ = (UniqueConstraint("experiment_id", "number"),)
 
     id: Mapped[str] = mapped_column(String(24), primary_key=True, default=new_id)
-    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiment.id", ondelete="CASCADE"), index=True)
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiment.id", ondelete="CASCADE"))
     number: Mapped[int]
     status: Mapped[str] = mapped_column(String(16), default=RoundStatus.QUEUED, index=True)
     samples: Mapped[int]
@@ -109,6 +125,24 @@ class Round(Claimable, Row):
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[float]
     ended_at: Mapped[float | None]
+
+
+def newest_number() -> ScalarSelect[int]:
+    """The highest number among the rounds of a statement's Experiment: two steps into one index for each.
+
+    Grouped over several experiments it would be one more table to Postgres, which then reads every round there is.
+    """
+    other = aliased(Round)
+    highest = select(func.max(other.number)).where(other.experiment_id == Experiment.id)
+    return highest.correlate(Experiment).scalar_subquery()
+
+
+def newest_scored() -> ColumnElement[int]:
+    """The highest number among those with metrics, 0 without one: the same index, read backwards."""
+    other = aliased(Round)
+    scored = select(other.number).where(other.experiment_id == Experiment.id, cast(other.metrics, Text) != "{}")
+    newest = scored.order_by(other.number.desc()).limit(1).correlate(Experiment)
+    return func.coalesce(newest.scalar_subquery(), 0)
 
 
 class Pick(Row):
