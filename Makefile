@@ -43,10 +43,11 @@ check: setup  ## Lint, types, layers, advisories
 	$(BIN)/lint-imports
 	$(BIN)/python requirements/audit.py
 
-bench: setup  ## Training and picking, held against their ceilings and peers (which this installs)
+bench: setup  ## Training and picking against ceilings and peers (which this installs); the coordinator under load
 	$(UV) pip install --quiet --require-hashes -r requirements/bench.txt
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/load.py
 
 lock: $(VENV)/.installed  ## Pin the requirements anew, with hashes
 	requirements/lock $(BIN)/uv
