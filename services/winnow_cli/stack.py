@@ -75,6 +75,8 @@ class Stack:
 
         before = read_record(self.state_dir)
         settings = self._settings(before)
+        if settings.failpoint:
+            self._say(f"WINNOW_FAILPOINT is set: a service dies at {settings.failpoint}; unset it unless you test")
         Database(settings.database_url).migrate()
         self.url, self.sampler_url = settings.coordinator_url, settings.sampler_url
         self.data_roots = [str(root) for root in settings.data_roots]

@@ -7,7 +7,7 @@ from types import FrameType
 
 import uvicorn
 
-from winnow import telemetry
+from winnow import failpoints, telemetry
 from winnow.errors import WrongSchema
 from winnow.perimeter import LEAST_SECRET, LIMITS
 from winnow.settings import Settings, is_loopback
@@ -51,6 +51,7 @@ def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
     settings = Settings()
     telemetry.configure(settings, "coordinator")
+    failpoints.arm(settings.failpoint)
     if sys.argv[1:] == ["migrate"]:
         migrate(settings)
         return

@@ -12,6 +12,7 @@ from fastapi import Depends, Request, Response
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
+from winnow.failpoints import Failpoint, reach
 from winnow_coordinator.board import Board
 from winnow_coordinator.context import Coordinator
 
@@ -50,6 +51,7 @@ def show(view: BaseModel) -> Response:
 def _write(coordinator: Here) -> Iterator[Session]:
     with coordinator.database.begin() as session:
         yield session
+    reach(Failpoint.REQUEST_COMMITTED)
 
 
 async def _read(coordinator: Here) -> Reads:

@@ -4,6 +4,7 @@ from sqlalchemy.orm import Session
 
 from winnow import datasets as sources
 from winnow.domain import DatasetSpec, Role
+from winnow.failpoints import Failpoint, reach
 from winnow.store import datasets
 from winnow.store.tables import Dataset, Sample
 from winnow_coordinator import pages
@@ -15,6 +16,8 @@ def accept(coordinator: Coordinator, session: Session, spec: DatasetSpec) -> Dat
     """A dataset to be ingested: a new one, or one that failed, again. Raises AlreadyExists."""
     row = datasets.insert(session, spec)
     coordinator.ring(session, row)
+    session.flush()
+    reach(Failpoint.DATASET_INSERTED)
     return view(row)
 
 

@@ -20,6 +20,7 @@ from winnow.domain import (
     total_rounds_of,
 )
 from winnow.errors import InvalidInput
+from winnow.failpoints import Failpoint, reach
 from winnow.selection.draws import draw_initial
 from winnow.store import datasets, experiments, picks, rounds
 from winnow.store.tables import Dataset, Experiment, Round
@@ -53,6 +54,7 @@ def begin(coordinator: Coordinator, session: Session, spec: ExperimentSpec) -> E
         samples = len(first)
     coordinator.ring(session, rounds.insert(session, experiment.id, 0, samples=samples))
     session.flush()
+    reach(Failpoint.EXPERIMENT_INSERTED)
     return get(session, experiment.id)
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from winnow.errors import IdempotencyConflict
+from winnow.failpoints import Failpoint, reach
 from winnow.store import keys
 from winnow_coordinator.auth import Caller
 from winnow_coordinator.context import Coordinator
@@ -47,6 +48,7 @@ class Once:
         digest = self._digest(document)
         first = keys.reserve(session, self.caller, self.key, digest)
         if first is None:
+            reach(Failpoint.KEY_RESERVED)
             return self._keep(session, self.key, create())
         if first.digest != digest:
             raise IdempotencyConflict(self.key)
@@ -62,6 +64,7 @@ class Once:
     def _keep(self, session: Session, key: str, made: Answer) -> Response:
         body = (made.kept or made.body).model_dump(mode="json")
         keys.remember(session, self.caller, key, status=made.status, body=body, location=made.location)
+        reach(Failpoint.ANSWER_REMEMBERED)
         return _respond(made)
 
     def _digest(self, document: Any) -> str:

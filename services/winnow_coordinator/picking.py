@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from winnow.artefacts import get_array
 from winnow.domain import Arm, ExperimentSpec, ExperimentStatus, Role, RoundStatus
 from winnow.errors import Fenced, Unavailable, WinnowError
+from winnow.failpoints import Failpoint, reach
 from winnow.store import artefacts, claims, datasets, events, experiments, picks, rounds
 from winnow.store.claims import SELECT
 from winnow.store.rounds import Cause
@@ -50,9 +51,13 @@ class Picker:
                 return False
             assert isinstance(round, Round)
             _add_wait(session, round)
-            if not picks_after(experiments.spec_of(experiments.get(session, round.experiment_id)), round):
+            is_picked_after = picks_after(experiments.spec_of(experiments.get(session, round.experiment_id)), round)
+            if not is_picked_after:
                 advance(self._coordinator, session, round, None)
-                return True
+        if not is_picked_after:
+            reach(Failpoint.ROUND_CLOSED)
+            return True
+        reach(Failpoint.PICK_CLAIMED)
         self._pick(round)
         return True
 
@@ -85,12 +90,14 @@ class Picker:
             else:
                 index = require_artefact(stored, round, "candidates/index")
                 candidates = get_array(self._coordinator.artefacts, index.key, sha256=index.sha256)
+        reach(Failpoint.PICK_PREPARED)
         request = make_request(spec, round, stored, len(candidates))
         return Order(spec, np.asarray(candidates, np.int64), request)
 
     def _ask(self, round: Round, order: Order) -> Batch:
         heart = Heart(self._coordinator, round)
         picked = self._sampler.select(order.request, heart.beat)
+        reach(Failpoint.SAMPLER_ANSWERED)
         self._away = 0
         return read_batch(order, picked)
 
@@ -100,6 +107,7 @@ class Picker:
                 claims.finish(session, SELECT, round.id, round.attempt, RoundStatus.CANCELLED)
                 return
             advance(self._coordinator, session, round, batch)
+        reach(Failpoint.PICK_FINISHED)
         _log.info("round.picked", experiment=round.experiment_id, round=round.number, picked=len(batch.indices))
 
     def _give_back(self, round: Round, cause: Cause, message: str | None, *, wait: float = 0.0) -> None:
@@ -108,6 +116,7 @@ class Picker:
             with self._database.begin() as session:
                 patience = self._coordinator.patience
                 rounds.give_back(session, SELECT, round.id, round.attempt, cause, message, patience, wait=wait)
+            reach(Failpoint.PICK_GIVEN_BACK)
         except Fenced:
             _log.warning("picking.fenced", experiment=round.experiment_id, round=round.number)
 
@@ -128,6 +137,7 @@ class Heart:
         with self._coordinator.database.begin() as session:
             claims.renew(session, SELECT, round.id, round.attempt, settings.lease_seconds, shown)
             wanted = rounds.wanted_of(session, round)
+        reach(Failpoint.PICK_RENEWED)
         if not wanted.lets_work:
             raise Interrupted(f"the experiment is {wanted}")
 
@@ -149,16 +159,20 @@ def advance(coordinator: Coordinator, session: Session, round: Round, batch: Bat
         _write_report(session, round, batch)
     seconds = {"pick": batch.seconds} if batch is not None else {}
     rounds.complete(session, round.id, round.attempt, seconds=seconds)
+    reach(Failpoint.ROUND_DONE)
     exhausted = batch is not None and not len(batch.indices)
     if is_last(spec, round) or exhausted:
         experiments.transition(session, round.experiment_id, ExperimentStatus.COMPLETED)
+        reach(Failpoint.EXPERIMENT_ENDED)
         return
     number, added = round.number + 1, 0
     if batch is not None:
         picks.insert(session, round.experiment_id, number, batch.indices, batch.scores)
         added = len(batch.indices)
+        reach(Failpoint.PICKS_INSERTED)
     coordinator.ring(session, rounds.insert(session, round.experiment_id, number, samples=round.samples + added))
     session.flush()
+    reach(Failpoint.ROUND_INSERTED)
 
 
 def _write_report(session: Session, round: Round, batch: Batch) -> None:

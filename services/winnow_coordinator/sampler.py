@@ -7,6 +7,7 @@ from typing import Any, cast
 import httpx
 
 from winnow.errors import ArtefactCorrupt, InvalidInput, Unavailable
+from winnow.failpoints import Failpoint, reach
 from winnow.settings import Settings
 
 POLL_SECONDS = 0.5
@@ -50,6 +51,7 @@ class Sampler:
         was cancelled.
         """
         answer = self._ask("POST", "/v1/selections", json=request)
+        reach(Failpoint.SAMPLER_ASKED)
         while answer["status"] in ("queued", "running"):
             path = f"/v1/selections/{answer['id']}"
             try:

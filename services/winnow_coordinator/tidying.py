@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from winnow.domain import ExperimentStatus
 from winnow.errors import Fenced, WrongState
+from winnow.failpoints import Failpoint, reach
 from winnow.queue import INGEST_TASK, TRAIN_TASK
 from winnow.store import claims, experiments, rounds, workers
 from winnow.store.claims import EVERY_WORK, INGEST, TRAIN, Claimed, Work
@@ -49,8 +50,11 @@ class Tidier:
                 return
         for work, task in ((INGEST, INGEST_TASK), (TRAIN, TRAIN_TASK)):
             with self._database.begin() as session:
-                for id in claims.unheard(session, work, settings.ring_again_seconds):
+                waiting = claims.unheard(session, work, settings.ring_again_seconds)
+                for id in waiting:
                     self._coordinator.bells.ring(session, task, id)
+            if waiting:
+                reach(Failpoint.BELLS_REPEATED)
 
     def settle(self) -> None:
         """pausing → paused and cancelling → cancelled, once nobody works on the experiment."""
@@ -67,6 +71,7 @@ class Tidier:
                 self._take_back(session, work, row)
         except Fenced:
             return  # another coordinator was first
+        reach(Failpoint.LEASE_RECLAIMED)
         _log.warning("lease.lost", table=work.table.__tablename__, id=row.id, owner=row.owner, attempt=row.attempt)
 
     def _take_back(self, session: Session, work: Work, row: Claimed) -> None:
@@ -83,6 +88,7 @@ class Tidier:
             elif status is ExperimentStatus.CANCELLING:
                 rounds.cancel(session, id)
                 experiments.transition(session, id, ExperimentStatus.CANCELLED, seen=status)
+        reach(Failpoint.EXPERIMENT_SETTLED)
 
     def _attempt(self, duty: Callable[[], None]) -> None:
         try:

@@ -12,6 +12,7 @@ from typing import Any
 
 from winnow.artefacts import ArtefactStore, get_json, put_json
 from winnow.errors import InvalidInput, NotFound, WinnowError
+from winnow.failpoints import Failpoint, reach
 from winnow.telemetry import logger
 from winnow_sampler.memory import DoesNotFit
 
@@ -152,6 +153,7 @@ class Jobs:
     def _run(self, job: Job) -> None:
         try:
             job.status = "running"
+            reach(Failpoint.SELECTION_BEGUN)
             assert job.work is not None
             self._keep(job, job.work(job))
         except WinnowError as error:
@@ -178,9 +180,11 @@ class Jobs:
                 self._start_what_fits()
 
     def _keep(self, job: Job, result: Json) -> None:
+        reach(Failpoint.ANSWER_COMPUTED)
         is_done = result["status"] == "done"
         if is_done or not self._closing:
             put_json(self._store, _key(job.kind, job.id, prefix=not is_done), result)
+            reach(Failpoint.ANSWER_STORED)
         job.result, job.status = result, result["status"]
         _log.info(f"{job.kind.removesuffix('s')}.{result['status']}", id=job.id, seconds=result.get("seconds"))
 

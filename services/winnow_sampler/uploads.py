@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from winnow import embeddings
 from winnow.artefacts import DirectoryStore, get_json, put_json
 from winnow.errors import InvalidInput, NotFound
+from winnow.failpoints import Failpoint, reach
 from winnow.problems import TooLarge
 
 FOLDER = "embeddings"
@@ -85,6 +86,7 @@ class Uploads:
         except InvalidInput as error:
             raise InvalidInput(error.field, error.reason.replace(incoming.path.name, incoming.name)) from error
         stored = self._store.put(f"{FOLDER}/{id}/{_safe(incoming.name)}", incoming.path)
+        reach(Failpoint.UPLOAD_STORED)
         about = {
             "id": id,
             "name": incoming.name,
@@ -95,6 +97,7 @@ class Uploads:
             "sha256": stored.sha256,
         }
         put_json(self._store, f"{FOLDER}/{id}/about.json", about)
+        reach(Failpoint.UPLOAD_DESCRIBED)
         return about
 
     def _make_room(self, newest: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from celery import signals
 
-from winnow import telemetry
+from winnow import failpoints, telemetry
 from winnow.errors import WrongSchema
 from winnow.queue import make_app
 from winnow.settings import Settings
@@ -23,6 +23,7 @@ def main() -> None:
     """Work until SIGTERM, which leaves with a checkpoint."""
     settings = Settings()
     telemetry.configure(settings, "trainer")
+    failpoints.arm(settings.failpoint)
     app = make_app(settings)
     worker = Worker(settings)
     tasks.register(app, worker)

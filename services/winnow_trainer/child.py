@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from winnow import failpoints
+from winnow.failpoints import Failpoint, reach
 from winnow_trainer import memory
 from winnow_trainer.confinement import confine
 from winnow_trainer.protocol import Line
@@ -46,6 +48,7 @@ def run(job: dict[str, Any], line: Line, warm: "Warm | None") -> bool:
             assert warm is not None
             stopped = (TrainingStopped,)
             line.tell("result", **training.train_and_store(job, line, warm))
+        reach(Failpoint.RESULT_TOLD)
     except stopped:
         line.tell("stopped")
     except Exception as error:  # every reason must reach the row
@@ -76,6 +79,7 @@ def _make_warm() -> "Warm":
 
 def main() -> None:
     die_with_parent(int(sys.argv[1]))
+    failpoints.arm_from(os.environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to hear
     if not work(Line(), _make_warm):
         sys.stderr.flush()

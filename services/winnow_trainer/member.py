@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from winnow import failpoints
 from winnow.simclr import Team
 from winnow_trainer import training
 from winnow_trainer.child import die_with_parent, work
@@ -24,6 +25,7 @@ def follow(team: Team, warm: Warm) -> None:
 
 def main() -> None:
     die_with_parent(os.getppid())
+    failpoints.arm_from(os.environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     team = Team.join(sys.argv[1])
     warm = Warm(team)

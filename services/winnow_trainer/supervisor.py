@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from winnow.artefacts import ArtefactStore
 from winnow.errors import Fenced
+from winnow.failpoints import Failpoint, reach
 from winnow.settings import Settings
 from winnow.store import Database, claims
 from winnow.store.claims import TRAIN
@@ -86,6 +87,7 @@ class Supervisor:
         path.write_text(
             json.dumps(job | _circumstances(settings) | {"scratch": str(made), "device": self._device.name})
         )
+        reach(Failpoint.JOB_WRITTEN)
         return path
 
     def _work(self, job: Path) -> None:
@@ -151,18 +153,21 @@ class Supervisor:
         except OperationalError as error:
             self._log.warning("renewal.failed", reason=str(error.orig), next="tried again until the lease ends")
             return
+        reach(Failpoint.LEASE_RENEWED)
         self._lease.renewed(before)
         self._progress = None
         if not wanted.lets_work:
             child.stop()
 
     def _keep_checkpoint(self, message: Message) -> None:
+        reach(Failpoint.CHECKPOINT_HEARD)
         try:
             with self._database.begin() as session:
                 replaced = self._assignment.record(session, message)
         except OperationalError as error:
             self._log.warning("checkpoint.unrecorded", reason=str(error.orig), next="the next one will be")
             return
+        reach(Failpoint.CHECKPOINT_RECORDED)
         self._delete(replaced)
 
     def _delete(self, prefixes: list[str]) -> None:
@@ -174,7 +179,10 @@ class Supervisor:
 
     def _finish(self, end: Message) -> None:
         if end["type"] == "result":
-            self._delete(self._persist(lambda session: self._assignment.complete(session, end)))
+            reach(Failpoint.RESULT_HEARD)
+            left = self._persist(lambda session: self._assignment.complete(session, end))
+            reach(Failpoint.WORK_FINISHED)
+            self._delete(left)
             self._log.info("work.done")
         elif end["type"] == "stopped":
             self._give_back("stopped", None)
@@ -186,9 +194,12 @@ class Supervisor:
         patience = Patience(settings.max_losses, settings.max_failures, settings.retry_seconds)
         self._log.warning("work.given_back", cause=cause, reason=message)
         try:
-            self._delete(self._persist(lambda session: self._assignment.give_back(session, cause, message, patience)))
+            left = self._persist(lambda session: self._assignment.give_back(session, cause, message, patience))
         except Fenced:
             self._log.warning("claim.fenced", next="nothing is left to give back")
+            return
+        reach(Failpoint.WORK_GIVEN_BACK)
+        self._delete(left)
 
     def _persist(self, use: Callable[[Session], T]) -> T:
         """Use the database, as often as the lease allows while it is away. Raises Fenced."""

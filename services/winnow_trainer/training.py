@@ -9,6 +9,7 @@ import numpy as np
 
 from winnow.datasets import PackedImages
 from winnow.domain import ExperimentSpec
+from winnow.failpoints import Failpoint, reach
 from winnow.simclr import PROFILED_STEPS, Progress, Rig, TrainedRound, TrainingStopped, train_round
 from winnow.simclr.checkpoint import COUNTERS, OPTIMIZER, WEIGHTS
 from winnow_trainer.evaluation import evaluate
@@ -25,10 +26,12 @@ def train_and_store(job: dict[str, Any], line: Line, warm: Warm) -> dict[str, An
     """The whole round; its result. Raises what the library raises."""
     round = Round(job, line, warm)
     trained = _train(round)
+    reach(Failpoint.TRAINING_ENDED)
     with ThreadPoolExecutor(1, thread_name_prefix="state") as aside:
         sent = aside.submit(_send, round, trained.state)  # whatever ends the evaluation, the training is not done again
         scores, report = evaluate(round, trained)
         made = sent.result()
+    reach(Failpoint.ROUND_EVALUATED)
     round.artefacts += [part | {"kind": f"state/{name}"} for name, part in zip(KINDS, made, strict=True)]
     return {
         "visits": job["visits_before"] + trained.visits,
@@ -115,6 +118,7 @@ def _send(round: Round, directory: Path) -> list[Message]:
         path = directory / file
         key = key_of(round.job["prefix"], f"{directory.name}/{name}", path.suffix)
         made.append(put_file(round.store, key, f"checkpoint/{name}", path))
+    reach(Failpoint.CHECKPOINT_STORED)
     round.line.tell("checkpoint", artefacts=made)
     return made
 

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from winnow import __version__
 from winnow.artefacts import DirectoryStore
 from winnow.errors import WrongSchema
+from winnow.failpoints import Failpoint, reach
 from winnow.settings import Settings
 from winnow.store import Database, claims, workers
 from winnow.store.claims import INGEST, TRAIN, Claimed, Work
@@ -91,11 +92,13 @@ class Worker:
         if device is None:
             _log.info("devices.busy", next="looked for again")
             return False
+        reach(Failpoint.DEVICE_TAKEN)
         lease = Lease(self.settings.lease_seconds, time.monotonic())
         with self.database.begin() as session:
             row = claims.claim(session, work, self.id, self.settings.lease_seconds, id=id)
         if row is None:
             return False
+        reach(Failpoint.WORK_CLAIMED)
         self._busy_with, self._device = row.id, device
         try:
             self._supervise(row, lease, device)

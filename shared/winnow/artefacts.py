@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.errors import ArtefactCorrupt, InvalidInput, NotFound
+from winnow.failpoints import Failpoint, reach
 from winnow.paths import open_file
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -115,11 +116,13 @@ class DirectoryStore:
                     size += out.write(chunk)
                 out.flush()
                 os.fsync(out.fileno())
+            reach(Failpoint.ARTEFACT_WRITTEN)
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         _sync_directory(target.parent)
+        reach(Failpoint.ARTEFACT_RENAMED)
         return Stored(key, size, digest.hexdigest())
 
     def local(self, key: str) -> Path:

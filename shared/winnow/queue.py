@@ -14,6 +14,7 @@ from celery import Celery
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from winnow.failpoints import Failpoint, reach
 from winnow.settings import Settings
 from winnow.telemetry import logger
 
@@ -116,7 +117,9 @@ class Bells:
             self._send(*bell)
 
     def _send(self, task: str, id: str) -> None:
+        reach(Failpoint.BELL_DUE)
         try:
             self._app.send_task(task, args=[id], retry=False, ignore_result=True)
+            reach(Failpoint.BELL_RUNG)
         except Exception as error:  # whatever a broker raises, the next bell is rung
             _log.warning("bell.unheard", task=task, id=id, reason=str(error), next=_AGAIN)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from winnow import failpoints
 from winnow.errors import PathForbidden
 from winnow.secret_files import read_secrets, with_password
 
@@ -134,6 +135,9 @@ class Settings(BaseSettings):
     )
     profile_dir: Path | None = Field(default=None, description="Each round leaves a torch profiler trace here")
     threads: int = Field(default=0, ge=0, description="CPU threads of a training process; 0 leaves it to torch")
+    failpoint: str = Field(
+        default="", description="For tests of durability alone: the step at which a process dies (docs/durability.md)"
+    )
     log_format: str = Field(default="console", pattern="^(console|json)$")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
@@ -154,6 +158,12 @@ class Settings(BaseSettings):
             if not re.fullmatch(r"https?://[^/\s*]+", origin):
                 raise ValueError(f"{origin} is no origin: https://HOST or https://HOST:PORT, without a path or a *")
         return origins
+
+    @field_validator("failpoint")
+    @classmethod
+    def _is_a_failpoint(cls, value: str) -> str:
+        failpoints.parse(value)
+        return value
 
     @model_validator(mode="before")
     @classmethod

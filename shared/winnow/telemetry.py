@@ -36,6 +36,12 @@ def configure(settings: Settings, service: str) -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=final, foreign_pre_chain=before))
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
     structlog.contextvars.bind_contextvars(service=service)
+    if settings.failpoint:
+        logger("failpoints").warning(
+            "failpoint.armed",
+            at=settings.failpoint,
+            next="this process dies there; unset WINNOW_FAILPOINT",
+        )
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:

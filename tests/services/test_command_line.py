@@ -120,12 +120,14 @@ def test_doctor_says_what_to_do(url: str, winnow: Winnow, tmp_path: Path, monkey
     monkeypatch.setenv("WINNOW_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("WINNOW_DATA_ROOTS", str(tmp_path / "gone"))
     monkeypatch.setenv("WINNOW_BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
+    monkeypatch.setenv("WINNOW_FAILPOINT", "picks.inserted")
     said = winnow("doctor", "--json")
     found = {finding["what"]: finding for finding in said.json}
     assert said.code == 1
     assert found["torch"]["state"] == found["database"]["state"] == found["coordinator"]["state"] == "ok"
     assert found["data root"]["state"] == found["broker"]["state"] == found["trainers"]["state"] == "fail"
     assert all(finding["advice"] for finding in said.json if finding["state"] == "fail")
+    assert found["failpoint"]["state"] == "warn" and "unset" in found["failpoint"]["advice"]
     monkeypatch.setenv("WINNOW_LEASE_SECONDS", "1")
     assert "renew_seconds" in winnow("doctor").out
 

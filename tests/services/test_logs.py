@@ -50,6 +50,20 @@ coordinator.close()
 """
 
 
+@pytest.mark.parametrize("service", ["coordinator", "sampler", "trainer"])
+def test_a_service_that_is_to_die_at_a_step_says_so_when_it_starts(tmp_path: Path, service: str) -> None:
+    ports = {"WINNOW_COORDINATOR_PORT": "0", "WINNOW_SAMPLER_PORT": "0"}
+    environment = {"WINNOW_STATE_DIR": str(tmp_path), "WINNOW_FAILPOINT": "picks.inserted", **ports}
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"winnow_{service}"], env=os.environ | environment, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.kill()
+    assert "failpoint.armed" in first and "picks.inserted" in first
+
+
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_a_defect_is_logged_without_the_callers_key(tmp_path: Path, log_format: str) -> None:
     environment = {"WINNOW_STATE_DIR": str(tmp_path), "WINNOW_LOG_FORMAT": log_format, "WINNOW_LOG_LEVEL": "debug"}

@@ -105,6 +105,9 @@ def _accelerator() -> Finding:
 
 
 def _settings(settings: Settings) -> Iterable[Finding]:
+    if settings.failpoint:
+        advice = "unset WINNOW_FAILPOINT unless you test durability"
+        yield Finding("failpoint", "warn", f"services die at {settings.failpoint}", advice)
     yield _writable("state directory", settings.state_dir)
     for root in settings.data_roots:
         there = root.is_dir() and os.access(root, os.R_OK | os.X_OK)

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from winnow.datasets.packing import PackedImages, Shard
 from winnow.errors import ArtefactCorrupt
+from winnow.failpoints import Failpoint, reach
 
 SPARE_SHARE = 0.1
 """Of the disk, what copies leave free for others."""
@@ -110,7 +111,9 @@ class ShardCache:
                 return "it is time to stop"
             if digest != shard.sha256:
                 raise ArtefactCorrupt(f"{source} does not match its sha256; ingest again")
+            reach(Failpoint.PATCHES_COPIED)
             temporary.replace(entry)
+            reach(Failpoint.PATCHES_CACHED)
         except OSError as error:
             return str(error)
         finally:

@@ -20,6 +20,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from winnow.errors import ArtefactCorrupt, InvalidInput
+from winnow.failpoints import Failpoint, reach
 
 MANIFEST = "packed.json"
 VERSION = 1
@@ -168,6 +169,7 @@ class PackWriter:
             "shards": self._shards,
         }
         _write_atomically(self.directory / MANIFEST, json.dumps(manifest, indent=1).encode())
+        reach(Failpoint.PACK_FINISHED)
         self._finished = True
         return manifest
 
@@ -188,8 +190,10 @@ class PackWriter:
         target = self.directory / f"images-{len(self._shards):05d}.npy"
         size, digest = self._temporary.stat().st_size, _digest(self._temporary)
         self._shards.append({"name": target.name, "count": self._filled, "size": size, "sha256": digest})
+        reach(Failpoint.SHARD_WRITTEN)
         self._temporary.replace(target)
         _sync_directory(self.directory)
+        reach(Failpoint.SHARD_RENAMED)
 
     def _write_header(self, file: BinaryIO, count: int) -> None:
         shape = (count, self._image_size, self._image_size, 3)

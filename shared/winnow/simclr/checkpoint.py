@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from winnow.failpoints import Failpoint, reach
+
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 COUNTERS = "state.json"
@@ -49,8 +51,10 @@ def save(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, co
         save_file(_contiguous(model.state_dict()), temporary / WEIGHTS)
         save_file(_contiguous(_moments(optimizer)), temporary / OPTIMIZER)
         (temporary / COUNTERS).write_text(json.dumps(asdict(counters), sort_keys=True))
+        reach(Failpoint.CHECKPOINT_WRITTEN)
         for path in (*temporary.iterdir(), temporary):
             _sync(path)
+        reach(Failpoint.CHECKPOINT_SYNCED)
         if directory.exists():
             directory.replace(replaced)
         temporary.replace(directory)
@@ -60,6 +64,7 @@ def save(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, co
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync(directory.parent)
+    reach(Failpoint.CHECKPOINT_RENAMED)
     shutil.rmtree(replaced, ignore_errors=True)  # the new state stands, whatever becomes of the old one
     return directory
 

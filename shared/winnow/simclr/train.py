@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from winnow.domain import ExperimentSpec, SimclrSpec, derive_seed
 from winnow.errors import InvalidInput, TrainingFailed
+from winnow.failpoints import Failpoint, reach
 from winnow.simclr import checkpoint
 from winnow.simclr.checkpoint import Counters
 from winnow.simclr.determinism import deterministic
@@ -255,6 +256,7 @@ def _keep(
     written = checkpoint.save(workspace / checkpoint.name_of(counters), model, optimizer, counters)
     if on_checkpoint is not None:
         on_checkpoint(written)
+    reach(Failpoint.CHECKPOINT_TOLD)
     for path in workspace.glob("checkpoint-*"):
         if path != written:
             checkpoint.remove(path)

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from sqlalchemy.sql.functions import FunctionElement
 
+from winnow.failpoints import Failpoint, reach
 from winnow.store import postgres, schema
 from winnow.store.tables import Row
 
@@ -98,6 +99,8 @@ class Database:
         with self.migrating() as connection:
             schema.require_not_newer(connection)
             command.upgrade(alembic_config(connection), "head")
+            reach(Failpoint.SCHEMA_CHANGED)
+        reach(Failpoint.SCHEMA_MIGRATED)
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
