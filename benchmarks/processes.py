@@ -74,6 +74,7 @@ class Member:
 
     Args:
         environment: beside this process's own; may be changed between two starts.
+        launch: an attribute: how a process of this environment is started, where it is not by its command.
         answers: whether it serves; None for one that serves nothing.
         user: who runs it, where this process may choose.
     """
@@ -99,6 +100,7 @@ class Member:
         self.started_at = 0.0
         self._guard, self._answers, self._user = guard, answers, user
         self._process: subprocess.Popen[bytes] | None = None
+        self.launch: Callable[[Mapping[str, str]], subprocess.Popen[bytes]] = self._launch
 
     @property
     def pid(self) -> int:
@@ -121,10 +123,16 @@ class Member:
             return
         self._reap()
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._process = self.launch(os.environ | self.environment | extra)
+        self._guard.watch(self._process.pid)
+        self.starts += 1
+        self.started_at = time.monotonic()
+
+    def _launch(self, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 self.command,
-                env=os.environ | self.environment | extra,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -133,9 +141,6 @@ class Member:
                 extra_groups=[] if self._user else None,
                 cwd="/",
             )
-        self._guard.watch(self._process.pid)
-        self.starts += 1
-        self.started_at = time.monotonic()
 
     def wait_ready(self, timeout: float = 60) -> None:
         """Raises TimeoutError when it does not answer."""
