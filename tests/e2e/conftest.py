@@ -98,7 +98,8 @@ def add_tissue(api: Api, **changes: Any) -> None:
     }
     answer = api.http.post("/datasets", json=body)
     assert answer.status_code == 202, answer.text
-    ready = wait_until(lambda: _ended(api, "/datasets/tissue", ("ready", "failed")), 120, "the dataset to be ingested")
+    path = f"/datasets/{body['name']}"
+    ready = wait_until(lambda: _ended(api, path, ("ready", "failed")), 120, "the dataset to be ingested")
     assert ready["status"] == "ready", ready
 
 

@@ -1,0 +1,127 @@
+"""What is lived through in the failpoint matrix: every durable step, each in a piece of work that takes it."""
+
+import io
+
+import httpx
+import numpy as np
+from conftest import wait_until
+from e2e.conftest import wait_for
+from e2e.failpoint_bench import Bench, Life
+from sqlalchemy import text
+
+from winnow.failpoints import EXIT_CODE, Failpoint
+from winnow.store import Database, datasets
+
+
+def migrate(bench: Bench) -> None:
+    """A schema, from nothing."""
+    url = f"sqlite:///{bench.cluster.root / 'fresh.sqlite3'}"
+    if bench.kind == "scaled":
+        url = bench.cluster.database_url + "_fresh"
+        with bench.database.engine.connect() as admin:
+            admin.execution_options(isolation_level="AUTOCOMMIT").execute(text("CREATE DATABASE winnow_fresh"))
+    coordinator = bench.cluster["coordinator-0"]
+    given = ("winnow_coordinator", coordinator.log, coordinator.environment | {"WINNOW_DATABASE_URL": url}, "migrate")
+    codes = [bench.nursery.fork(*given).wait() for _ in range(3)]
+    assert codes == [EXIT_CODE, EXIT_CODE, 0]
+    database = Database(url)
+    with database.read() as session:
+        assert datasets.page(session, before=None, limit=1) == []
+    database.close()
+
+
+def ingest(bench: Bench) -> str:
+    """A dataset, and an experiment on it: it is to go as on the one that was ingested undisturbed."""
+    bench.ingest("tissue-again")
+    return bench.begin("entropy", "tissue-again")
+
+
+def begin(bench: Bench) -> str:
+    return bench.begin("entropy")
+
+
+def begin_k_center(bench: Bench) -> str:
+    return bench.begin("k_center")
+
+
+def poll(bench: Bench) -> None:
+    """The sampler says at once that it works on it, as it does of long selections."""
+    bench.forget_answers(WINNOW_ANSWER_SECONDS="0.000001")
+
+
+def pause(bench: Bench) -> str:
+    """An experiment that is paused as soon as it began."""
+    id = bench.begin("entropy")
+    assert bench.api.http.post(f"/experiments/{id}/pause").status_code == httpx.codes.ACCEPTED
+    wait_for(bench.api, id, "paused")
+    assert bench.api.http.post(f"/experiments/{id}/resume").status_code == httpx.codes.ACCEPTED
+    return id
+
+
+def upload(bench: Bench) -> None:
+    """A file of embeddings, sent until the sampler says that it has it."""
+    body = io.BytesIO()
+    np.save(body, np.eye(4, dtype=np.float32))
+    sampler = bench.cluster["sampler-0"]
+    url = f"http://127.0.0.1:{sampler.environment['WINNOW_SAMPLER_PORT']}/v1/embeddings"
+    key = {"Authorization": f"Bearer {sampler.environment['WINNOW_SAMPLER_TOKEN']}"}
+
+    def send() -> httpx.Response | None:
+        try:
+            return httpx.post(url, params={"name": "eye.npy"}, content=body.getvalue(), headers=key, trust_env=False)
+        except httpx.TransportError:
+            return None
+
+    kept = wait_until(send, 30, "the sampler to take the file")
+    assert kept.status_code == httpx.codes.OK, "it was whole when the second process died"
+    assert kept.json()["rows"] == 4
+
+
+P = Failpoint
+LIVES = (
+    Life("migrate", (P.SCHEMA_CHANGED, P.SCHEMA_MIGRATED), migrate),
+    Life(
+        "ingest",
+        (
+            *(P.KEY_RESERVED, P.DATASET_INSERTED, P.ANSWER_REMEMBERED, P.REQUEST_COMMITTED, P.BELL_DUE, P.BELL_RUNG),
+            *(P.WORK_CLAIMED, P.JOB_WRITTEN, P.SHARD_WRITTEN, P.SHARD_RENAMED, P.PACK_FINISHED, P.ARTEFACT_WRITTEN),
+            *(P.ARTEFACT_RENAMED, P.LEASE_RENEWED, P.RESULT_HEARD, P.WORK_FINISHED),
+        ),
+        ingest,
+        like="entropy",
+    ),
+    Life(
+        "begin",
+        (
+            *(P.KEY_RESERVED, P.EXPERIMENT_INSERTED, P.ANSWER_REMEMBERED, P.REQUEST_COMMITTED, P.BELL_DUE, P.BELL_RUNG),
+            *(P.BELL_HEARD, P.BELLS_REPEATED, P.DEVICE_TAKEN, P.WORK_CLAIMED, P.LEASE_RECLAIMED, P.JOB_WRITTEN),
+        ),
+        begin,
+        like="entropy",
+    ),
+    Life(
+        "train",
+        (
+            *(P.PATCHES_COPIED, P.PATCHES_CACHED, P.CHECKPOINT_WRITTEN, P.CHECKPOINT_SYNCED, P.CHECKPOINT_RENAMED),
+            *(P.ARTEFACT_WRITTEN, P.CHECKPOINT_STORED, P.CHECKPOINT_TOLD, P.CHECKPOINT_HEARD, P.CHECKPOINT_RECORDED),
+            *(P.TRAINING_ENDED, P.ROUND_EVALUATED, P.RESULT_TOLD, P.RESULT_HEARD, P.WORK_FINISHED, P.WORK_GIVEN_BACK),
+        ),
+        begin_k_center,
+        like="k_center",
+        prepare=Bench.forget_patches,
+    ),
+    Life(
+        "pick",
+        (
+            *(P.PICK_CLAIMED, P.PICK_PREPARED, P.SELECTION_BEGUN, P.PICK_GIVEN_BACK, P.ANSWER_COMPUTED),
+            *(P.ANSWER_STORED, P.SAMPLER_ASKED, P.SAMPLER_ANSWERED, P.ROUND_DONE, P.PICKS_INSERTED),
+            *(P.ROUND_INSERTED, P.PICK_FINISHED, P.EXPERIMENT_ENDED, P.ROUND_CLOSED),
+        ),
+        begin,
+        like="entropy",
+        prepare=Bench.forget_answers,
+    ),
+    Life("poll", (P.PICK_RENEWED,), begin_k_center, like="k_center", prepare=poll),
+    Life("pause", (P.EXPERIMENT_SETTLED,), pause, like="entropy"),
+    Life("upload", (P.UPLOAD_STORED, P.UPLOAD_DESCRIBED), upload),
+)
