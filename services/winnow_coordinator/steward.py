@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+from sqlalchemy.exc import OperationalError
+
 from winnow.errors import WrongSchema
 from winnow.telemetry import logger
 from winnow_coordinator.context import Coordinator
@@ -61,7 +63,10 @@ class Steward:
             except WrongSchema as error:
                 _log.error("schema.differs", thread=name, reason=str(error), next="nothing is begun")
                 wait = DIFFERENT_SECONDS
-            except Exception as error:  # the thread must outlive a database that is down and a defect alike
+            except OperationalError as error:
+                _log.error("database.down", thread=name, reason=str(error.orig), next="tried again in a moment")
+                wait = self._coordinator.settings.steward_seconds
+            except Exception as error:  # the thread must outlive a defect
                 _log.exception("steward.stumbled", thread=name, reason=str(error), next="goes on in a moment")
                 wait = self._coordinator.settings.steward_seconds
             self._coordinator.stopping.wait(wait)

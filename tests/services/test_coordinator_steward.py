@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import structlog
 from conftest import free_port, wait_until
 from services.conftest import Driver, add_dataset, experiment_body, serving
 from sqlalchemy import select, update
@@ -373,3 +374,20 @@ def _statuses(api: httpx.Client) -> set[str]:
 def _waits(coordinator: Coordinator) -> bool:
     with coordinator.database.read() as session:
         return session.scalar(select(Round.id).where(Round.status == "queued").limit(1)) is not None
+
+
+def test_a_database_that_is_down_is_said_in_a_line_and_waited_for(settings: Settings) -> None:
+    gone = {"database_url": f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none"}
+    coordinator = Coordinator.open(Settings(**{**settings.model_dump(), **gone}))
+    steward = Steward(coordinator)
+    with structlog.testing.capture_logs() as said:
+        steward.start()
+        try:
+            wait_until(
+                lambda: sum("picker" in line.get("thread", "") for line in said) >= 4, 20, "the pickers to try again"
+            )
+        finally:
+            steward.stop()
+            coordinator.close()
+    assert {line["event"] for line in said} == {"database.down"}
+    assert not any(line.get("exc_info") for line in said), "a stack trace says nothing here, many times a second"

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from winnow.settings import Settings
-from winnow.store import Database
+from winnow.store import Database, engine
 from winnow.store.postgres import SILENCE_SECONDS, STATEMENT_SECONDS
 
 
@@ -71,7 +71,10 @@ def test_a_server_that_is_frozen_in_mid_transaction_is_given_up(postgres_url: st
     database.close()
 
 
-def test_a_pooled_connection_that_froze_is_replaced_without_an_error(postgres_url: str) -> None:
+def test_a_pooled_connection_that_froze_is_replaced_without_an_error(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "RESTED_SECONDS", 0.0)
     database = Database(postgres_url, silence=1.0)
     with database.begin() as session:
         pid = session.scalar(text("SELECT pg_backend_pid()"))
@@ -94,4 +97,22 @@ def test_a_migration_may_take_longer_than_a_statement(postgres_url: str) -> None
         connection.execute(text("SELECT pg_sleep(1)"))
     with pytest.raises(OperationalError), database.begin() as session:
         session.execute(text("SELECT pg_sleep(1)"))
+    database.close()
+
+
+def test_a_writer_that_stands_still_keeps_its_rows_for_less_than_a_lease(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Settings().lease_seconds - Settings().renew_seconds > engine.IDLE_SECONDS
+    monkeypatch.setattr(engine, "IDLE_SECONDS", 0.5)
+    database = Database(postgres_url)
+    with database.begin() as session:
+        session.execute(text("CREATE TABLE row AS SELECT 1 AS attempt"))
+    with pytest.raises(OperationalError), database.begin() as still:
+        still.execute(text("UPDATE row SET attempt = 2"))
+        with database.begin() as next_one:
+            next_one.execute(text("UPDATE row SET attempt = 3"))  # waits for the lock
+        still.execute(text("UPDATE row SET attempt = 4"))
+    with database.read() as session:
+        assert session.execute(text("SELECT attempt FROM row")).scalar_one() == 3
     database.close()

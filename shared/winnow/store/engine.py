@@ -16,7 +16,7 @@ from alembic import command
 from alembic.config import Config
 from psycopg import sql
 from pydantic_core import from_json
-from sqlalchemy import URL, Connection, Engine, Float, create_engine, event, insert, make_url, text
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, Float, create_engine, event, insert, make_url, text
 from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
@@ -44,6 +44,9 @@ PATIENCE = {
 only hangs still acknowledges; winnow.store.postgres gives it up."""
 RESTED_SECONDS = 1.0
 """A connection unused for this long is asked whether it still works."""
+IDLE_SECONDS = 20.0
+"""How long Postgres bears a transaction whose client says nothing. A machine that vanished or stands still in mid-write
+holds its rows' locks until then; less than a lease, so that its work is taken back when the lease is over."""
 _HERE = Path(__file__).resolve()
 
 
@@ -179,6 +182,8 @@ def _postgres(url: str) -> Engine:
     )
     event.listen(engine, "checkin", _note_rest)
     event.listen(engine, "checkout", _wake)
+    event.listen(engine, "connect", _bound_session)
+    event.listen(engine, "handle_error", _name_the_loss, retval=True)
     return engine
 
 
@@ -198,6 +203,24 @@ def _wake(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
         connection.rollback()
     except psycopg.Error as error:
         raise DisconnectionError from error
+
+
+def _bound_session(connection: Any, _: Any) -> None:
+    """Have the server give up on this client as this client does on the server; by itself it waits two hours."""
+    limits = {f"tcp_{name}": value for name, value in PATIENCE.items() if name.startswith("keepalives")}
+    limits["idle_in_transaction_session_timeout"] = round(IDLE_SECONDS * 1000)
+    settings = ", ".join(["set_config(%s, %s, false)"] * len(limits))
+    connection.execute(f"SELECT {settings}", [str(part) for pair in limits.items() for part in pair])
+    connection.commit()
+
+
+def _name_the_loss(context: ExceptionContext) -> BaseException | None:
+    """The driver files a session that the server ended under other errors than a connection that broke."""
+    error = context.original_exception
+    if not isinstance(error, psycopg.errors.IdleInTransactionSessionTimeout):
+        return None
+    context.is_disconnect = True
+    return OperationalError(context.statement, context.parameters, error)
 
 
 def _patient(url: URL) -> URL:
