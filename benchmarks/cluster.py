@@ -9,8 +9,8 @@
 `revive`. Every member keeps its address, its data and its log for the life of the cluster.
 """
 
+import shutil
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -86,15 +86,17 @@ class Cluster:
     ) -> None:
         self.root, self.kind = root.absolute(), kind
         self.root.mkdir(parents=True, exist_ok=True)
-        self.root.chmod(0o755)  # Postgres may run as somebody else
         self.members: dict[str, Member] = {}
         self.gateways: dict[str, Gateway] = {}
         self._guard = Guard()
+        self._data: Path | None = None
         self.database_url = f"sqlite:///{self.root / 'winnow.sqlite3'}"
         self.broker_url = f"filesystem://{self.root / 'broker'}"
         if kind == "scaled":
-            self.members["postgres"], self.database_url = make_postgres(self.root / "postgres", self._guard)
-            self.members["redis"], self.broker_url = make_redis(self.root / "redis", self._guard)
+            logs = self.root / "logs"
+            postgres, self.database_url, self._data = make_postgres(logs / "postgres.log", self._guard)
+            broker, self.broker_url = make_redis(self.root / "redis", logs / "redis.log", self._guard)
+            self.members |= {"postgres": postgres, "redis": broker}
         seen_database, seen_broker = self.database_url, self.broker_url
         if gateways:
             seen_database, seen_broker = self._gate("postgres", seen_database), self._gate("redis", seen_broker)
@@ -165,13 +167,15 @@ class Cluster:
         return {member.name: member.stop() for stem in order for member in self.named(stem)}
 
     def close(self) -> None:
-        """End what still runs, at once, and let go of everything. Files stay."""
+        """End what still runs, at once, and let go of everything. Files stay, but Postgres's."""
         for member in self.members.values():
             member.kill_family()
         for gateway in self.gateways.values():
             gateway.close()
         self.http.close()
         self._guard.close()
+        if self._data is not None:
+            shutil.rmtree(self._data, ignore_errors=True)
 
     def training_child(self, name: str) -> int | None:
         """Process id of the training process that a trainer started, if there is one."""
@@ -183,10 +187,6 @@ class Cluster:
         given = {key.removeprefix("WINNOW_").lower(): value for key, value in self.environment.items()}
         given |= {"database_url": self.database_url, "broker_url": self.broker_url}
         return Settings.model_validate({name: given[name] for name in Settings.model_fields if name in given})
-
-    def lived(self, name: str) -> float:
-        """Seconds since a member was started last."""
-        return time.monotonic() - self[name].started_at
 
     def _add_services(self, coordinators: int, samplers: int, trainers: int) -> None:
         sampler_ports = [free_port() for _ in range(samplers)]

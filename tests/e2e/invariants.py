@@ -19,9 +19,9 @@ Json = dict[str, Any]
 class Api:
     """The few calls that checking needs; deliberately not the project's own client."""
 
-    def __init__(self, url: str, key: str = "") -> None:
+    def __init__(self, url: str, key: str = "", transport: httpx.BaseTransport | None = None) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.http = httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=60)
+        self.http = httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=60, transport=transport)
 
     def get(self, path: str) -> Json:
         answer = self.http.get(path)
