@@ -44,6 +44,7 @@ class Child:
         self._last_words: deque[str] = deque(maxlen=20)
         self._stop_seconds = stop_seconds
         self._stopping_since: float | None = None
+        self._has_spoken = False
         self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_errors)]
         for reader in self._readers:
             reader.start()
@@ -67,8 +68,11 @@ class Child:
         self._say(LEAVE)
 
     def stop(self) -> None:
-        """Ask it to stop its job; kill it if it was asked long ago."""
-        if self._stopping_since is None:
+        """Ask it to stop its job; kill it if it was asked long ago, or still starts: it has made nothing, and hears
+        nothing while it imports torch."""
+        if not self._has_spoken:
+            self.kill({"type": "stopped"})
+        elif self._stopping_since is None:
             self._stopping_since = time.monotonic()
             self._say(STOP)
         elif time.monotonic() - self._stopping_since > self._stop_seconds:
@@ -118,6 +122,7 @@ class Child:
                 if not line.endswith(b"\n"):
                     return  # it died in mid-line: how it died says more
                 self.messages.put(json.loads(line))
+                self._has_spoken = True
         except ValueError:
             self.kill(failure(f"the training process sent a line that is not JSON: {line[:200]!r}"))
         finally:

@@ -64,6 +64,7 @@ class Supervisor:
         self._scratch = scratch.place(settings.scratch_dir, assignment.id, assignment.attempt)
         self._log = _log.bind(table=assignment.work.table.__tablename__, id=assignment.id, attempt=assignment.attempt)
         self._progress: dict[str, Any] | None = None
+        self._unrecorded: Message | None = None  # a checkpoint that the database was not there for
         self._end: Message | None = None
 
     def run(self) -> None:
@@ -156,6 +157,8 @@ class Supervisor:
         reach(Failpoint.LEASE_RENEWED)
         self._lease.renewed(before)
         self._progress = None
+        if self._unrecorded is not None:
+            self._keep_checkpoint(self._unrecorded)
         if not wanted.lets_work:
             child.stop()
 
@@ -165,8 +168,10 @@ class Supervisor:
             with self._database.begin() as session:
                 replaced = self._assignment.record(session, message)
         except OperationalError as error:
-            self._log.warning("checkpoint.unrecorded", reason=str(error.orig), next="the next one will be")
+            self._unrecorded = message
+            self._log.warning("checkpoint.unrecorded", reason=str(error.orig), next="tried again with the next renewal")
             return
+        self._unrecorded = None
         reach(Failpoint.CHECKPOINT_RECORDED)
         self._delete(replaced)
 
@@ -194,6 +199,8 @@ class Supervisor:
         patience = Patience(settings.max_losses, settings.max_failures, settings.retry_seconds)
         self._log.warning("work.given_back", cause=cause, reason=message)
         try:
+            if (checkpoint := self._unrecorded) is not None:
+                self._persist(lambda session: self._assignment.record(session, checkpoint))
             left = self._persist(lambda session: self._assignment.give_back(session, cause, message, patience))
         except Fenced:
             self._log.warning("claim.fenced", next="nothing is left to give back")

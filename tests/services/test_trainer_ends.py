@@ -1,6 +1,7 @@
 """Ends of a trainer's work that nobody planned: told to the row, with nothing lost and nothing left behind."""
 
 import json
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -8,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 from conftest import wait_until
+from processes import Guard, Member
+from servers import create_database, make_postgres
 from services.trainer_parts import TISSUE, add_dataset, add_round, children_of, read_round, worker_at, working
 from sqlalchemy import make_url, update
 
@@ -221,3 +225,43 @@ def test_a_silent_database_costs_the_child_before_the_lease_ends(tmp_path: Path,
         row = read_round(worker, round)
         assert (row.status, row.losses, row.failures) == (RoundStatus.QUEUED, 1, 0)
         assert "could not be renewed" in str(row.error)
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[tuple[Member, str]]:
+    """A server of one test's own, to be killed, and the address of an empty database on it."""
+    guard = Guard()
+    member, url, folder = make_postgres(tmp_path / "postgres.log", guard)
+    member.start()
+    try:
+        member.wait_ready()
+        create_database(url)
+        yield member, url
+    finally:
+        member.kill_family()
+        guard.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_checkpoint_that_the_database_was_away_for_is_recorded_when_it_is_back(
+    tmp_path: Path, postgres: tuple[Member, str]
+) -> None:
+    server, url = postgres
+    with worker_at(tmp_path / "state", database_url=url, lease_seconds=120) as worker:
+        add_dataset(worker)
+        round = add_round(worker, simclr={"epochs": 5000, "optimizer": "sgd", "momentum": 0.0})
+        with structlog.testing.capture_logs() as said, working(worker.attend, TRAIN, round.id):
+            wait_until(lambda: stored(worker, round), 120, "the first checkpoint to be recorded")
+            server.kill_family()
+            wait_until(lambda: any(line["event"] == "checkpoint.unrecorded" for line in said), 60, "the next one")
+            worker.leave()
+            wait_until(lambda: any(line["event"] == "work.given_back" for line in said), 60, "the training to stop")
+            server.start()
+        row = read_round(worker, round)
+        assert (row.status, row.losses, row.failures) == (RoundStatus.QUEUED, 0, 0)
+        with worker.database.read() as session:
+            kept = artefacts.of_round(session, round.experiment_id, 0)["checkpoint/counters"].key
+        keys = worker.store.list(f"experiments/{round.experiment_id}")
+        assert kept == max(key for key in keys if key.endswith(".json")), (
+            "the newest one is what the round goes on from"
+        )

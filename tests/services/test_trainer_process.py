@@ -56,6 +56,14 @@ def test_a_child_that_does_not_hear_stop_is_killed_and_counts_as_stopped() -> No
     assert child.end == {"type": "stopped"}
 
 
+def test_a_child_that_still_starts_is_not_waited_for() -> None:
+    child = spawn("import signal; signal.pause()")
+    child.stop()
+    assert heard(child) == []
+    child.close()
+    assert child.end == {"type": "stopped"}
+
+
 def test_whoever_stops_a_trainer_waits_longer_than_it_waits_for_its_child() -> None:
     compose = (Path(__file__).parents[2] / "docker-compose.yml").read_text()
     found = re.search(r"&trainer\n(?:  .*\n)*?  stop_grace_period: (\d+)s", compose)
