@@ -1,6 +1,7 @@
 """Claims: one winner, fenced losers, leases by the database's clock."""
 
 import multiprocessing
+import threading
 
 import pytest
 from sqlalchemy import update
@@ -50,6 +51,40 @@ def test_rounds_of_a_paused_experiment_are_not_claimed(database: Database, datas
     with database.begin() as session:
         experiments.transition(session, round.experiment_id, ExperimentStatus.PAUSING)
     assert claim(database) is None
+
+
+def test_a_pause_waits_for_a_claim_that_is_not_committed_yet(database: Database, dataset: Dataset) -> None:
+    """Else the steward could find nobody at work, and call the experiment paused while it is trained."""
+    round = add_experiment(database, dataset)
+    seen: list[bool] = []
+
+    def pause() -> None:
+        with database.begin() as session:
+            experiments.transition(session, round.experiment_id, ExperimentStatus.PAUSING)
+        with database.begin() as session:
+            seen.append(rounds.is_worked_on(session, round.experiment_id))
+
+    with database.begin() as session:
+        assert claims.claim(session, TRAIN, "w1", 30) is not None
+        person = threading.Thread(target=pause)
+        person.start()
+        person.join(0.3)
+        assert person.is_alive() and not seen
+    person.join(20)
+    assert seen == [True]
+
+
+def test_a_claim_waits_for_a_pause_that_is_not_committed_yet(database: Database, dataset: Dataset) -> None:
+    round = add_experiment(database, dataset)
+    won: list[Round | None] = []
+    with database.begin() as session:
+        experiments.transition(session, round.experiment_id, ExperimentStatus.PAUSING)
+        worker = threading.Thread(target=lambda: won.append(claim(database)))
+        worker.start()
+        worker.join(0.3)
+        assert worker.is_alive()
+    worker.join(20)
+    assert won == [None]
 
 
 def test_an_old_attempt_is_fenced(database: Database, dataset: Dataset) -> None:

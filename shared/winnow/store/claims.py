@@ -1,4 +1,4 @@
-"""Claims: one guarded UPDATE takes a row, and every later write names id, status and attempt.
+"""Claims: a guarded UPDATE takes a row, and every later write names id, status and attempt.
 
 Zero rows means fenced: another attempt holds the row now, and what was computed under the old one is discarded.
 """
@@ -44,11 +44,12 @@ def claim(session: Session, work: Work, owner: str, lease: float, *, id: str | N
     free = select(table.id).where(_claimable(work)).order_by(table.waiting_since, table.id).limit(1)
     if id is not None:
         free = free.where(table.id == id)
-    if session.get_bind().dialect.name == "postgresql":
-        free = free.with_for_update(skip_locked=True)
+    found = session.scalar(free.with_for_update(skip_locked=True))
+    if found is None or (work.table is Round and not _lets_work(session, found)):
+        return None
     taken = session.execute(
         update(table)
-        .where(table.id == free.scalar_subquery(), table.status == work.waiting)
+        .where(table.id == found, table.status == work.waiting)
         .values(
             status=work.working,
             owner=owner,
@@ -65,6 +66,17 @@ def claim(session: Session, work: Work, owner: str, lease: float, *, id: str | N
         return None
     schema.require(session)
     return session.get(table, taken, populate_existing=True)
+
+
+def _lets_work(session: Session, round_id: str) -> bool:
+    """Whether the round's experiment goes on, which nobody changes before this transaction ends.
+
+    Without the lock a pause could be settled, finding nobody at work, between the look for a round and the commit of
+    its claim.
+    """
+    status = select(Experiment.status).join(Round, Round.experiment_id == Experiment.id).where(Round.id == round_id)
+    locked = session.scalar(status.with_for_update(of=Experiment, key_share=True))
+    return ExperimentStatus(locked).lets_work
 
 
 def renew(session: Session, work: Work, id: str, attempt: int, lease: float, progress: dict[str, Any] | None) -> None:
