@@ -6,6 +6,7 @@ from pathlib import Path
 
 from winnow.datasets.decode import Picture, Unreadable, resolve
 from winnow.domain import Role
+from winnow.errors import InvalidInput
 
 Allow = Callable[[Path], None]
 """Raises PathForbidden for a resolved path outside the allowed roots."""
@@ -28,6 +29,16 @@ class Listing:
 
     entries: list[Entry]
     pictures: Callable[[], Iterator[Picture]]
+
+
+def require_file(path: Path, field: str, what: str) -> None:
+    """Raise InvalidInput unless `path` is a file: `what` is not there, or it cannot be looked at."""
+    try:
+        is_there = path.is_file()
+    except OSError as error:  # no permission, a name too long
+        raise InvalidInput(field, f"{what} {path} cannot be read: {error.strerror}") from None
+    if not is_there:
+        raise InvalidInput(field, f"no {what} {path}")
 
 
 def allow_link(path: Path, allow: Allow) -> None:

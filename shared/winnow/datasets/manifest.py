@@ -9,13 +9,16 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from winnow.datasets.decode import FilePicture, Picture, Unreadable, resolve
-from winnow.datasets.entries import Allow, Entry, Listing, allow_link
+from winnow.datasets.entries import Allow, Entry, Listing, allow_link, require_file
 from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
 from winnow.paths import open_file, open_folder
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 """What a manifest's name ends in; a file of another name is read as CSV."""
+MOST_ROWS = 10_000_000
+MOST_BYTES = 1 << 30
+"""Of a manifest, which is held in memory while it is read: of the file, or of the values in it."""
 _COLUMNS = ("path", "label", "group", "role")
 Row = dict[str, str | None]
 Table = tuple[list[str], Sequence[Sequence[Any]]]
@@ -37,8 +40,7 @@ def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int)
     placed = _resolved(table, f"{field}.path")
     for place in (placed, _resolved(root, f"{field}.path")):
         allow(place)
-    if not placed.is_file():
-        raise InvalidInput(f"{field}.path", f"no manifest file {table}")
+    require_file(placed, f"{field}.path", "manifest file")
     folders = _Folders(allow)
     paths: dict[str, Path] = {}
     entries: list[Entry] = []
@@ -89,9 +91,10 @@ def _rows(table: Path, placed: Path, source: Source, field: str) -> Iterator[Row
 def _csv(table: Path, file: BinaryIO, field: str) -> Table:
     delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
     try:
+        _require_small(table, 0, os.fstat(file.fileno()).st_size, field)
         with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
             rows = [row for row in csv.reader(text, delimiter=delimiter, strict=True) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise InvalidInput(f"{field}.path", f"{table.name} is not CSV in UTF-8: {error}") from None
     if not rows:
         raise InvalidInput(f"{field}.path", f"{table.name} is empty")
@@ -103,14 +106,35 @@ def _csv(table: Path, file: BinaryIO, field: str) -> Table:
 
 
 def _parquet(table: Path, file: BinaryIO, field: str) -> Table:
-    import pyarrow as arrow
     from pyarrow import parquet
 
+    rows: list[tuple[Any, ...]] = []
+    texts: dict[str, str] = {}
+    size = 0
     try:
-        columns: dict[str, list[Any]] = parquet.ParquetFile(file).read().to_pydict()
-    except (arrow.ArrowException, OSError) as error:
+        with parquet.ParquetFile(file) as stored:
+            names = list(dict.fromkeys(stored.schema_arrow.names))
+            _require_small(table, stored.metadata.num_rows, 0, field)
+            for batch in stored.iter_batches(batch_size=1024):
+                size += batch.nbytes  # a small file may repeat one long value for each of its rows
+                _require_small(table, len(rows) + batch.num_rows, size, field)
+                columns = [_shared(cells, texts) for cells in batch.to_pydict().values()]
+                rows += zip(*columns, strict=True)
+    except (InvalidInput, MemoryError):
+        raise
+    except Exception as error:  # a damaged file makes pyarrow raise almost anything
         raise InvalidInput(f"{field}.path", f"{table.name} is not Parquet: {error}") from None
-    return list(columns), list(zip(*columns.values(), strict=True))
+    return names, rows
+
+
+def _shared(cells: list[Any], texts: dict[str, str]) -> list[Any]:
+    """The cells, each text once in memory: labels and groups are a few words over and over."""
+    return [texts.setdefault(cell, cell) if isinstance(cell, str) else cell for cell in cells]
+
+
+def _require_small(table: Path, rows: int, size: int, field: str) -> None:
+    if rows > MOST_ROWS or size > MOST_BYTES:
+        raise InvalidInput(f"{field}.path", f"{table.name} holds more than {MOST_ROWS} rows or {MOST_BYTES} bytes")
 
 
 def _text(cell: Any) -> str | None:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from winnow.datasets.decode import ArrayPicture, Picture, Unreadable, resolve
-from winnow.datasets.entries import Allow, Entry, Listing
+from winnow.datasets.entries import Allow, Entry, Listing, require_file
 from winnow.domain import Role, Source
+from winnow.embeddings.npy import parse_header
 from winnow.errors import InvalidInput
 from winnow.paths import open_file
 
@@ -31,6 +31,8 @@ _BROKEN = (
     RuntimeError,  # zipfile's for an encrypted member; NotImplementedError for a compression it does not know
 )
 """What zipfile and NumPy raise on a damaged archive."""
+MOST_IMAGES = 10_000_000
+"""Of one split. A header may promise any number, and images of no pixels take no bytes."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,14 @@ class _Split:
     shape: tuple[int, ...]  # (n, h, w) or (n, h, w, c)
 
 
-def list_npz(source: Source, number: int, *, allow: Allow) -> Listing:
+def list_npz(source: Source, number: int, *, allow: Allow, max_pixels: int) -> Listing:
     """Every image of every split, in the archive's order; the label is the class number as text.
 
     A split's role is the one in `source.splits`, else the source's own, else by its name: pool (train),
     validation (val), test. Without any of these it is refused.
 
-    Raises InvalidInput (no such file, no archive, other shapes or types, pickled members), PathForbidden.
+    Raises InvalidInput (no such file, no archive, other shapes or types, pickled members, images above `max_pixels`),
+    PathForbidden.
     """
     path, field = Path(source.path or ""), f"sources.{number}.path"
     try:
@@ -53,10 +56,9 @@ def list_npz(source: Source, number: int, *, allow: Allow) -> Listing:
     except Unreadable as error:
         raise InvalidInput(field, str(error)) from None
     allow(path)
-    if not path.is_file():
-        raise InvalidInput(field, f"no archive {path}")
+    require_file(path, field, "archive")
     try:
-        splits = _splits(path)
+        splits = _splits(path, max_pixels)
         entries = [entry for split in splits for entry in _entries(path, split, source, number)]
     except InvalidInput:
         raise
@@ -70,18 +72,19 @@ def list_npz(source: Source, number: int, *, allow: Allow) -> Listing:
     return Listing(entries, pictures)
 
 
-def _splits(path: Path) -> list[_Split]:
+def _splits(path: Path, max_pixels: int) -> list[_Split]:
     with open_file(path) as file, zipfile.ZipFile(file) as archive:
-        names = [name.removesuffix("_images.npy") for name in archive.namelist() if name.endswith("_images.npy")]
+        members = dict.fromkeys(archive.namelist())  # an archive may hold a name twice; the last one is read
+        names = [name.removesuffix("_images.npy") for name in members if name.endswith("_images.npy")]
         if not names:
             raise ValueError("it has no `train_images`, `val_images` or `test_images`")
         ordered = sorted(names, key=lambda name: (list(_SPLITS).index(name) if name in _SPLITS else len(_SPLITS), name))
-        return [_split(archive, name) for name in ordered]
+        return [_split(archive, name, max_pixels) for name in ordered]
 
 
-def _split(archive: zipfile.ZipFile, name: str) -> _Split:
+def _split(archive: zipfile.ZipFile, name: str, max_pixels: int) -> _Split:
     with archive.open(f"{name}_images.npy") as member:
-        shape, fortran, dtype = _header(member)
+        shape, fortran, dtype = parse_header(member)
         header = member.tell()
     if dtype != np.uint8 or fortran:
         raise ValueError(
@@ -89,8 +92,11 @@ def _split(archive: zipfile.ZipFile, name: str) -> _Split:
         )
     if not (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))):
         raise ValueError(f"{name}_images has shape {shape}; (n, h, w) or (n, h, w, 3) is needed")
-    if archive.getinfo(f"{name}_images.npy").file_size != header + math.prod(shape):
-        raise ValueError(f"{name}_images does not hold the {shape} values that its header promises")
+    pixels = shape[1] * shape[2]
+    if not 0 < pixels <= max_pixels or shape[0] > MOST_IMAGES:
+        most = f"at most {MOST_IMAGES} images of 1 to {max_pixels} pixels (max_pixels) are read"
+        raise ValueError(f"{name}_images has shape {shape}; {most}")
+    _require_whole(archive, f"{name}_images", header, math.prod(shape))
     return _Split(name, shape)
 
 
@@ -100,11 +106,9 @@ def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
         yield member
 
 
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
-    version = npy.read_magic(member)
-    if version == (1, 0):
-        return npy.read_array_header_1_0(member)
-    return npy.read_array_header_2_0(member)
+def _require_whole(archive: zipfile.ZipFile, name: str, header: int, promised: int) -> None:
+    if archive.getinfo(f"{name}.npy").file_size != header + promised:
+        raise ValueError(f"{name} does not hold the {promised} bytes that its header promises")
 
 
 def _entries(path: Path, split: _Split, source: Source, number: int) -> Iterator[Entry]:
@@ -119,14 +123,18 @@ def _entries(path: Path, split: _Split, source: Source, number: int) -> Iterator
 
 def _labels(path: Path, split: _Split) -> NDArray[np.int64] | None:
     """Class numbers, int64 (n,); None where the archive has none for this split."""
-    with open_file(path) as file, np.load(file, allow_pickle=False) as archive:
-        if f"{split.name}_labels" not in archive:
+    name, count = f"{split.name}_labels", split.shape[0]
+    with open_file(path) as file, zipfile.ZipFile(file) as archive:
+        if f"{name}.npy" not in archive.namelist():
             return None
-        labels = np.asarray(archive[f"{split.name}_labels"])
-    if labels.shape not in ((split.shape[0],), (split.shape[0], 1)) or labels.dtype.kind not in "iub":
-        wanted = f"integers of shape ({split.shape[0]},) or ({split.shape[0]}, 1) are needed"
-        raise ValueError(f"{split.name}_labels is {labels.dtype} of shape {labels.shape}; {wanted}")
-    return labels.reshape(-1).astype(np.int64)
+        with archive.open(f"{name}.npy") as member:
+            shape, _, dtype = parse_header(member)
+            if shape not in ((count,), (count, 1)) or dtype.kind not in "iub":
+                wanted = f"integers of shape ({count},) or ({count}, 1) are needed"
+                raise ValueError(f"{name} is {dtype} of shape {shape}; {wanted}")
+            _require_whole(archive, name, member.tell(), count * dtype.itemsize)
+            labels = np.frombuffer(member.read(count * dtype.itemsize), dtype)
+    return labels.astype(np.int64)
 
 
 def _stream(path: Path, split: _Split, field: str) -> Iterator[Picture]:
@@ -134,7 +142,7 @@ def _stream(path: Path, split: _Split, field: str) -> Iterator[Picture]:
     size = math.prod(patch)
     try:
         with _member(path, f"{split.name}_images.npy") as member:
-            _header(member)
+            parse_header(member)
             for _ in range(split.shape[0]):
                 data = member.read(size)
                 if len(data) != size:

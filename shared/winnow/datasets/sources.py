@@ -49,7 +49,7 @@ def _list(source: Source, number: int, spec: DatasetSpec, allow: Allow) -> Listi
         case "manifest":
             listing = list_manifest(source, number, allow=allow, max_pixels=spec.max_pixels)
         case "npz":
-            listing = list_npz(source, number, allow=allow)
+            listing = list_npz(source, number, allow=allow, max_pixels=spec.max_pixels)
         case "synthetic":
             listing = _list_synthetic(source, number)
     if not listing.entries:

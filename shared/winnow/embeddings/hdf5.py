@@ -7,6 +7,7 @@ A file may name data outside itself (external links, external storage, virtual d
 stranger's file must not make this process read another one.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,10 @@ from winnow.paths import open_file
 MAGIC = b"\x89HDF\r\n\x1a\n"
 FEATURES = ("features", "feats")
 COORDS = "coords"
+_MOST_COORDS = 16
+"""Columns of coordinates; a file of nothing but fill values may promise any number of them."""
+_LARGEST_CHUNK = 256 << 20
+"""Bytes: HDF5 takes that much memory to read one row of a compressed dataset."""
 
 
 def _again(file: BinaryIO) -> Any:
@@ -64,7 +69,7 @@ class Hdf5File:
         return None
 
     def _require_coords(self, stored: Any) -> None:
-        if stored.ndim != 2 or stored.shape[0] != self.rows or stored.shape[1] < 2:
+        if stored.ndim != 2 or stored.shape[0] != self.rows or not 2 <= stored.shape[1] <= _MOST_COORDS:
             raise self._refuse(f"{COORDS} needs {self.rows} rows of x and y, got shape {stored.shape}")
         if stored.dtype.kind not in "iuf":
             raise self._refuse(f"{COORDS} needs numbers, got {stored.dtype.name}")
@@ -79,6 +84,9 @@ class Hdf5File:
             raise self._refuse(f"{name} is a group, not a dataset")
         if stored.external or stored.is_virtual:
             raise self._refuse(f"{name} lies in other files; only data that the file itself holds is read")
+        chunk = math.prod(stored.chunks or ()) * stored.dtype.itemsize
+        if chunk > _LARGEST_CHUNK:
+            raise self._refuse(f"{name} is stored in chunks of {chunk} bytes; the limit is {_LARGEST_CHUNK}")
         return stored
 
     @contextmanager
@@ -90,8 +98,10 @@ class Hdf5File:
         try:
             with open_file(self.path) as opened, h5py.File(_again(opened), "r", locking="best-effort") as file:
                 yield file
-        except (OSError, RuntimeError) as error:
-            raise self._refuse(f"cannot be read as HDF5 ({error})") from error
+        except InvalidInput:
+            raise
+        except Exception as error:  # a damaged file makes h5py raise almost anything
+            raise self._refuse(f"cannot be read as HDF5 ({str(error) or type(error).__name__})") from error
 
     def _refuse(self, reason: str) -> InvalidInput:
         return InvalidInput(self._name, f"{self.path.name}: {reason}")

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.lib import format as npy
@@ -14,7 +14,8 @@ from winnow.errors import InvalidInput
 from winnow.paths import open_file
 
 MAGIC = b"\x93NUMPY"
-_LONGEST_HEADER = 1 << 16
+LONGEST_HEADER = 1 << 16
+"""Bytes. NumPy's own limit is lower, and is for headers that it does not trust with more."""
 
 
 class NpyFile:
@@ -66,10 +67,8 @@ def read_header(path: Path, name: str) -> Header:
     """What a `.npy` at a resolved path promises. Raises InvalidInput where it cannot be read or the file is shorter."""
     with open_file(path) as file:
         try:
-            version = npy.read_magic(file)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, by_columns, dtype = read(file, max_header_size=_LONGEST_HEADER)
-        except (ValueError, EOFError) as error:
+            shape, by_columns, dtype = parse_header(file)
+        except ValueError as error:
             raise InvalidInput(name, f"{path.name}: its .npy header cannot be read ({error})") from error
         start, size = file.tell(), os.fstat(file.fileno()).st_size
     header = Header(shape, dtype, by_columns, start)
@@ -80,3 +79,22 @@ def read_header(path: Path, name: str) -> Header:
         reason = f"is cut short: its header promises {promised} bytes of data, there are {there}"
         raise InvalidInput(name, f"{path.name}: {reason}")
     return header
+
+
+def parse_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is in Fortran order, and dtype; `file` then stands at the data. Raises ValueError."""
+    stream = cast("BinaryIO", file)
+    version = npy.read_magic(stream)
+    width = 2 if version == (1, 0) else 4
+    length = stream.read(width)
+    if int.from_bytes(length, "little") > LONGEST_HEADER:  # NumPy asks for that much memory before it reads
+        raise ValueError(f"it says that it has {int.from_bytes(length, 'little')} bytes")
+    stream.seek(-len(length), 1)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    try:
+        shape, is_fortran, dtype = read(stream, max_header_size=LONGEST_HEADER)
+    except Exception as error:  # it is Python's syntax: a damaged one makes the parser raise almost anything
+        raise ValueError(str(error) or type(error).__name__) from error
+    if any(size < 0 for size in shape):
+        raise ValueError(f"it promises the shape {shape}")
+    return shape, is_fortran, dtype

@@ -22,6 +22,10 @@ FEATURES = ("features", "feats", "embedding", "embeddings")
 KEYS = ("key", "id", "path", "filename")
 COORDS = ["x", "y"]
 _BATCH_ROWS = 4096
+_BATCH_BYTES = 1 << 24
+_TEXT_ROWS = 256
+_MOST_TEXT = 1 << 30
+"""Bytes of one column of text. A small file may repeat one long value for each of its rows."""
 
 
 class ParquetFile:
@@ -65,7 +69,15 @@ class ParquetFile:
         """(rows,) one column as text, say the slide or the patient of each row. Raises InvalidInput: no such column."""
         if column not in self._names:
             raise self._refuse(f"has no column {column!r}; it has {', '.join(self._names[:20])}")
-        return [str(value) for batch in self._batches([column]) for value in batch.column(0).to_pylist()]
+        found: list[str] = []
+        texts: dict[str, str] = {}  # each text once in memory: slides and patients repeat
+        size = 0
+        for batch in self._batches([column], _TEXT_ROWS):
+            size += batch.nbytes
+            if size > _MOST_TEXT:
+                raise self._refuse(f"the column {column!r} holds more than {_MOST_TEXT} bytes, which is the limit")
+            found += [texts.setdefault(text, text) for text in map(str, batch.column(0).to_pylist())]
+        return found
 
     def _column(self, name: str) -> NDArray[Any]:
         return np.concatenate([batch.column(0).to_numpy(zero_copy_only=False) for batch in self._batches([name])])
@@ -89,8 +101,9 @@ class ParquetFile:
         return floats, False
 
     def _width(self, file: Any) -> int:
-        batch = next(file.iter_batches(batch_size=1, columns=self._columns))
-        return len(batch.column(0)[0].as_py() or [])
+        for batch in file.iter_batches(batch_size=1, columns=self._columns):
+            return len(batch.column(0)[0].as_py() or [])
+        raise self._refuse("holds fewer rows than its footer promises")
 
     def _block(self, batch: Any, start: int) -> NDArray[Any]:
         for column in batch.columns:
@@ -106,23 +119,34 @@ class ParquetFile:
             raise self._refuse(f"row {start + odd} has {lengths[odd]} values, row 0 has {self.columns}")
         return lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.columns)
 
-    def _batches(self, columns: list[str]) -> Iterator[Any]:
+    def _batches(self, columns: list[str], most: int = _BATCH_ROWS) -> Iterator[Any]:
+        """All rows. Raises InvalidInput unless they are as many as the footer promises."""
+        taken = 0
+        rows = max(1, min(most, _BATCH_BYTES // (8 * self.columns)))
         with self._open() as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+            for batch in file.iter_batches(batch_size=rows, columns=columns):
+                taken += batch.num_rows
+                if taken > self.rows:
+                    break
                 yield batch.select(columns)  # in the order asked for, not in the file's
+        if taken != self.rows:
+            raise self._refuse(
+                f"its footer promises {self.rows} rows, it holds {'more' if taken > self.rows else taken}"
+            )
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
         try:
-            import pyarrow as arrow
             from pyarrow import parquet
         except ModuleNotFoundError as error:
             raise self._refuse("reading Parquet needs pyarrow: install winnow with its select extra") from error
         try:
             with open_file(self.path) as opened, parquet.ParquetFile(opened) as file:
                 yield file
-        except (arrow.ArrowException, OSError) as error:
-            raise self._refuse(f"cannot be read as Parquet ({error})") from error
+        except InvalidInput:
+            raise
+        except Exception as error:  # a damaged file makes pyarrow raise almost anything
+            raise self._refuse(f"cannot be read as Parquet ({str(error) or type(error).__name__})") from error
 
     def _refuse(self, reason: str) -> InvalidInput:
         return InvalidInput(self._name, f"{self.path.name}: {reason}")

@@ -15,6 +15,8 @@ from winnow.paths import open_file
 
 SUFFIXES = (".npy", ".h5", ".hdf5", ".parquet")
 """What a folder is searched for. What a file is, its first bytes say."""
+_BESIDE_BYTES = 128
+"""Of a row: its coordinates or its key."""
 _FORMATS: dict[bytes, Callable[[Path, str], Source]] = {
     npy.MAGIC: npy.NpyFile,
     hdf5.MAGIC: hdf5.Hdf5File,
@@ -78,7 +80,10 @@ class Survey:
     @property
     def bytes_to_read(self) -> int:
         """Memory that `read` takes: none for a pool that is mapped in place."""
-        return 0 if self.in_place else 4 * self.rows * self.columns
+        if self.in_place:
+            return 0
+        beside = sum(source.rows for source in self.sources if not isinstance(source, npy.NpyFile))
+        return 4 * self.rows * self.columns + _BESIDE_BYTES * beside
 
     def read(self) -> Embeddings:
         """The pool.
@@ -90,7 +95,7 @@ class Survey:
         if self.in_place and isinstance(first, npy.NpyFile):
             features = first.map()
         else:
-            features = np.empty((self.rows, self.columns), np.float32)
+            features = self._allocate()
             self._fill(features)
         return Embeddings(features, self._parts(), self._notes())
 
@@ -110,6 +115,14 @@ class Survey:
             except InvalidInput as error:
                 raise InvalidInput(name, error.reason) from error
         return found
+
+    def _allocate(self) -> Features:
+        try:
+            return np.empty((self.rows, self.columns), np.float32)
+        except (MemoryError, ValueError) as error:
+            size = 4 * self.rows * self.columns
+            reason = f"{self.rows} rows of {self.columns} take {size} bytes of memory, more than there is"
+            raise InvalidInput("pool", reason) from error
 
     def _fill(self, features: Features) -> None:
         start = 0

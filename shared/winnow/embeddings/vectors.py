@@ -17,8 +17,7 @@ ROW = "row"
 def read_labels(path: Path, name: str, rows: int) -> list[str]:
     """(rows,) one label a row: a 1-d `.npy` of text or integers, or one a line. Raises InvalidInput naming `name`."""
     if _is_npy(path, name):
-        values = _vector(path, name, kinds="USiu")
-        found = [str(value) for value in values.tolist()]
+        found = _texts(_vector(path, name, kinds="USiu"), path, name)
     else:
         found = [line.strip() for line in _lines(path, name)]
     if len(found) != rows:
@@ -35,10 +34,37 @@ def read_rows(path: Path, name: str) -> list[int]:
         table = csv.DictReader(lines)
         if ROW not in (table.fieldnames or ()):
             raise InvalidInput(name, f"{path.name}: has no column {ROW!r}; it has {', '.join(table.fieldnames or ())}")
-        lines = [row[ROW] or "" for row in table]
+        lines = _column(table, path, name)
     elif lines and lines[0].strip() == ROW:
         lines = lines[1:]
     return [_integer(path, name, number, line) for number, line in enumerate(lines)]
+
+
+def _column(table: "csv.DictReader[str]", path: Path, name: str) -> list[str]:
+    try:
+        return [row[ROW] or "" for row in table]
+    except csv.Error as error:
+        raise InvalidInput(name, f"{path.name}: is no CSV ({error})") from error
+
+
+def _texts(values: NDArray[Any], path: Path, name: str) -> list[str]:
+    """Each value as text. Raises InvalidInput for bytes or code points that are none."""
+    if values.dtype.kind == "U":
+        _require_letters(values, path, name)
+    if values.dtype.kind != "S":
+        return [str(value) for value in values.tolist()]
+    try:
+        return [value.decode("utf-8") for value in values.tolist()]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(name, f"{path.name}: holds bytes that are no UTF-8 ({error})") from error
+
+
+def _require_letters(values: NDArray[Any], path: Path, name: str) -> None:
+    """NumPy stores 32 bits a letter and checks none of them; Python fails on some. Raises InvalidInput."""
+    native = values.astype(values.dtype.newbyteorder("="))
+    letters = native.view(np.uint32) if native.dtype.itemsize else np.empty(0, np.uint32)
+    if ((letters > 0x10FFFF) | ((letters >= 0xD800) & (letters < 0xE000))).any():
+        raise InvalidInput(name, f"{path.name}: holds letters that Unicode does not have")
 
 
 def _integer(path: Path, name: str, number: int, line: str) -> int:
@@ -67,7 +93,7 @@ def _vector(path: Path, name: str, *, kinds: str) -> NDArray[Any]:
     if len(shape) != 1 or dtype.kind not in kinds:
         text = " or text" if "U" in kinds else ""
         raise InvalidInput(name, f"{path.name}: needs integers{text} in 1 dimension, got {dtype.name} {shape}")
-    return np.load(path, allow_pickle=False)
+    return np.load(path, allow_pickle=False, max_header_size=npy.LONGEST_HEADER)
 
 
 def _lines(path: Path, name: str) -> list[str]:
