@@ -49,7 +49,8 @@ class _Api(FastAPI):
         return Observed(inside, self.state.meters)
 
     def openapi(self) -> dict[str, Any]:
-        return self.openapi_schema or problems.relabel(super().openapi())
+        host = self.state.coordinator.settings.coordinator_host
+        return problems.relabel(super().openapi(), needs_key=not is_loopback(host))
 
 
 def make_app(coordinator: Coordinator, *, steward: bool = True) -> FastAPI:

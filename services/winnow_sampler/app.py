@@ -55,7 +55,8 @@ class _Api(FastAPI):
         return Perimeter(super().build_middleware_stack(), most_body=MOST_BODY, unbounded=(UPLOADS,))
 
     def openapi(self) -> dict[str, Any]:
-        return self.openapi_schema or problems.relabel(super().openapi())
+        token = self.state.sampler.settings.sampler_token.get_secret_value()
+        return problems.relabel(super().openapi(), needs_key=bool(token))
 
 
 def make_app(settings: Settings) -> FastAPI:

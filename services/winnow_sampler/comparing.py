@@ -1,8 +1,11 @@
 """Several strategies on one snapshot as a job's work. Nothing is committed."""
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from winnow.selection import Selection, select
 from winnow.selection.batch import Stop
@@ -69,7 +72,8 @@ class Comparing:
         seconds = time.perf_counter() - began
         if job.cancelled.is_set():
             return None
-        measured = self._measure(contender, picked, arrays, seconds, job.cancelled.is_set)
+        with np.errstate(over="ignore", invalid="ignore"):  # a measure beyond float32 is left out
+            measured = self._measure(contender, picked, arrays, seconds, job.cancelled.is_set)
         self.found.require_unchanged()
         return None if job.cancelled.is_set() else (measured, picked)
 
@@ -84,12 +88,17 @@ class Comparing:
             strategy=contender.strategy,
             indices=picks.tolist(),
             seconds=seconds,
-            radius=None if pool is None else largest_left(pool, picks, arrays.given("centers"), stop),
-            redundancy=None if pool is None else mean_nearest(pool, picks),
+            radius=None if pool is None else _finite(largest_left(pool, picks, arrays.given("centers"), stop)),
+            redundancy=None if pool is None else _finite(mean_nearest(pool, picks)),
             groups=None if groups is None else mix(groups, picks),
             labels=None if labels is None else mix(labels, picks),
             notes=[*arrays.notes(), *picked.notes],
         )
+
+
+def _finite(distance: float | None) -> float | None:
+    """The distance, or None for one beyond float32: JSON has no word for it."""
+    return distance if distance is not None and math.isfinite(distance) else None
 
 
 def _wanted(contender: Contender) -> Wanted:

@@ -4,6 +4,7 @@ A cancelled job keeps what it had: the first picks of k-center are the answer to
 so that the same request, sent again, is computed to its end.
 """
 
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -196,6 +197,6 @@ class Jobs:
 
 
 def _key(kind: str, id: str, *, prefix: bool = False) -> str:
-    if not id.isalnum():
+    if not re.fullmatch("[A-Za-z0-9]{1,100}", id):  # anything else is no name of a file, or too long for one
         raise NotFound(kind.removesuffix("s"), id)
     return f"cancelled/{kind}/{id}.json" if prefix else f"{kind}/{id}.json"

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from winnow.domain import Text
 from winnow.errors import InvalidInput
 from winnow.selection import strategies
 from winnow_sampler import examples
@@ -19,7 +20,9 @@ Status = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """What is sent must be what the description says: `true` is no number, "5" neither."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class ArrayRef(_Strict):
@@ -30,11 +33,11 @@ class ArrayRef(_Strict):
     the sampler's data roots, several being one pool.
     """
 
-    key: str | None = None
+    key: Text | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     inline: list[list[float]] | None = Field(default=None, description="(n, d) numbers")
-    upload: str | Annotated[list[str], Field(min_length=1)] | None = None
-    path: str | Annotated[list[str], Field(min_length=1)] | None = None
+    upload: Text | Annotated[list[Text], Field(min_length=1)] | None = None
+    path: Text | Annotated[list[Text], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -54,9 +57,9 @@ class ArrayRef(_Strict):
 class LabelsRef(_Strict):
     """One label a candidate: `inline`, or from the pool: `by` its files' stems, or a `column` of its Parquet files."""
 
-    inline: list[str | int] | None = None
+    inline: list[Text | int] | None = None
     by: Literal["file"] | None = None
-    column: str | None = None
+    column: Text | None = None
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -68,10 +71,10 @@ class LabelsRef(_Strict):
 class ConstraintsRequest(_Strict):
     """What every pick must keep to. Caps and quotas count by `groups`."""
 
-    cap: Annotated[int, Field(ge=1, le=MOST)] | dict[str, Count] | None = Field(
+    cap: Annotated[int, Field(ge=1, le=MOST)] | dict[Text, Count] | None = Field(
         default=None, description="The most picks of any group, or of each group that is named"
     )
-    quota: dict[str, Count] | None = Field(default=None, description="The fewest picks of each group that is named")
+    quota: dict[Text, Count] | None = Field(default=None, description="The fewest picks of each group that is named")
     quota_is_exact: bool = Field(default=False, description="Whether a quota is also the most")
     exclude: list[Row] = Field(default=[], description="Rows that are never picked")
     pinned: list[Row] = Field(default=[], description="Rows that are picked first; they count in the budget")
@@ -98,9 +101,9 @@ class Snapshot(_Strict):
 class SelectionRequest(Snapshot):
     """One selection. GET /v1/strategies says which inputs each strategy reads."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": examples.SELECTION_REQUEST})
+    model_config = ConfigDict(json_schema_extra={"example": examples.SELECTION_REQUEST})
 
-    strategy: str = Field(json_schema_extra={"enum": list(strategies())})
+    strategy: Text = Field(json_schema_extra={"enum": list(strategies())})
     budget: int = Field(ge=1, le=MOST)
     seed: int = Field(default=0, ge=0, lt=2**63)
     direction: Literal["high", "low"] = "high"
@@ -116,8 +119,8 @@ class SelectionRequest(Snapshot):
 class Contender(_Strict):
     """One strategy of a comparison, with what sets it apart."""
 
-    strategy: str = Field(json_schema_extra={"enum": list(strategies())})
-    name: str | None = Field(default=None, description="What to call it; the strategy's name by default")
+    strategy: Text = Field(json_schema_extra={"enum": list(strategies())})
+    name: Text | None = Field(default=None, description="What to call it; the strategy's name by default")
     seed: int = Field(default=0, ge=0, lt=2**63)
     direction: Literal["high", "low"] = "high"
     constraints: ConstraintsRequest | None = None
@@ -131,7 +134,7 @@ class Contender(_Strict):
 class ComparisonRequest(Snapshot):
     """Several strategies on one snapshot. Nothing is committed: no pick is recorded anywhere."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": examples.COMPARISON_REQUEST})
+    model_config = ConfigDict(json_schema_extra={"example": examples.COMPARISON_REQUEST})
 
     strategies: list[Contender] = Field(min_length=2, max_length=32)
     budget: int = Field(ge=1, le=MOST)
@@ -191,10 +194,10 @@ class Contended(BaseModel):
     indices: list[int]
     seconds: float
     radius: float | None = Field(
-        description="Largest L2 distance of a candidate left over to its nearest pick or centre; null without a pool"
+        default=None, description="Largest L2 distance of a candidate left over to a pick or centre, where known"
     )
     redundancy: float | None = Field(
-        description="Mean L2 distance of a pick to its nearest other pick: small where picks repeat each other"
+        default=None, description="Mean L2 distance of a pick to its nearest other: small where picks repeat each other"
     )
     groups: dict[str, int] | None = Field(default=None, description="Picks of each group")
     labels: dict[str, int] | None = Field(default=None, description="Picks of each class")

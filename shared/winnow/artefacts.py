@@ -22,6 +22,8 @@ from winnow.errors import ArtefactCorrupt, InvalidInput, NotFound
 from winnow.failpoints import Failpoint, reach
 from winnow.paths import open_file
 
+LONGEST_NAME = 220
+"""Letters of one part of a key: a file system takes 255, and a file that is being written has some more."""
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _CHUNK = 1 << 20
 
@@ -82,10 +84,10 @@ class ArtefactStore(Protocol):
 
 def require_key(key: str) -> str:
     """`key`, if it is a clean relative path. Raises InvalidInput for `..`, absolute or odd names."""
-    if not _KEY.fullmatch(key) or ".." in key.split("/"):
-        raise InvalidInput(
-            "key", f"{key!r} is not an artefact key: parts of letters, digits, '.', '_', '-', joined by '/'"
-        )
+    parts = key.split("/")
+    if not _KEY.fullmatch(key) or ".." in parts or max(map(len, parts)) > LONGEST_NAME:
+        wanted = f"parts of letters, digits, '.', '_', '-', {LONGEST_NAME} at most, joined by '/'"
+        raise InvalidInput("key", f"{key!r} is not an artefact key: {wanted}")
     return key
 
 

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from winnow import errors
 from winnow.telemetry import logger
@@ -133,14 +134,20 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def relabel(document: dict[str, Any]) -> dict[str, Any]:
-    """An OpenAPI description with problems under their own media type; FastAPI puts every model under JSON's."""
+def relabel(document: dict[str, Any], *, needs_key: bool) -> dict[str, Any]:
+    """An OpenAPI description as this service is run.
+
+    Problems are under their own media type (FastAPI puts every model under JSON's), and a key is called optional where
+    the service asks for none.
+    """
     for operations in document["paths"].values():
         for operation in operations.values():
             for described in operation["responses"].values():
                 content = described.get("content", {})
                 if MEDIA_TYPE in content and "application/json" in content:
                     content[MEDIA_TYPE] = content.pop("application/json")
+            if "security" in operation and not needs_key and {} not in operation["security"]:
+                operation["security"] = [*operation["security"], {}]
     return document
 
 
@@ -150,7 +157,10 @@ def field_errors(found: Sequence[Mapping[str, Any]]) -> list[FieldProblem]:
 
 
 def _field_error(found: Mapping[str, Any]) -> FieldProblem:
-    path = [str(part) for part in found["loc"] if part not in ("body", "query", "path", "header")]
+    if found["type"] == "json_invalid":
+        return FieldProblem(field="body", reason=f"is no JSON: {found['ctx']['error']} at character {found['loc'][-1]}")
+    first, *rest = [str(part) for part in found["loc"]] or ["body"]
+    path = rest if first in ("body", "query", "path", "header") else [first, *rest]
     reason = str(found["msg"]).removeprefix("Value error, ")
     if named := re.match(r"([a-z_.]+): (.+)", reason, re.DOTALL):
         path.append(named[1])
@@ -184,8 +194,26 @@ def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
 
 def _answer_framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # FastAPI's for a body that is no JSON text at all: not UTF-8, nested without end
+        why = "needs JSON in UTF-8, nested less deeply"
+        return answer(422, "invalid", f"body: {why}", field="body", errors=[FieldProblem(field="body", reason=why)])
     code = _FRAMEWORK_CODES.get(error.status_code, "http-error")
-    return answer(error.status_code, code, str(error.detail), headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _allowed(request, headers.get("Allow", ""))
+    return answer(error.status_code, code, str(error.detail), headers=headers)
+
+
+def _allowed(request: Request, known: str) -> str:
+    """Every method that the path has: each is a route of its own, and the framework knows those of the first."""
+    path = request.scope["path"]
+    found = [operations for template, operations in request.app.openapi()["paths"].items() if _fits(template, path)]
+    methods = {method.upper() for operations in found for method in operations}
+    return ", ".join(sorted(methods | {method.strip() for method in known.split(",") if method.strip()}))
+
+
+def _fits(template: str, path: str) -> bool:
+    return compile_path(template)[0].match(path) is not None
 
 
 def _answer_unexpected(request: Request, error: Exception) -> JSONResponse:

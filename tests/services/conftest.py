@@ -137,7 +137,10 @@ class Driver:
 
     def train(self, *, visits: int = 100) -> Round:
         """Claim, leave the arrays that picks are made from, finish."""
-        row = self.claim()
+        return self.finish(self.claim(), visits=visits)
+
+    def finish(self, row: Round, *, visits: int = 100) -> Round:
+        """Leave the arrays of a round that is claimed, and finish."""
         with self.coordinator.database.begin() as session:
             arrays = self._arrays(session, row)
             kept = [self._put(row, kind, array) for kind, array in arrays.items()]

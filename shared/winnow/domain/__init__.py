@@ -16,7 +16,7 @@ from winnow.domain.experiments import (
 )
 from winnow.domain.presets import PRESETS, expand
 from winnow.domain.seeds import derive_seed
-from winnow.domain.spec import Name, Spec
+from winnow.domain.spec import Name, Spec, Text
 from winnow.domain.states import (
     TRANSITIONS,
     DatasetStatus,
@@ -46,6 +46,7 @@ __all__ = [
     "Source",
     "Spec",
     "SyntheticTissue",
+    "Text",
     "ViewsSpec",
     "allowed_from",
     "derive_seed",

@@ -127,7 +127,8 @@ def select(
         on_progress=lambda done, _: report(done + len(pinned), budget),
         should_stop=should_stop,
     )
-    picked = CATALOGUE[strategy][1](request) if request.budget else None
+    with np.errstate(over="ignore"):  # a distance beyond float32 is refused where the picks are joined
+        picked = CATALOGUE[strategy][1](request) if request.budget else None
     if picked is None or not needs.takes_long:
         report(len(pinned) + (0 if picked is None else len(picked.indices)), budget)
     return _joined(pinned, picked, near)
@@ -184,6 +185,8 @@ def _joined(pinned: tuple[int, ...], picked: Selection | None, near: Mask | None
     if pinned:
         notes.append(f"the first {len(pinned)} picks were pinned; their scores are 0")
     later = picked or Selection(np.empty(0, np.int64), np.empty(0, np.float32))
+    if not np.isfinite(later.scores).all():
+        raise ValueError("pool: has distances beyond float32; divide the features by a constant")
     return dataclasses.replace(
         later,
         indices=np.concatenate([np.array(pinned, np.int64), later.indices]),
