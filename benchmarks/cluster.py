@@ -108,6 +108,7 @@ class Cluster:
             "WINNOW_DEVICE": "cpu",
             "WINNOW_THREADS": "1",
             "WINNOW_SAMPLER_TOKEN": "of-this-cluster",
+            "WINNOW_KEEP_STATES": "0",  # what a run left is compared whole
             "OMP_NUM_THREADS": "1",
             **settings,
         }

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 import winnow
 from winnow import errors, problems
 from winnow.perimeter import Perimeter
+from winnow.settings import is_loopback
 from winnow.store import keys
 from winnow.telemetry import logger
 from winnow_coordinator.board import Board
@@ -49,8 +50,9 @@ class _Api(FastAPI):
         return Observed(inside, self.state.meters)
 
     def openapi(self) -> dict[str, Any]:
-        host = self.state.coordinator.settings.coordinator_host
-        return problems.relabel(super().openapi(), needs_key=not is_loopback(host))
+        settings = self.state.coordinator.settings
+        needs_key = settings.require_key or not is_loopback(settings.coordinator_host)
+        return problems.relabel(super().openapi(), needs_key=needs_key)
 
 
 def make_app(coordinator: Coordinator, *, steward: bool = True) -> FastAPI:
