@@ -192,8 +192,14 @@ def test_a_distance_that_leaves_too_few_rows_says_how_many_were_possible(name):
 
 
 def test_a_distance_that_starves_a_quota():
-    with pytest.raises(ValueError, match=r"quota: group 1 needs 2, . are possible at most; .* minimum_dist"):
+    with pytest.raises(ValueError, match=r"quota: group 1 needs 2, . are possible at most; .*pin rows of that"):
         select("k_center", budget=3, pool=LINE, constraints=Constraints(SIX, quota={1: 2}, minimum_distance=1.5))
+
+
+def test_pinned_rows_count_for_a_quota_however_near_they_lie():
+    constraints = Constraints([0, 1, 1, 0, 0, 0], quota={1: 2}, pinned=[1, 2], minimum_distance=1.5)
+    picked = select("k_center", budget=3, pool=LINE, constraints=constraints).indices.tolist()
+    assert picked == [1, 2, 5]
 
 
 def test_a_distance_to_the_centers_counts_before_any_pick():

@@ -61,6 +61,12 @@ def test_copies_are_found_far_from_the_origin():
     assert find_near_duplicates(pool, NearDuplicates(0.0, "l2")).sum() == 300 - len(np.unique(pool, axis=0))
 
 
+def test_features_near_the_end_of_float32():
+    pool = np.full((4, 9), 3e38, np.float32)
+    pool[1:3, 0] = -3e38
+    assert find_near_duplicates(pool, NearDuplicates(1e36, "l2")).tolist() == [False, False, True, True]
+
+
 def test_a_loose_threshold_leaves_one_row():
     assert find_near_duplicates(draw(3000, 6, 6), NearDuplicates(100.0, "l2")).sum() == 2999
 

@@ -115,16 +115,20 @@ def test_the_smallest_inputs(rows, width):
 # --- bounds -------------------------------------------------------------------------------------
 
 
+def place(frame, rows):
+    return frame.place(rows, np.arange(len(rows)))
+
+
 @pytest.mark.parametrize("offset", [0.0, 100.0, 1e6])
 @pytest.mark.parametrize("scale", [1.0, 1e-25, 1e18, 1e30])
 def test_bounds_are_above_the_distances(offset, scale):
     pool, others = (draw(200, 64, seed, offset) * np.float32(scale) for seed in (9, 10))
     frame = Frame(pool)
     nearest = np.min([measure(pool, other) for other in others], axis=0)
-    bounds = frame.bound(frame.place(pool), frame.place(others))
+    bounds = frame.bound(place(frame, pool), place(frame, others))
     assert (bounds >= nearest).all()
     lowered = bounds.copy()
-    frame.lower(lowered, frame.place(pool), frame.place(others))
+    frame.lower(lowered, place(frame, pool), place(frame, others))
     assert np.array_equal(np.minimum(lowered, nearest), nearest)
     assert np.array_equal(np.minimum(lowered, bounds), lowered)
     assert np.array_equal(lowered, nearest)
@@ -135,7 +139,7 @@ def test_bounds_are_close_where_features_have_an_offset():
     pool, others = draw(300, 64, 11, 1000.0), draw(50, 64, 12, 1000.0)
     frame = Frame(pool)
     nearest = np.min([measure(pool, other) for other in others], axis=0)
-    bounds = frame.bound(frame.place(pool), frame.place(others))
+    bounds = frame.bound(place(frame, pool), place(frame, others))
     np.testing.assert_allclose(bounds, nearest, rtol=1e-3)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -89,6 +90,15 @@ def test_squares_that_float32_cannot_hold(scale):
     got = k_center_greedy(pool, 50, centers=centers)
     assert got.indices.tolist() == picks
     np.testing.assert_allclose(got.scores, scores, rtol=1e-6)
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_distances_that_float32_scores_cannot_hold_are_refused(known):
+    pool = np.array([[0, 0], [3e38, 3e38], [-3e38, -3e38], [1, 1]], np.float32)
+    with pytest.raises(ValueError, match=r"pool: rows lie \S+e\+38 apart.*scale pool and centers down"):
+        k_center_greedy(pool, 3, centers=pool[:known])
+    near = k_center_greedy(pool / 4, 3, centers=pool[:1])
+    assert near.indices.tolist() == [1, 2, 3] and np.isfinite(near.scores).all()
 
 
 def test_near_ties_far_below_float32_are_told_apart():
@@ -223,6 +233,23 @@ def test_the_float32_estimate_stays_within_its_bound(width):
     true = module.measure(block, point)
     off = np.abs(module._estimate(block, point) - true)
     assert (off <= true * (width + 4) * module.ROUNDING / 2).all()
+
+
+def test_what_is_held_beyond_three_numbers_a_row_is_the_same_for_any_pool():
+    """Blocks have a fixed size; the rest is a float64 and an int32 a row."""
+
+    def peak(rows):
+        pool, centers = draw(rows, 64, 41), draw(300, 64, 42)
+        tracemalloc.start()
+        try:
+            k_center_greedy(pool, 50, centers=centers)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    small, large = peak(60_000), peak(120_000)
+    assert small < 12 * 60_000 + 9 * 2**20
+    assert large - small < 13 * 60_000
 
 
 # --- repeats, threads, memory -------------------------------------------------------------------

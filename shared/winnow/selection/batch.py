@@ -48,9 +48,9 @@ class Selection:
     notes: tuple[str, ...] = ()
 
 
-def row_blocks(rows: int, width: int) -> Iterator[slice]:
+def row_blocks(rows: int, width: int, *, most: int = BLOCK_ROWS) -> Iterator[slice]:
     """Consecutive slices that cover `rows` rows of `width` values, each a block that fits in the cache."""
-    step = max(1, min(BLOCK_ROWS, BLOCK_VALUES // width))
+    step = max(1, min(most, BLOCK_VALUES // width))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 

@@ -17,6 +17,7 @@ from winnow.selection.batch import Floats, require_integer
 from winnow.selection.neighbours import Mask, Positions, as_features, rows_near, rows_near_point
 
 Label = int | str
+GREEDY = ". Picks are never taken back, and others might have fitted: try a smaller distance, another seed, or"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -84,7 +85,9 @@ class Ledger:
         self._require_possible(pinned)
         self._close(self._counts >= self._caps)
         for row in pinned:
-            self.take(int(row))
+            self._count(int(row))
+        if self._distance and len(pinned):  # once all are in: no distance holds one of them back
+            self._require_rest()
 
     @property
     def allowed(self) -> Mask:
@@ -93,6 +96,11 @@ class Ledger:
 
     def take(self, row: int) -> None:
         """Count the pick of `row`. Raises ValueError when the rest of the budget can no longer be picked."""
+        self._count(row)
+        if self._distance:
+            self._require_rest()
+
+    def _count(self, row: int) -> None:
         group = self._group_of[row]
         self.taken.append(row)
         self._counts[group] += 1
@@ -103,8 +111,6 @@ class Ledger:
         full = np.zeros(len(self._labels), np.bool_)
         full[group] = self._counts[group] >= self._caps[group]
         self._close(full)
-        if self._distance:
-            self._require_rest()
 
     def shortlist(self, ranking: Positions, budget: int, factor: int) -> Positions:
         """The first `factor` times `budget` rows of `ranking` among which the constraints leave `budget` to pick.
@@ -206,10 +212,10 @@ class Ledger:
         self._reasons.append(f"minimum_distance {self._distance}")
         if short.size:
             possible = self._counts[short[0]] + there[short[0]]
-            raise ValueError(
-                f"quota: {self._says(short[0], self._quotas)}, {possible} are possible at most{self._why()}"
-            )
-        raise ValueError(f"budget: {len(self.taken) + room} picks are possible at most, got {self.budget}{self._why()}")
+            says = f"{self._says(short[0], self._quotas)}, {possible} are possible at most"
+            raise ValueError(f"quota: {says}{self._why()}{GREEDY} pin rows of that group")
+        says = f"{len(self.taken) + room} picks are possible at most, got {self.budget}"
+        raise ValueError(f"budget: {says}{self._why()}{GREEDY} a smaller budget")
 
     def _why(self) -> str:
         return f"; stopped by {', '.join(self._reasons)}" if self._reasons else ""

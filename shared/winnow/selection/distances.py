@@ -18,6 +18,8 @@ Features = npt.NDArray[np.float32]
 Squares = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
+MEASURED = 8  # float64 differences fill a block of an eighth as many values: more rows at once are no faster
+PASS_ROWS = 1 << 14  # of narrow features that a plain pass looks at together
 UNDECIDED_ROWS = 256  # rows whose distances to a whole block of others are compared at once
 SAMPLE_ROWS = 1024  # rows that the middle of the features is taken from
 ROUNDING = 2.0**-23  # twice the unit roundoff of float32
@@ -31,7 +33,7 @@ def measure(left: Features, right: Features) -> Squares:
     Each row is summed by itself, in an order that d alone determines.
     """
     squares = np.empty(len(left))
-    for rows in row_blocks(*left.shape):
+    for rows in row_blocks(len(left), MEASURED * left.shape[1]):
         difference = np.subtract(left[rows], right[rows] if right.ndim == 2 else right, dtype=np.float64)
         squares[rows] = np.square(difference, out=difference).sum(axis=1)
     return squares
@@ -43,10 +45,11 @@ def lower_to_point(nearest: Squares, pool: Features, point: Features) -> None:
     Entries at or below 0 stay as they are.
     """
     point = np.ascontiguousarray(point)
-    for rows in row_blocks(*pool.shape):
+    for rows in row_blocks(*pool.shape, most=PASS_ROWS):
         block = np.ascontiguousarray(pool[rows])
         current = nearest[rows]  # a view: writing to it writes to nearest
-        undecided = np.flatnonzero((current > 0) & ~_is_farther(_estimate(block, point), current, pool.shape[1]))
+        undecided = np.flatnonzero(_may_be_nearer_to_point(_estimate(block, point), current, pool.shape[1]))
+        undecided = undecided[current[undecided] > 0]
         if undecided.size:
             current[undecided] = np.minimum(current[undecided], measure(block[undecided], point))
 
@@ -60,19 +63,27 @@ def _estimate(block: Features, point: Features) -> Features:
     return squares
 
 
-def _is_farther(estimate: Features, current: Squares, width: int) -> npt.NDArray[np.bool_]:
-    """Whether the true distance is certainly no smaller than `current`.
+def _may_be_nearer_to_point(estimate: Features, current: Squares, width: int) -> npt.NDArray[np.bool_]:
+    """Whether the true distance may be smaller than `current`; an estimate that overflowed decides nothing.
 
     A sum of d squared differences is off by at most (d + 3) unit roundoffs of itself, whatever its order.
     """
-    least = estimate.astype(np.float64) * (1 - (width + 4) * ROUNDING) - width * UNDERFLOW
-    return np.isfinite(estimate) & (least >= current)
+    least = np.multiply(estimate, 1 - (width + 4) * ROUNDING, dtype=np.float64)
+    least -= width * UNDERFLOW
+    nearer = least < current
+    if not estimate.max() < np.inf:
+        nearer |= ~np.isfinite(estimate)
+    return nearer
 
 
 class Placed(NamedTuple):
-    """Rows as they are, less the frame's shift, and the squared norms of the latter: (k, d), (k, d), (k,)."""
+    """The rows `at` (k,) of `source`, less the frame's shift (k, d), and the squared norms of these (k,).
 
-    rows: Features
+    The rows as they are stay in `source`: few are ever looked at again.
+    """
+
+    source: Features
+    at: Indices
     centred: Features
     norms: Squares
 
@@ -88,12 +99,13 @@ class Frame:
         sample = pool[:: -(-len(pool) // SAMPLE_ROWS)]
         self.shift = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
 
-    def place(self, rows: Features) -> Placed:
-        """`rows` (k, d) and what products need of them."""
+    def place(self, source: Features, at: Indices) -> Placed:
+        """What products need of the rows `at` (k,) of `source`."""
         with np.errstate(over="ignore", under="ignore"):
-            centred = rows - self.shift
+            centred = source[at]
+            centred -= self.shift
             norms = np.einsum("ij,ij->i", centred, centred).astype(np.float64)
-        return Placed(rows, centred, norms)
+        return Placed(source, at, centred, norms)
 
     def bound(self, left: Placed, right: Placed) -> Squares:
         """For each row of `left` a number (k,) above its squared distance to the nearest of `right`."""
@@ -109,13 +121,13 @@ class Frame:
         best = products.argmin(axis=1)
         least = products[np.arange(len(best)), best]
         undecided = np.flatnonzero(_may_be_nearer(least, nearest, left.norms, slack))
-        _lower_pairs(nearest, left.rows, right.rows, undecided, best[undecided])
+        _lower_pairs(nearest, left, right, undecided, best[undecided])
         for start in range(0, undecided.size, UNDECIDED_ROWS):
             some = undecided[start : start + UNDECIDED_ROWS]
             limits = nearest[some, None], left.norms[some, None], slack[some, None]
             rows, columns = np.nonzero(_may_be_nearer(products[some], *limits))  # near ties, and the best again
             others = columns != best[some[rows]]
-            _lower_pairs(nearest, left.rows, right.rows, some[rows[others]], columns[others])
+            _lower_pairs(nearest, left, right, some[rows[others]], columns[others])
 
     def _products(self, left: Placed, right: Placed) -> Features:
         """Estimates (k, m) of the squared distances, less the squared norms of `left`."""
@@ -142,7 +154,8 @@ def _may_be_nearer(products: Features, nearest: Squares, norms: Squares, slack: 
         return ~(products > nearest - norms + slack)
 
 
-def _lower_pairs(nearest: Squares, left: Features, right: Features, rows: Indices, columns: Indices) -> None:
+def _lower_pairs(nearest: Squares, left: Placed, right: Placed, rows: Indices, columns: Indices) -> None:
     """Lower `nearest` at `rows` (p,) to the measured distances to the rows of `right` at `columns` (p,)."""
-    for part in row_blocks(rows.size, 4 * left.shape[1]):
-        np.minimum.at(nearest, rows[part], measure(left[rows[part]], right[columns[part]]))
+    for part in row_blocks(rows.size, MEASURED * left.source.shape[1]):
+        near, far = left.source[left.at[rows[part]]], right.source[right.at[columns[part]]]
+        np.minimum.at(nearest, rows[part], measure(near, far))

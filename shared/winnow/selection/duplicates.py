@@ -27,6 +27,7 @@ AXES = 48  # principal axes in a sketch: most embeddings keep most of their vari
 SAMPLE = 4096  # rows that the axes are fitted to
 BLOCK = 1024  # rows looked at together
 COSINE_ROUNDING = 1e-6  # unit rows are float32
+LARGEST = float(np.finfo(np.float32).max)
 DENSE = 1 / 64  # a larger share of pairs that a sketch leaves open is decided by a product of whole rows
 
 
@@ -164,8 +165,8 @@ class _Search:
         for rows in row_blocks(*self._pool.shape):
             block = self._rows(rows).astype(np.float64) - self._origin.mean
             inside = block @ axes
-            sketches[rows, :-1] = inside
-            sketches[rows, -1] = np.sqrt(np.square(block - inside @ axes.T).sum(axis=1))
+            sketches[rows, :-1] = np.clip(inside, -LARGEST, LARGEST)  # no two get farther apart
+            sketches[rows, -1] = np.minimum(np.sqrt(np.square(block - inside @ axes.T).sum(axis=1)), LARGEST)
         return sketches
 
 

@@ -63,7 +63,7 @@ class Frontier:
         self.frame = Frame(pool)
         self.squares = np.full(len(pool), np.inf)
         self.met = np.zeros(len(pool), np.int32)
-        self.largest_core = max(CORE, BLOCK_VALUES // pool.shape[1])
+        self.largest_core = max(CORE, BLOCK_VALUES // (2 * pool.shape[1]))
         self.next_core = CORE
         self.pass_cost = float(len(pool) * (pool.shape[1] + PER_ROW))
         self.may_lose = TOLERATED * budget * self.pass_cost
@@ -190,12 +190,12 @@ class Frontier:
         self._meet(values, met, rows, self._sources())
 
     def _meet(self, values: Squares, met: npt.NDArray[np.int32], rows: Features, until: int) -> None:
-        for part in row_blocks(len(values), 2 * rows.shape[1]):
+        for part in row_blocks(len(values), 4 * rows.shape[1]):
             stale = part.start + np.flatnonzero((met[part] < until) & (values[part] > 0))
             if not stale.size:
                 continue
             first = int(met[stale].min())
-            placed, fresh = self.frame.place(rows[stale]), values[stale]
+            placed, fresh = self.frame.place(rows, stale), values[stale]
             for start in range(first, until, SOURCES):
                 if self.should_stop():
                     raise Stopped
@@ -208,8 +208,8 @@ class Frontier:
         """Sources from `start` up to `end`: all centres, or all picks."""
         first = self.distinct.size
         if start < first:
-            return self.frame.place(self.centres[self.distinct[start:end]])
-        return self.frame.place(self.pool[self.picks[start - first : end - first]])
+            return self.frame.place(self.centres, self.distinct[start:end])
+        return self.frame.place(self.pool, np.array(self.picks[start - first : end - first], np.int64))
 
     def _sources(self) -> int:
         return self.distinct.size + len(self.picks)
@@ -217,11 +217,11 @@ class Frontier:
     def _bound_by_some_centres(self) -> None:
         """A first bound for every row: some centres are all that most rows ever meet."""
         count = min(FIRST_CENTRES, -(-self.distinct.size // 4))
-        some = self.frame.place(self.centres[self.distinct[:: -(-self.distinct.size // count)]])
-        for part in row_blocks(len(self.pool), 2 * self.pool.shape[1]):
+        some = self.frame.place(self.centres, self.distinct[:: -(-self.distinct.size // count)])
+        for part in row_blocks(len(self.pool), 4 * self.pool.shape[1]):
             if self.should_stop():
                 raise Stopped
-            self.squares[part] = self.frame.bound(self.frame.place(self.pool[part]), some)
+            self.squares[part] = self.frame.bound(self.frame.place(self.pool, np.arange(part.start, part.stop)), some)
         self.spent = 1.0  # a part of what a plain pass does with centres as well
 
 

@@ -15,6 +15,8 @@ from winnow.selection.batch import (
 from winnow.selection.frontier import Farthest, Frontier, Stopped
 from winnow.selection.neighbours import require_centers, require_features
 
+FARTHEST = float(np.finfo(np.float32).max)
+
 
 def k_center_greedy(
     pool: Floats,
@@ -47,8 +49,9 @@ def k_center_greedy(
     any row not picked, whether `limits` allow it or not: 0.0 if every row was picked, None if it stopped before
     that was known.
 
-    Raises ValueError that says which: pool (empty, NaN, shape, dtype), centers (the same, other width), budget
-    (not in 1..n, or more than `limits` allowed: how many were possible), limits (other shape), seed.
+    Raises ValueError that says which: pool (empty, NaN, shape, dtype, or farther apart than float32 can say),
+    centers (the same, other width), budget (not in 1..n, or more than `limits` allowed: how many were possible),
+    limits (other shape), seed.
     """
     candidates = require_features("pool", pool)
     budget = require_budget("pool", len(candidates), budget)
@@ -92,6 +95,7 @@ class _Run:
             self.squares.append(found.square)
             if found.square == np.inf:
                 self.squares[0] = max(float(self.frontier.squares.max()), 0.0)
+            _require_float32(self.squares[-1])
             on_progress(len(self.picks), budget)
 
     def radius(self) -> float | None:
@@ -107,6 +111,12 @@ class _Run:
         if self.first is not None and not self.picks:
             return Farthest(self.first, np.inf)
         return self.frontier.farthest(self.limits.allowed if self.limits else None)
+
+
+def _require_float32(square: float) -> None:
+    if square > FARTHEST**2:
+        reason = f"rows lie {np.sqrt(square):.3g} apart, which float32 scores cannot hold"
+        raise ValueError(f"pool: {reason}; scale pool and centers down")
 
 
 def _draw_first(limits: Limits | None, rows: int, seed: int, budget: int) -> int:

@@ -22,6 +22,7 @@ SUM_TOLERANCE = 1e-2  # float16 softmax is this far from 1 over many classes; lo
 BLOCK_VALUES = 1 << 17  # 512 KiB of float32: a block stays in the cache from check to estimate
 ROUNDING = 2.0**-23  # twice the unit roundoff of float32
 TINY = np.finfo(np.float32).tiny
+FEWEST = 1 << 14  # rows in doubt that are not worth looking through again
 
 
 def entropy(rows: Sorted) -> npt.NDArray[np.float64]:
@@ -67,18 +68,18 @@ def most_uncertain(
     _require_choice("measure", measure, tuple(_MEASURES))
     _require_choice("direction", direction, get_args(Direction))
     sign = 1 if direction == "high" else -1
-    estimates = np.empty(len(values), np.float32)
+    doubtful = _Doubtful(budget, (values.shape[1] + 16) * ROUNDING)
     for rows in _blocks(*values.shape):
         with np.errstate(over="ignore"):
             block = values[rows].astype(np.float32, copy=False)
         _require_probabilities(values, rows, block)
-        estimates[rows] = sign * _ESTIMATES[measure](block)
-    doubtful = _doubtful(estimates, budget, (values.shape[1] + 16) * ROUNDING)
+        doubtful.meet(rows.start, sign * _ESTIMATES[measure](block))
+    doubted = doubtful.rows()
     scores = np.concatenate(
-        [_MEASURES[measure](_sorted(values[doubtful[part]])) for part in _blocks(doubtful.size, values.shape[1])]
+        [_MEASURES[measure](_sorted(values[doubted[part]])) for part in _blocks(doubted.size, values.shape[1])]
     )
     order = np.argsort(-sign * scores, kind="stable")[:budget]
-    return Selection(indices=doubtful[order].astype(np.int64), scores=scores[order].astype(np.float32))
+    return Selection(indices=doubted[order], scores=scores[order].astype(np.float32))
 
 
 def _blocks(rows: int, classes: int) -> Iterator[slice]:
@@ -117,17 +118,44 @@ _ESTIMATES: dict[str, Callable[[Estimates], Estimates]] = {
 }
 
 
-def _doubtful(estimates: Estimates, budget: int, slack: float) -> npt.NDArray[np.int64]:
-    """The rows, ascending, that may be among the `budget` highest, where a score s is off by slack (|s| + 1)."""
-    top = np.empty(0, np.float32)
-    for part in _blocks(len(estimates), 1):
-        block = estimates[part]
-        top = np.concatenate([top, block[block > top.min()] if top.size == budget else block])
-        if top.size > budget:
-            top = np.partition(top, top.size - budget)[top.size - budget :]
-    least = float(top.min())
-    sure = least - slack * (abs(least) + 1)  # the truth of each of `top` is at least this
-    return np.flatnonzero(estimates >= np.float32(sure - 2 * slack * (abs(sure) + 1)))
+class _Doubtful:
+    """The rows that may be among the `budget` highest, where a score s is off by slack (|s| + 1): met block by block.
+
+    Once a `budget` of rows is known to reach some score, whatever stays below it for certain is forgotten: what is held
+    follows the budget and the ties at its edge, not the number of rows.
+    """
+
+    def __init__(self, budget: int, slack: float) -> None:
+        self._budget, self._slack = budget, slack
+        self._rows: list[npt.NDArray[np.int64]] = []
+        self._estimates: list[Estimates] = []
+        self._least = np.float32(-np.inf)
+        self._held = self._after_last = 0
+
+    def meet(self, first: int, estimates: Estimates) -> None:
+        """Look at the rows from `first` on."""
+        near = np.flatnonzero(estimates >= self._least)
+        if not near.size:
+            return
+        self._rows.append(first + near)
+        self._estimates.append(estimates[near])
+        self._held += near.size
+        if self._held > 2 * max(self._after_last, self._budget, FEWEST):
+            self._forget()
+
+    def rows(self) -> npt.NDArray[np.int64]:
+        """(k,) the rows, ascending."""
+        self._forget()
+        return self._rows[0]
+
+    def _forget(self) -> None:
+        rows, estimates = np.concatenate(self._rows), np.concatenate(self._estimates)
+        top = float(np.partition(estimates, len(estimates) - self._budget)[len(estimates) - self._budget])
+        sure = top - self._slack * (abs(top) + 1)  # the truth of `budget` rows is at least this
+        self._least = np.float32(sure - 2 * self._slack * (abs(sure) + 1))
+        kept = estimates >= self._least
+        self._rows, self._estimates = [rows[kept]], [estimates[kept]]
+        self._held = self._after_last = int(kept.sum())
 
 
 def _require_classes(probabilities: npt.ArrayLike) -> Floats:
