@@ -12,7 +12,8 @@ skactive  scikit-activeml's CoreSet; where it is not installed the row says so
 
 inputs    clustered: mixtures below max(0, .), of skewed sizes, as ResNet's pooled output is
           gaussian: independent normals, where no candidate is near another
-          embeddings: rows of your own .npy (float32, as many columns as it has), the first ones the centres
+          embeddings: rows of your own .npy (float32, as many columns as it has), the first ones the centres;
+          benchmarks/embeddings.py writes one from real patches
 
 Each contender is a process of its own, one after the other, `--repeats` times in turn; the median counts. Memory is
 the largest anonymous memory of the process beyond what it held with the input loaded: the map of a file is not in it.
@@ -73,7 +74,6 @@ def main() -> None:
                 if write_input(Path(folder), CASES[case], kind, options.embeddings):
                     print(f"\n{case}, {kind}: {CASES[case].candidates:,} candidates, {CASES[case].centres:,} centres")
                     report(measure(options, Path(folder), case))
-    # Other strategies (TypiClust, ProbCover, BADGE, ...) at n = 99,000: their table goes here.
 
 
 def parse() -> argparse.Namespace:

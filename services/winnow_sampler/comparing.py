@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from winnow.errors import InvalidInput
 from winnow.selection import Selection, select
 from winnow.selection.batch import Stop
 from winnow.selection.comparison import count_shared, jaccard, largest_left, mean_nearest, mix
 from winnow_sampler.jobs import Job
 from winnow_sampler.schemas import ComparisonRequest, ComparisonView, Contended, Contender, as_json
-from winnow_sampler.snapshots import Arrays, Found, Wanted, near_duplicates_of
+from winnow_sampler.snapshots import LABEL_BYTES, Arrays, Found, Wanted, near_duplicates_of
 
 KIND = "comparisons"
 Json = dict[str, Any]
@@ -29,7 +30,14 @@ class Comparing:
     def need(self) -> int:
         """Bytes of memory, estimated: the hungriest strategy's, as they run one after the other."""
         most = max(self.found.need(_wanted(one), self.request.budget) for one in self.request.strategies)
-        return self.found.bytes_to_read(self._reads()) + most
+        most = max(most, self.found.need_to_measure(self.request.budget))
+        labels = 0 if self.request.labels is None else LABEL_BYTES * self.found.rows
+        return self.found.bytes_to_read(self._reads()) + most + labels
+
+    @property
+    def asked(self) -> Json:
+        """What its id is taken of, beside the arrays."""
+        return self.request.model_dump(mode="json")
 
     def __call__(self, job: Job) -> Json:
         began = time.perf_counter()
@@ -58,17 +66,21 @@ class Comparing:
     def _run(self, number: int, contender: Contender, arrays: Arrays, job: Job) -> tuple[Contended, Selection] | None:
         """What one strategy picked, measured; None once the job was cancelled."""
         budget, began = self.request.budget, time.perf_counter()
-        picked = select(
-            contender.strategy,
-            budget=budget,
-            seed=contender.seed,
-            direction=contender.direction,
-            constraints=self.found.constraints(contender.constraints),
-            near_duplicates=near_duplicates_of(contender.near_duplicates),
-            on_progress=lambda done, _: job.advance(number * budget + done, len(self.request.strategies) * budget),
-            should_stop=job.cancelled.is_set,
-            **arrays.named(),
-        )
+        total = len(self.request.strategies) * budget
+        try:
+            picked = select(
+                contender.strategy,
+                budget=budget,
+                seed=contender.seed,
+                direction=contender.direction,
+                constraints=self.found.constraints(contender.constraints),
+                near_duplicates=near_duplicates_of(contender.near_duplicates),
+                on_progress=lambda done, _: job.advance(number * budget + done, total),
+                should_stop=job.cancelled.is_set,
+                **arrays.named(),
+            )
+        except ValueError as error:
+            raise InvalidInput(f"strategies.{number}", f"{contender.label}: {error}") from error
         seconds = time.perf_counter() - began
         if job.cancelled.is_set():
             return None

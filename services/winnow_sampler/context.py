@@ -23,9 +23,10 @@ class Sampler:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = DirectoryStore(settings.artefact_dir)
-        self.uploads = Uploads(self.store, int(settings.upload_gib * GIB), int(settings.uploads_gib * GIB))
-        self.sources = Sources(settings, self.store, self.uploads)
         self.jobs = Jobs(self.store, budget_of(settings.sampler_memory_gib))
+        sizes = int(settings.upload_gib * GIB), int(settings.uploads_gib * GIB)
+        self.uploads = Uploads(self.store, *sizes, held=self.jobs.held)
+        self.sources = Sources(settings, self.store, self.uploads)
         self.registry = CollectorRegistry()
         self._computed = Histogram(
             "winnow_selection_seconds", "Time to compute a selection", ("strategy",), registry=self.registry

@@ -2,6 +2,9 @@
 
 A cancelled job keeps what it had: the first picks of k-center are the answer to a smaller budget. They are kept apart,
 so that the same request, sent again, is computed to its end.
+
+The id of a job is the digest of its request and arrays. Where a file must be read for that, the job begins under an id
+of the file's state instead, and is known by both once it has the digest.
 """
 
 import re
@@ -12,12 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from winnow.artefacts import ArtefactStore, get_json, put_json
-from winnow.errors import InvalidInput, NotFound, WinnowError
+from winnow.errors import ArtefactCorrupt, InvalidInput, NotFound, WinnowError
 from winnow.failpoints import Failpoint, reach
 from winnow.telemetry import logger
+from winnow_sampler.digests import Stopped
 from winnow_sampler.memory import DoesNotFit
 
 WORKERS = 2
+_ID = re.compile("[A-Za-z0-9]{1,64}")
 REMEMBERED = 1000  # ended jobs kept in memory; results are in the store
 Json = dict[str, Any]
 _log = logger("sampler.jobs")
@@ -31,6 +36,8 @@ class Job:
     id: str
     need: int
     work: "Work | None"
+    identify: "Identify | None" = None
+    holds: frozenset[str] = frozenset()
     status: str = "queued"
     place: int = 0
     progress: dict[str, int] = field(default_factory=lambda: {"done": 0, "total": 0})
@@ -54,6 +61,8 @@ class Job:
 
 Work = Callable[[Job], Json]
 """Computes a job's result: a document with `status`, done or cancelled."""
+Identify = Callable[[Job], str]
+"""The id that a job's result is kept under. May take long, and raise Stopped once the job is cancelled."""
 
 
 class Jobs:
@@ -79,13 +88,30 @@ class Jobs:
             self._waiting.clear()
         self._pool.shutdown(cancel_futures=True)
 
-    def submit(self, kind: str, id: str, need: int, work: Work, *, wait: float) -> Json:
-        """The job's document, waited for `wait` seconds at most. Raises DoesNotFit, and what made the job fail."""
+    def submit(
+        self,
+        kind: str,
+        id: str,
+        need: int,
+        work: Work,
+        *,
+        wait: float,
+        identify: Identify | None = None,
+        holds: frozenset[str] = frozenset(),
+    ) -> Json:
+        """The job's document, waited for `wait` seconds at most.
+
+        Args:
+            need: bytes of memory. identify: called first, where `id` only stands for the id or is not proven.
+            holds: the uploads that it works on.
+
+        Raises DoesNotFit, and what made the job fail.
+        """
         if (stored := self._stored(kind, id)) is not None:
             return stored
         if need > self._memory:
             raise DoesNotFit(need, self._memory)
-        job = self._join(kind, id, need, work)
+        job = self._join(Job(kind, id, need, work, identify, holds))
         job.ended.wait(wait)
         return job.document()
 
@@ -104,16 +130,23 @@ class Jobs:
         """Stop a job, and keep what it had; one that is done stays. Raises NotFound."""
         with self._lock:
             job = self._jobs.get((kind, id))
-            if job in self._waiting:
+            if had_to_wait := job in self._waiting:
                 self._waiting.remove(job)
                 job.status, job.work, job.place = "cancelled", None, 0
                 job.ended.set()
                 self._start_what_fits()
         if job is None:
             return self.get(kind, id)
+        if had_to_wait:
+            self._keep_nothing(job)
         job.cancelled.set()
         job.ended.wait(10)
         return job.document()
+
+    def held(self) -> set[str]:
+        """The uploads that jobs which have not ended work on."""
+        with self._lock:
+            return {upload for job in [*self._running, *self._waiting] for upload in job.holds}
 
     @property
     def running(self) -> int:
@@ -121,12 +154,12 @@ class Jobs:
         with self._lock:
             return len(self._running) + len(self._waiting)
 
-    def _join(self, kind: str, id: str, need: int, work: Work) -> Job:
-        """The job that computes this: the one under way, or a new one."""
+    def _join(self, new: Job) -> Job:
+        """The job that computes this: the one under way, or the new one."""
         with self._lock:
-            job = self._jobs.get((kind, id))
+            job = self._jobs.get((new.kind, new.id))
             if job is None or job.error is not None or job.cancelled.is_set():
-                job = self._jobs[kind, id] = Job(kind, id, need, work)
+                job = self._jobs[new.kind, new.id] = new
                 self._forget_old()
                 self._waiting.append(job)
                 self._start_what_fits()
@@ -155,23 +188,38 @@ class Jobs:
         try:
             job.status = "running"
             reach(Failpoint.SELECTION_BEGUN)
-            assert job.work is not None
-            self._keep(job, job.work(job))
+            self._finish(job)
+        except Stopped:
+            job.status = "cancelled"
+            self._keep_nothing(job)
         except WinnowError as error:
             job.error = error
         except ValueError as error:
             job.error = InvalidInput.of(error)
-        except OSError as error:
-            job.error = WinnowError(f"the result could not be stored: {error}")
         except MemoryError:
             job.error = WinnowError(f"out of memory, where {job.need} bytes were expected")
         except Exception as error:  # the caller must hear of it
             _log.error("job.failed", kind=job.kind, id=job.id, exc_info=error)
             job.error = WinnowError(f"{type(error).__name__}: {error}")
         finally:
-            job.work = None
+            job.work = job.identify = None
             self._leave(job)
             job.ended.set()
+
+    def _finish(self, job: Job) -> None:
+        """Compute the result, or find it."""
+        assert job.work is not None
+        if job.identify is not None:
+            id = job.identify(job)
+            with self._lock:
+                other = self._jobs.get((job.kind, id))
+                if other is None or other.ended.is_set():
+                    self._jobs[job.kind, id] = job
+                job.id = id
+            if (stored := self._stored(job.kind, job.id)) is not None:
+                job.result, job.status = stored, stored["status"]
+                return
+        self._keep(job, job.work(job))
 
     def _leave(self, job: Job) -> None:
         with self._lock:
@@ -184,19 +232,34 @@ class Jobs:
         reach(Failpoint.ANSWER_COMPUTED)
         is_done = result["status"] == "done"
         if is_done or not self._closing:
-            put_json(self._store, _key(job.kind, job.id, prefix=not is_done), result)
+            self._put(_key(job.kind, job.id, prefix=not is_done), result)
             reach(Failpoint.ANSWER_STORED)
         job.result, job.status = result, result["status"]
         _log.info(f"{job.kind.removesuffix('s')}.{result['status']}", id=job.id, seconds=result.get("seconds"))
 
-    def _stored(self, kind: str, id: str, *, prefix: bool = False) -> Json | None:
+    def _keep_nothing(self, job: Job) -> None:
+        """What was cancelled before it had a pick is so after a restart, too; picks of an earlier run are kept."""
+        if not self._closing and self._stored(job.kind, job.id, prefix=True) is None:
+            self._put(_key(job.kind, job.id, prefix=True), {"id": job.id, "status": "cancelled"})
+
+    def _put(self, key: str, result: Json) -> None:
         try:
-            return get_json(self._store, _key(kind, id, prefix=prefix))
+            put_json(self._store, key, result)
+        except OSError as error:
+            raise WinnowError(f"the result could not be stored: {error}") from error
+
+    def _stored(self, kind: str, id: str, *, prefix: bool = False) -> Json | None:
+        key = _key(kind, id, prefix=prefix)
+        try:
+            return get_json(self._store, key)
         except NotFound:
+            return None
+        except ArtefactCorrupt as error:  # it is computed again
+            _log.warning("result.unreadable", key=key, reason=str(error))
             return None
 
 
 def _key(kind: str, id: str, *, prefix: bool = False) -> str:
-    if not re.fullmatch("[A-Za-z0-9]{1,100}", id):  # anything else is no name of a file, or too long for one
+    if not _ID.fullmatch(id):  # anything else is no name of a file, or too long for one
         raise NotFound(kind.removesuffix("s"), id)
     return f"cancelled/{kind}/{id}.json" if prefix else f"{kind}/{id}.json"

@@ -66,7 +66,8 @@ def _k_center(size: Size) -> int:
 
 
 def _ranking(size: Size) -> int:
-    return 24 * size.n
+    """Of all rows: constraints need that, and so do ties at the edge of the budget."""
+    return 48 * size.n
 
 
 def _draw(size: Size) -> int:
@@ -80,7 +81,7 @@ def _neighbours(size: Size) -> int:
 
 def _graph(size: Size) -> int:
     """ProbCover's graph too: the neighbours of at most 10,000 rows, 2^26 of them at most."""
-    return _neighbours(size) + 4 * min(1 << 26, 10_000 * size.n)
+    return _neighbours(size) + 4 * min(1 << 26, min(10_000, size.n) * size.n)
 
 
 ESTIMATES: dict[str, Callable[[Size], int]] = {

@@ -13,7 +13,7 @@ from winnow.problems import responses
 from winnow.selection import requirements, strategies
 from winnow_sampler import comparing, selecting
 from winnow_sampler.comparing import Comparing
-from winnow_sampler.context import Accept, Here, authorise
+from winnow_sampler.context import Accept, Here, Sampler, authorise
 from winnow_sampler.formats import FORMATS, render
 from winnow_sampler.schemas import (
     ComparisonRequest,
@@ -59,9 +59,7 @@ def pick(request: Annotated[SelectionRequest, Body()], here: Here, accept: Accep
     """Pick. 200 with the batch, or 202 with a job to poll where it takes longer or waits for memory."""
     media_type = negotiate(accept, FORMATS)
     work = Selecting(request, Found(request, here.sources), here.observe)
-    id = work.found.identify(selecting.KIND, request.model_dump(mode="json"))
-    document = here.jobs.submit(selecting.KIND, id, work.need, work, wait=here.settings.answer_seconds)
-    return _answer(document, selecting.KIND, media_type, begun=True)
+    return _answer(_submit(here, selecting.KIND, work), selecting.KIND, media_type, begun=True)
 
 
 @selections.get("/{id}", response_class=Response, responses={**PICKS, **responses(401, 404, 406, 422)})
@@ -85,9 +83,7 @@ def compare(request: Annotated[ComparisonRequest, Body()], here: Here, accept: A
     """Run several strategies on one snapshot, and hold their batches against each other. Nothing is committed."""
     negotiate(accept, [JSON])
     work = Comparing(request, Found(request, here.sources))
-    id = work.found.identify(comparing.KIND, request.model_dump(mode="json"))
-    document = here.jobs.submit(comparing.KIND, id, work.need, work, wait=here.settings.answer_seconds)
-    return _answer(document, comparing.KIND, JSON, begun=True)
+    return _answer(_submit(here, comparing.KIND, work), comparing.KIND, JSON, begun=True)
 
 
 @comparisons.get("/{id}", response_model=ComparisonView, responses=responses(401, 404, 422))
@@ -142,6 +138,20 @@ def list_all() -> StrategiesView:
     needs = {name: requirements(name) for name in strategies()}
     views = [StrategyView(name=name, requires=list(one.requires), reads=list(one.reads)) for name, one in needs.items()]
     return StrategiesView(items=views)
+
+
+def _submit(here: Sampler, kind: str, work: Selecting | Comparing) -> Json:
+    """The document of the job that does `work`. No array is read before it runs."""
+    found, asked = work.found, work.asked
+    return here.jobs.submit(
+        kind,
+        found.identify(kind, asked),
+        work.need,
+        work,
+        wait=here.settings.answer_seconds,
+        identify=lambda job: found.settle(kind, asked, job.cancelled.is_set),
+        holds=found.uploads,
+    )
 
 
 def _answer(document: Json, kind: str, media_type: str, *, begun: bool = False) -> Response:

@@ -16,7 +16,7 @@ MOST = 10**8
 MOST_ROW = 2**63 - 1
 Row = Annotated[int, Field(ge=0, le=MOST_ROW)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
-Status = Literal["queued", "running", "done", "failed", "cancelled"]
+Status = Literal["queued", "running", "done", "cancelled"]
 
 
 class _Strict(BaseModel):
@@ -84,7 +84,7 @@ class ConstraintsRequest(_Strict):
 class NearDuplicatesRequest(_Strict):
     """Near-duplicates are set aside before the strategy picks."""
 
-    threshold: float = Field(gt=0)
+    threshold: float = Field(ge=0, description="A cosine of at least this, or an L2 distance of at most this")
     metric: Literal["cosine", "l2"] = "cosine"
 
 
@@ -162,7 +162,10 @@ class Origin(BaseModel):
 class JobView(BaseModel):
     """What every job says of itself."""
 
-    id: str = Field(description="Digest of the request and of its arrays: the same request has the same id")
+    id: str = Field(
+        description="Digest of the request and of its arrays: the same request has the same id. While files are still "
+        "to be read for it, it is one of their state; the job is found under both"
+    )
     status: Status
     progress: dict[str, int] | None = Field(default=None, description="done and total, while it runs")
     need_bytes: int | None = Field(default=None, description="Memory that it takes, estimated before it starts")
@@ -183,7 +186,6 @@ class SelectionView(JobView):
     radius: float | None = Field(default=None, description="k_center: largest distance left to a centre or pick")
     origins: list[Origin] | None = Field(default=None, description="Of each pick, where the pool came from files")
     notes: list[str] = []
-    error: str | None = None
 
 
 class Contended(BaseModel):

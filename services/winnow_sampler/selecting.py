@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow import embeddings
 from winnow.selection import Selection, select
 from winnow_sampler.jobs import Job
 from winnow_sampler.schemas import SelectionRequest, SelectionView, as_json
@@ -38,16 +37,22 @@ class Selecting:
         read = self.found.bytes_to_read(self.wanted.reads())
         return read + self.found.need(self.wanted, self.request.budget)
 
+    @property
+    def asked(self) -> Json:
+        """What its id is taken of, beside the arrays."""
+        return self.request.model_dump(mode="json")
+
     def __call__(self, job: Job) -> Json:
         began = time.perf_counter()
         arrays = self.found.read(self.wanted.reads())
         picked = self._pick(arrays, job)
-        self.found.require_unchanged()
         is_whole = len(picked.indices) == self.request.budget
         seconds = time.perf_counter() - began
         if is_whole:
             self.on_computed(self.request.strategy, seconds)
-        return self._view(job, arrays, picked, is_whole, seconds)
+        view = self._view(job, arrays, picked, is_whole, seconds)
+        self.found.require_unchanged()
+        return view
 
     def _pick(self, arrays: Arrays, job: Job) -> Selection:
         request = self.request
@@ -65,7 +70,6 @@ class Selecting:
 
     def _view(self, job: Job, arrays: Arrays, picked: Selection, is_whole: bool, seconds: float) -> Json:
         indices = picked.indices.tolist()
-        pool = arrays.read.get("pool")
         notes = [*arrays.notes(), *picked.notes, *_coincidences(self.request.strategy, picked.scores)]
         if not is_whole:
             notes.append(f"cancelled after {len(indices)} of {self.request.budget} picks, which are valid as they are")
@@ -77,7 +81,7 @@ class Selecting:
                 "scores": [float(score) for score in picked.scores],
                 "radius": picked.radius,
                 "seconds": seconds,
-                "origins": embeddings.origins_of(pool, indices) if pool is not None and pool.parts else None,
+                "origins": self.found.origins(indices),
                 "notes": notes,
             }
         )

@@ -1,20 +1,22 @@
 """The arrays that one request is about: found, sized and digested before anything is read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from winnow import embeddings
 from winnow.embeddings import Embeddings
 from winnow.errors import InvalidInput
 from winnow.selection import Constraints, NearDuplicates, Requirements, requirements
+from winnow_sampler.digests import Stop
 from winnow_sampler.memory import Size, estimate
 from winnow_sampler.schemas import ConstraintsRequest, LabelsRef, NearDuplicatesRequest, Snapshot
-from winnow_sampler.sources import Input, Sources, digest_json, labels_of
+from winnow_sampler.sources import Input, Sources, Stored, digest_json, labels_of, listed
 
 ARRAYS = ("pool", "centers", "probabilities")
-REFERENCES = (*ARRAYS, "size")
 Features = NDArray[np.float32]
 LABEL_BYTES = 128
 """Of one candidate's group: as text of some 20 letters, and its number."""
@@ -34,7 +36,7 @@ class Wanted:
 
     def reads(self) -> set[str]:
         """The arrays that the run looks at."""
-        found = {*self.needs.requires, *self.needs.reads}
+        found = set[str]() if self.needs.counts_rows else {*self.needs.requires, *self.needs.reads}
         keeps_away = self.constraints is not None and self.constraints.minimum_distance is not None
         if keeps_away or self.near_duplicates is not None:
             found |= {"pool"} | ({"centers"} if keeps_away else set())
@@ -46,7 +48,7 @@ class Arrays:
     """What was read of a snapshot."""
 
     read: dict[str, Embeddings]
-    size: int | None
+    rows: int
 
     @property
     def pool(self) -> Features | None:
@@ -58,7 +60,7 @@ class Arrays:
 
     def named(self) -> dict[str, Any]:
         """As `select` takes them."""
-        return {name: self.given(name) for name in ARRAYS} | {"n": None if self.read else self.size}
+        return {name: self.given(name) for name in ARRAYS} | {"n": self.rows}
 
     def notes(self) -> list[str]:
         """What was converted to get here."""
@@ -73,31 +75,56 @@ class Found:
             name: sources.find(name, getattr(request, name)) for name in ARRAYS if getattr(request, name) is not None
         }
         self.size = request.size
-        self._groups = request.groups
+        self.groups = request.groups
+        given = [getattr(request, name).upload for name in self.inputs]
+        self.uploads = frozenset(id for one in given if one is not None for id in listed(one))
 
     @property
     def rows(self) -> int:
-        """How many candidates there are. Raises InvalidInput where nothing says so, or two arrays disagree."""
+        """How many candidates there are. Raises InvalidInput where nothing says so, or two inputs disagree."""
         counts = {name: self.inputs[name].shape[0] for name in ("pool", "probabilities") if name in self.inputs}
-        if len(set(counts.values())) > 1:
-            (one, first), (other, second) = counts.items()
-            raise InvalidInput(other, f"needs a row for each of {one}'s {first}, got {second}")
-        if not counts and self.size is None:
+        if self.size is not None:
+            counts["size"] = self.size
+        if not counts:
             raise InvalidInput("pool", "needs the candidates: pool, or probabilities, or size")
-        return next(iter(counts.values())) if counts else int(self.size or 0)
+        (one, first), *others = counts.items()
+        for other, count in others:
+            if count != first:
+                raise InvalidInput(other, f"needs a row for each of {one}'s {first}, got {count}")
+        return first
 
     def identify(self, kind: str, asked: dict[str, Any]) -> str:
-        """sha256 of everything that the answer depends on."""
+        """sha256 of everything that the answer depends on; or what stands for it, while a file's digest is not known.
+
+        Nothing is read here.
+        """
+        known = {name: one.known_digest for name, one in self.inputs.items()}
+        if None in known.values():
+            known = {name: one.state for name, one in self.inputs.items()}
+        return self._digest(kind, asked, known)
+
+    def settle(self, kind: str, asked: dict[str, Any], stop: Stop) -> str:
+        """The same, from the bytes of every array. Raises InvalidInput, ArtefactCorrupt, Stopped."""
+        return self._digest(kind, asked, {name: one.digest(name, stop) for name, one in self.inputs.items()})
+
+    def _digest(self, kind: str, asked: dict[str, Any], arrays: Mapping[str, str | None]) -> str:
         rest = {name: value for name, value in asked.items() if name not in ARRAYS}
-        return digest_json({"kind": kind, **rest, "arrays": {name: one.digest for name, one in self.inputs.items()}})
+        return digest_json({"kind": kind, **rest, "arrays": arrays})
 
     def need(self, wanted: Wanted, budget: int) -> int:
-        """Bytes that a run takes beyond its inputs."""
-        (_, d), (_, c), (m, _) = (self._shape(name) for name in ("pool", "probabilities", "centers"))
-        size = Size(self.rows, d, c, m, budget)
+        """Bytes that a run takes beyond its inputs. Raises InvalidInput for inputs that disagree."""
+        size = self._size(budget)
         stage = 0 if wanted.near_duplicates is None else estimate("near_duplicates", size)
-        labels = 0 if self._groups is None else LABEL_BYTES * size.n
+        labels = 0 if self.groups is None else LABEL_BYTES * size.n
         return max(stage, estimate(wanted.strategy, size)) + labels
+
+    def need_to_measure(self, budget: int) -> int:
+        """Bytes that holding a batch against others takes."""
+        return estimate("measures", self._size(budget))
+
+    def _size(self, budget: int) -> Size:
+        (_, d), (_, c), (m, _) = (self._shape(name) for name in ("pool", "probabilities", "centers"))
+        return Size(self.rows, d, c, m, budget)
 
     def _shape(self, name: str) -> tuple[int, int]:
         return self.inputs[name].shape if name in self.inputs else (0, 0)
@@ -108,7 +135,14 @@ class Found:
 
     def read(self, names: set[str]) -> Arrays:
         """The arrays, read. Raises InvalidInput for bytes that cannot be used."""
-        return Arrays({name: one.read() for name, one in self.inputs.items() if name in names}, self.size)
+        return Arrays({name: one.read() for name, one in self.inputs.items() if name in names}, self.rows)
+
+    def origins(self, indices: list[int]) -> list[dict[str, Any]] | None:
+        """Where each of these candidates came from; None where the pool is not of files with names."""
+        pool = self.inputs.get("pool")
+        if not isinstance(pool, Stored) or not pool.is_named:
+            return None
+        return embeddings.origins_of(pool.survey.parts(), indices)
 
     def require_unchanged(self) -> None:
         """Raise InvalidInput where a file is no longer what its digest says: the answer would be kept as another's."""
@@ -120,10 +154,10 @@ class Found:
         return None if wanted is None else labels_of(name, wanted, self.inputs.get("pool"), self.rows)
 
     def constraints(self, asked: ConstraintsRequest | None) -> Constraints | None:
-        """As the library takes them. Raises InvalidInput for labels that do not fit."""
+        """As the library takes them. Raises InvalidInput for labels that do not fit, whether or not they are used."""
+        groups = self.labels("groups", self.groups)
         if asked is None:
             return None
-        groups = self.labels("groups", self._groups)
         return Constraints(
             groups=None if groups is None else np.array(groups),
             cap=asked.cap,

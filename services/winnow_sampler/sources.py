@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow import embeddings
-from winnow.artefacts import DirectoryStore, digest_of
+from winnow.artefacts import DirectoryStore
 from winnow.embeddings import Embeddings, Survey
-from winnow.errors import ArtefactCorrupt, InvalidInput, PathForbidden
+from winnow.errors import ArtefactCorrupt, InvalidInput, PathForbidden, Unavailable
 from winnow.problems import TooLarge
 from winnow.settings import Settings
+from winnow_sampler.digests import Digests, Mark, Stop, mark_of, require_unchanged
 from winnow_sampler.schemas import ArrayRef, LabelsRef
 from winnow_sampler.uploads import Uploads
 
 Features = NDArray[np.float32]
-Mark = tuple[str, int, int, int]
-"""What tells one state of a file from the next without reading it."""
 
 
 class Input(Protocol):
     """An array that was not read yet."""
 
     @property
-    def digest(self) -> str: ...
+    def known_digest(self) -> str | None:
+        """Of its bytes, where that takes no reading of them."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """What stands for the digest as long as that is not known: it changes whenever the bytes do."""
+        ...
+
+    def digest(self, name: str, stop: Stop) -> str:
+        """Of its bytes, which are read if need be. Raises InvalidInput naming `name`, ArtefactCorrupt, Stopped."""
+        ...
 
     @property
     def shape(self) -> tuple[int, int]: ...
@@ -54,8 +63,15 @@ class Inline:
     array: Features
 
     @property
-    def digest(self) -> str:
+    def known_digest(self) -> str:
         return hashlib.sha256(str(self.array.shape).encode() + self.array.tobytes()).hexdigest()
+
+    @property
+    def state(self) -> str:
+        return self.known_digest
+
+    def digest(self, name: str, stop: Stop) -> str:
+        return self.known_digest
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -66,7 +82,7 @@ class Inline:
         return self.array.nbytes
 
     def read(self) -> Embeddings:
-        return Embeddings(self.array, (), ())
+        return Embeddings(self.array, ())
 
     def require_unchanged(self, name: str) -> None:
         pass
@@ -74,16 +90,46 @@ class Inline:
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Files: artefacts, uploads, or files under the data roots. `says_where`: whether picks name their files."""
+    """Files that this service keeps, artefacts or uploads, or that are other people's, under the data roots.
+
+    survey    what they hold
+    marks     the state that each was in when it was surveyed
+    said      the digest of each, where someone else vouches for it: the request, or the upload's record
+    private   where other people's files are copied to before they are mapped, or None for files that nobody changes
+    is_named  whether the files' names are part of the digest, and of the answer
+    """
 
     survey: Survey
-    sha256: str
     marks: tuple[Mark, ...]
-    says_where: bool
+    digests: Digests
+    said: tuple[str | None, ...]
+    private: Path | None = None
+    is_named: bool = True
 
     @property
-    def digest(self) -> str:
-        return self.sha256
+    def known_digest(self) -> str | None:
+        found = [said or self.digests.known(mark) for said, mark in zip(self.said, self.marks, strict=True)]
+        known = [one for one in found if one is not None]
+        return self._joined(known) if len(known) == len(found) else None
+
+    @property
+    def state(self) -> str:
+        return digest_json([self.survey.names, self.marks])
+
+    def digest(self, name: str, stop: Stop) -> str:
+        found: list[str] = []
+        for said, mark in zip(self.said, self.marks, strict=True):
+            found.append(self.digests.compute(mark, name, stop))
+            if said is not None and said != found[-1]:
+                reason = "its bytes no longer match the sha256 recorded when it was written"
+                raise ArtefactCorrupt(f"{Path(mark[0]).name}: {reason}")
+        return self._joined(found)
+
+    def _joined(self, digests: Sequence[str]) -> str:
+        if not self.is_named:
+            return "\n".join(digests)
+        both = zip(self.survey.names, digests, strict=True)
+        return hashlib.sha256("\n".join(f"{name}\0{digest}" for name, digest in both).encode()).hexdigest()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -94,13 +140,15 @@ class Stored:
         return self.survey.bytes_to_read
 
     def read(self) -> Embeddings:
-        found = self.survey.read()
-        return found if self.says_where else Embeddings(found.features, (), found.notes)
+        try:
+            return self.survey.read(self.private)
+        except OSError as error:
+            reason = f"no room in {self.private} for the copy that is picked from ({error.strerror})"
+            raise Unavailable(f"{reason}; make some, or send the file to /v1/embeddings") from error
 
     def require_unchanged(self, name: str) -> None:
-        for source, mark in zip(self.survey.sources, self.marks, strict=True):
-            if _mark(source.path) != mark:
-                raise InvalidInput(name, f"{source.path.name} changed while it was read; send the request again")
+        for mark in self.marks:
+            require_unchanged(mark, name)
 
 
 class Sources:
@@ -108,57 +156,48 @@ class Sources:
 
     def __init__(self, settings: Settings, store: DirectoryStore, uploads: Uploads) -> None:
         self._settings, self._store, self._uploads = settings, store, uploads
-        self._digests: dict[Mark, str] = {}
-        self._lock = threading.Lock()
+        self._digests = Digests()
 
     def find(self, name: str, reference: ArrayRef) -> Input:
         """The array that a reference means, of which only the headers were read.
 
-        Raises InvalidInput naming `name`, TooLarge, NotFound, PathForbidden, ArtefactCorrupt.
+        Raises InvalidInput naming `name`, TooLarge, NotFound, PathForbidden.
         """
         if reference.key is not None:
             return self._artefact(name, reference.key, reference.sha256)
         if reference.upload is not None:
-            found = [self._uploads.find(id) for id in _listed(reference.upload)]
-            return self._files(name, [one.path for one in found], [one.name for one in found])
+            return self._upload(name, listed(reference.upload))
         if reference.path is not None:
-            paths = [require_inside(Path(path), self._settings.data_roots) for path in _listed(reference.path)]
-            files, names = embeddings.list_files(paths, name)
-            return self._files(name, [require_inside(file, self._settings.data_roots) for file in files], names)
+            return self._path(name, [Path(path) for path in listed(reference.path)])
         return self._inline(name, reference)
-
-    def digest(self, path: Path) -> str:
-        """sha256 of a file; computed again only when the file has changed."""
-        known = _mark(path)
-        with self._lock:
-            found = self._digests.get(known)
-        if found is None:
-            found = digest_of(path)
-            with self._lock:
-                self._digests[known] = found
-        return found
 
     def _artefact(self, name: str, key: str, sha256: str | None) -> Input:
         path = self._store.local(key)
-        marks = (_mark(path),)
-        digest = self.digest(path)
-        if sha256 is not None and digest != sha256:
-            raise ArtefactCorrupt(f"{key}: its bytes no longer match the sha256 recorded when it was written")
-        return Stored(embeddings.survey([path], name=name, follow=False), digest, marks, says_where=False)
+        marks = (mark_of(path),)
+        survey = self._survey(name, [path])
+        return Stored(survey, marks, self._digests, (sha256,), is_named=False)
 
-    def _files(self, name: str, files: Sequence[Path], names: Sequence[str]) -> Input:
+    def _upload(self, name: str, ids: list[str]) -> Input:
+        found = [self._uploads.find(id) for id in ids]
+        paths = [one.path for one in found]
+        marks = tuple(mark_of(path) for path in paths)
+        survey = self._survey(name, paths, [one.name for one in found])
+        return Stored(survey, marks, self._digests, tuple(one.sha256 for one in found))
+
+    def _path(self, name: str, given: list[Path]) -> Input:
+        roots = self._settings.data_roots
+        files, names = embeddings.list_files([require_inside(path, roots) for path in given], name)
+        files = [require_inside(file, roots) for file in files]
+        marks = tuple(mark_of(file) for file in files)
+        survey = self._survey(name, files, names)
+        return Stored(survey, marks, self._digests, (None,) * len(files), private=self._store.root)
+
+    def _survey(self, name: str, files: Sequence[Path], names: Sequence[str] | None = None) -> Survey:
         try:
-            return self._surveyed(name, files, names)
+            return embeddings.survey(files, name=name, names=names, follow=False)
         except OSError as error:  # gone since it was found, or a link took its place
             called = Path(str(error.filename or files[0])).name
             raise InvalidInput(name, f"{called} cannot be read ({error.strerror}); send the request again") from error
-
-    def _surveyed(self, name: str, files: Sequence[Path], names: Sequence[str]) -> Input:
-        marks = tuple(_mark(file) for file in files)
-        survey = embeddings.survey(files, name=name, names=names, follow=False)
-        both = zip(names, files, strict=True)
-        text = "\n".join(f"{called}\0{self.digest(file)}" for called, file in both)
-        return Stored(survey, hashlib.sha256(text.encode()).hexdigest(), marks, says_where=True)
 
     def _inline(self, name: str, reference: ArrayRef) -> Input:
         numbers = sum(len(row) for row in reference.inline or [])
@@ -175,10 +214,10 @@ def labels_of(name: str, wanted: LabelsRef, pool: Input | None, rows: int) -> li
     """(rows,) one label a candidate. Raises InvalidInput naming `name`."""
     if wanted.inline is not None:
         found = [str(label) for label in wanted.inline]
-    elif not isinstance(pool, Stored) or not pool.says_where:
+    elif not isinstance(pool, Stored) or not pool.is_named:
         raise InvalidInput(name, "needs a pool that came from files; send the labels inline")
     elif wanted.by is not None:
-        found = pool.survey.groups()
+        found = pool.survey.groups(name)
     else:
         assert wanted.column is not None
         found = pool.survey.values(wanted.column, name)
@@ -205,15 +244,8 @@ def require_inside(path: Path, roots: Sequence[Path]) -> Path:
     raise PathForbidden(str(path), allowed)
 
 
-def _mark(path: Path) -> Mark:
-    try:
-        status = path.stat()
-    except OSError:  # gone: no state of the file is this one
-        return (str(path), 0, -1, 0)
-    return (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def _listed(given: str | list[str]) -> list[str]:
+def listed(given: str | list[str]) -> list[str]:
+    """One or several, as several."""
     return [given] if isinstance(given, str) else given
 
 

@@ -7,13 +7,15 @@ import os
 import re
 import secrets
 import threading
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from winnow import embeddings
 from winnow.artefacts import DirectoryStore, get_json, put_json
-from winnow.errors import InvalidInput, NotFound
+from winnow.embeddings import Survey
+from winnow.errors import InvalidInput, NotFound, Unavailable
 from winnow.failpoints import Failpoint, reach
 from winnow.problems import TooLarge
 
@@ -24,18 +26,22 @@ _NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
 
 @dataclass(frozen=True)
 class Upload:
-    """One kept file: what it is called, and where its bytes are."""
+    """One kept file: what it is called, where its bytes are, and their digest."""
 
     id: str
     name: str
     path: Path
+    sha256: str
 
 
 class Uploads:
-    """All kept files. Together they hold `kept` bytes at most; the one unused for longest goes first."""
+    """All kept files. Together they hold `kept` bytes at most; the one unused for longest goes first.
 
-    def __init__(self, store: DirectoryStore, largest: int, kept: int) -> None:
-        self._store, self._kept = store, kept
+    `held` names those that work under way is about: they do not go.
+    """
+
+    def __init__(self, store: DirectoryStore, largest: int, kept: int, held: Callable[[], Set[str]]) -> None:
+        self._store, self._kept, self._held = store, kept, held
         self.largest = min(largest, kept)
         self._lock = threading.Lock()
         self._sweep()
@@ -49,15 +55,17 @@ class Uploads:
         return Incoming(self._store.root / f"{INCOMING}{secrets.token_hex(8)}", name, self.largest)
 
     def keep(self, incoming: "Incoming") -> tuple[dict[str, Any], bool]:
-        """What was kept, and whether it is new. Raises InvalidInput for a file that holds no embeddings."""
-        id = incoming.id
+        """What was kept, and whether it is new.
+
+        Raises InvalidInput for a file that holds no embeddings, and Unavailable where there is no room for it.
+        """
+        id, found = incoming.id, self._survey(incoming)
         with self._lock:
             try:
                 return self.about(id), False
             except NotFound:
-                about = self._put(id, incoming)
-                self._make_room(id)
-                return about, True
+                self._make_room(incoming.size)
+                return self._put(id, incoming, found), True
 
     def about(self, id: str) -> dict[str, Any]:
         """What is known of an upload. Raises NotFound."""
@@ -69,22 +77,26 @@ class Uploads:
 
     def find(self, id: str) -> Upload:
         """The file of an upload, which counts as used now. Raises NotFound."""
-        name = self.about(id)["name"]
+        known = self.about(id)
         about = self._store.local(f"{FOLDER}/{id}/about.json")
         with contextlib.suppress(OSError):
             os.utime(about)
-        return Upload(id, name, self._store.local(f"{FOLDER}/{id}/{_safe(name)}"))
+        path = self._store.local(f"{FOLDER}/{id}/{_safe(known['name'])}")
+        return Upload(id, known["name"], path, known["sha256"])
 
     def delete(self, id: str) -> None:
         """Remove an upload. Raises NotFound."""
-        self.about(id)
-        self._store.delete(f"{FOLDER}/{id}")
+        with self._lock:
+            self.about(id)
+            self._store.delete(f"{FOLDER}/{id}")
 
-    def _put(self, id: str, incoming: "Incoming") -> dict[str, Any]:
+    def _survey(self, incoming: "Incoming") -> Survey:
         try:
-            found = embeddings.survey([incoming.path], name="body", names=[incoming.name])
+            return embeddings.survey([incoming.path], name="body", names=[incoming.name])
         except InvalidInput as error:
             raise InvalidInput(error.field, error.reason.replace(incoming.path.name, incoming.name)) from error
+
+    def _put(self, id: str, incoming: "Incoming", found: Survey) -> dict[str, Any]:
         stored = self._store.put(f"{FOLDER}/{id}/{_safe(incoming.name)}", incoming.path)
         reach(Failpoint.UPLOAD_STORED)
         about = {
@@ -100,8 +112,11 @@ class Uploads:
         reach(Failpoint.UPLOAD_DESCRIBED)
         return about
 
-    def _make_room(self, newest: str) -> None:
-        """Remove what was unused for longest until the rest fits. A file that is open keeps its bytes until closed."""
+    def _make_room(self, size: int) -> None:
+        """Remove what was unused for longest until `size` bytes fit. Raises Unavailable where what is held is too much.
+
+        A file that is open keeps its bytes until it is closed. The lock is held.
+        """
         sizes: dict[str, int] = {}
         used: dict[str, float] = {}
         for key in self._store.list(FOLDER):
@@ -110,12 +125,14 @@ class Uploads:
             sizes[id] = sizes.get(id, 0) + status.st_size
             if name == "about.json":
                 used[id] = status.st_mtime
-        total = sum(sizes.values())
-        for id in sorted(sizes, key=lambda one: used.get(one, 0.0)):
-            if total <= self._kept or id == newest:
-                continue
-            self._store.delete(f"{FOLDER}/{id}")
-            total -= sizes[id]
+        held = self._held()
+        left = self._kept - size - sum(size for id, size in sizes.items() if id in held)
+        if left < 0:
+            raise Unavailable("uploads that jobs work on leave no room for this one; send it when they have ended")
+        for id in sorted(sizes.keys() - held, key=lambda one: used.get(one, 0.0), reverse=True):
+            left -= sizes[id]
+            if left < 0:
+                self._store.delete(f"{FOLDER}/{id}")
 
     def _sweep(self) -> None:
         """Remove what uploads that were cut off left behind: nobody holds their locks any more, whatever the time."""
@@ -130,7 +147,7 @@ class Incoming:
 
     def __init__(self, path: Path, name: str, largest: int) -> None:
         self.path, self.name = path, name
-        self._largest, self._size = largest, 0
+        self._largest, self.size = largest, 0
         self._digest = hashlib.sha256()
         self._file = _open_locked(path)
 
@@ -143,8 +160,8 @@ class Incoming:
 
     def write(self, chunk: bytes) -> None:
         """Take more bytes. Raises TooLarge with the first byte beyond the limit."""
-        self._size += len(chunk)
-        if self._size > self._largest:
+        self.size += len(chunk)
+        if self.size > self._largest:
             raise TooLarge("body", f"more than {self._largest} bytes, which is the limit; the rest was not read")
         self._digest.update(chunk)
         self._file.write(chunk)

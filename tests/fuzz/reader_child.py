@@ -32,7 +32,7 @@ def read_embeddings(path: Path) -> object:
     pool = found.read()
     with suppress(InvalidInput):  # no such column, or not Parquet
         found.values("key", "labels")
-    return [found.groups()[0], pool.origin(found.rows - 1), pool.features.sum().item()]
+    return [found.groups()[0], found.parts()[-1].origin(found.rows - 1), pool.features.sum().item()]
 
 
 def read_labels(path: Path) -> object:

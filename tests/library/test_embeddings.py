@@ -1,6 +1,7 @@
 """Files of embeddings: what encoders leave is read as it is, and what cannot be used is refused with its reason."""
 
 import io
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -70,6 +71,36 @@ def test_other_layouts_of_npy_are_the_same_rows(tmp_path: Path, odd: NDArray[Any
     assert np.array_equal(survey([tmp_path / "odd.npy"]).read().features, ROWS)
 
 
+@pytest.mark.parametrize("stored", [ROWS.astype(">f4"), np.asfortranarray(ROWS), ROWS.astype(np.float64), ROWS])
+def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(tmp_path: Path, stored: NDArray[Any]) -> None:
+    """Mapped, it would end the process that reads it."""
+    write_npy(tmp_path / "pool.npy", stored)
+    found = survey([tmp_path / "pool.npy"])
+    os.truncate(tmp_path / "pool.npy", 140)
+    with pytest.raises(InvalidInput, match=r"pool: pool\.npy: became shorter while it was read"):
+        found.read(tmp_path)
+    (tmp_path / "pool.npy").unlink()
+    with pytest.raises(InvalidInput, match=r"pool: pool\.npy: cannot be read \(No such file"):
+        found.read(tmp_path)
+
+
+def test_a_copy_of_ones_own_outlives_the_file(tmp_path: Path) -> None:
+    write_npy(tmp_path / "pool.npy", ROWS)
+    (tmp_path / "own").mkdir()
+    features = survey([tmp_path / "pool.npy"]).read(tmp_path / "own").features
+    os.truncate(tmp_path / "pool.npy", 0)
+    assert isinstance(features, np.memmap) and np.array_equal(features, ROWS)
+    assert not list((tmp_path / "own").iterdir()), "the copy has no name"
+
+
+def test_coordinates_that_are_none_are_left_out(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["feats"], file["coords"] = ROWS[:2], np.array([[1.5, 2], [np.nan, 3]])
+    found = survey([tmp_path / "s.h5"])
+    first, second = origins_of(found.parts(), [0, 1])
+    assert first == {"file": "s.h5", "row": 0, "coords": [1.5, 2]} and second == {"file": "s.h5", "row": 1}
+
+
 def test_one_plain_npy_is_not_read_into_memory(tmp_path: Path) -> None:
     write_npy(tmp_path / "pool.npy", ROWS)
     found = survey([tmp_path / "pool.npy"])
@@ -89,7 +120,7 @@ def test_a_folder_of_slides_is_one_pool(tmp_path: Path) -> None:
     assert found.groups() == ["a", "a", "b", "b", "b", "c", "c"]
     pool = found.read()
     assert np.array_equal(pool.features, ROWS[[3, 4, 0, 1, 2, 5, 6]])
-    origins = origins_of(pool, [0, 4, 6])
+    origins = origins_of(found.parts(), [0, 4, 6])
     assert origins == [
         {"file": "a.h5", "row": 0, "coords": [0.0, 0.5]},
         {"file": "b.h5", "row": 2, "coords": [4, 5]},
@@ -105,6 +136,17 @@ def test_slides_of_one_stem_keep_their_folders_apart(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         write_npy(tmp_path / folder / "s.npy", ROWS[:2])
     assert survey([tmp_path]).groups() == ["p1/s", "p1/s", "p2/s", "p2/s"]
+
+
+def test_files_of_two_folders_that_are_called_alike(tmp_path: Path) -> None:
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        write_npy(tmp_path / folder / "s.npy", ROWS)
+    paths = [tmp_path / "a" / "s.npy", tmp_path / "b" / "s.npy"]
+    groups = survey(paths).groups()
+    assert len(set(groups)) == 2 and groups[0].endswith("a/s")
+    with pytest.raises(InvalidInput, match=r"groups: two files are called s, and would be one group"):
+        survey(paths, names=["s.npy", "s.npy"]).groups()
 
 
 def test_a_column_of_parquet_is_a_group(tmp_path: Path) -> None:
@@ -293,10 +335,12 @@ def test_row_numbers_from_every_format(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("", "is empty"),
-        ("1\nx\n", "needs a row number in line"),
-        ("1\n-2\n", "no row number"),
+        ("1\nx\n", "needs a row number in line 2, got 'x'"),
+        ("1\n-2\n", "-2 in line 2 is no row number"),
+        ("row\n1\n\nx\n", "needs a row number in line 4, got 'x'"),
+        ("key\np1\n", "the pool has no keys"),
         (f"{2**63}\n", "does not fit int64"),
-        ("rank,score\n0,0.5\n", "has no column 'row'; it has rank, score"),
+        ("rank,score\n0,0.5\n", "has no column 'row' or 'key'; it has rank, score"),
         ("\udcff", "cannot be read as lines of text"),
     ],
 )
@@ -304,6 +348,23 @@ def test_row_numbers_that_are_none(tmp_path: Path, text: str, reason: str) -> No
     (tmp_path / "rows").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InvalidInput, match=f"exclude: .*{reason}"):
         read_rows(tmp_path / "rows", "exclude")
+
+
+def test_rows_by_the_keys_of_the_pool(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text("p3\np1\n")
+    (tmp_path / "picks.csv").write_text("rank,score,key\n0,0.5,p3\n1,0.25,p1\n")
+    np.save(tmp_path / "keys.npy", np.array(["p3", "p1"]))
+    np.save(tmp_path / "bytes.npy", np.array([b"p3", b"p1"]))
+    (tmp_path / "rows").write_text("3\n1\n")
+    write_lists(tmp_path / "pool.parquet", ROWS)
+    pool = survey([tmp_path / "pool.parquet"])
+    for name in ("lines", "picks.csv", "keys.npy", "bytes.npy", "rows"):
+        assert read_rows(tmp_path / name, "exclude", pool.keys) == [3, 1], name
+    (tmp_path / "lines").write_text("p3\nq\n")
+    with pytest.raises(InvalidInput, match="exclude: lines: the pool has no key 'q', of line 2"):
+        read_rows(tmp_path / "lines", "exclude", pool.keys)
+    with pytest.raises(InvalidInput, match="has a key twice"):
+        read_rows(tmp_path / "picks.csv", "exclude", lambda: ["p3", "p3"])
 
 
 def test_labels_must_be_one_for_each_row(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as arrow
 import pytest
 from conftest import wait_until
+from pyarrow import parquet
 from services.conftest import Winnow
 
 from winnow.selection import Constraints, k_center_greedy, select, strategies
@@ -75,6 +77,45 @@ def test_centres_constraints_and_the_picks_before(winnow: Winnow, here: Path) ->
     assert expected[0] == 7 and not set(before) & set(expected)
 
 
+@pytest.mark.parametrize("form", ["rows", "keys", "picks", "embeddings"])
+def test_what_is_selected_already_by_row_by_key_or_by_its_embeddings(winnow: Winnow, here: Path, form: str) -> None:
+    keys = [f"p{row}" for row in range(60)]
+    parquet.write_table(arrow.table({"key": keys, "features": list(POOL)}), "pool.parquet")
+    before = [4, 17, 50]
+    if form == "picks":
+        Path("before.txt").write_text("row\n" + "\n".join(map(str, before)))
+    elif form == "embeddings":
+        np.save("before.npy", POOL[before])
+    else:
+        Path("before.txt").write_text("\n".join(str(row) if form == "rows" else keys[row] for row in before))
+    name = "before.npy" if form == "embeddings" else "before.txt"
+    said = winnow("select", "pool.parquet", "--selected", name, "--budget", "57" if form == "rows" else "9", "--json")
+    assert said.code == 0, said.err
+    expected = k_center_greedy(POOL, 9, centers=POOL[before]).indices.tolist()
+    assert said.json["indices"][:9] == expected
+    assert form == "embeddings" or not set(before) & set(said.json["indices"]), "they are not picked again"
+
+
+def test_caps_of_named_groups_and_exact_quotas(winnow: Winnow, here: Path) -> None:
+    groups = ["abc"[row % 3] for row in range(60)]
+    Path("groups.txt").write_text("\n".join(groups))
+    asked = ["select", "pool.npy", "--budget", "12", "--groups", "groups.txt"]
+    said = winnow(*asked, "--cap", "5", "--cap", "b=1")
+    expected = Constraints(groups=groups, cap={"a": 5, "b": 1, "c": 5})
+    with pytest.raises(ValueError, match="11 picks are possible"):
+        select("k_center", budget=12, pool=POOL, constraints=expected)
+    assert said.code == 1 and "11 picks are possible" in said.err
+    picked = winnow(*asked, "--json", "--cap", "7", "--cap", "b=1", "--quota", "c=4", "--exact-quota").json["indices"]
+    counts = [[groups[row] for row in picked].count(group) for group in "abc"]
+    assert counts == [7, 1, 4]
+
+
+def test_near_duplicates_by_distance(winnow: Winnow, here: Path) -> None:
+    np.save("twice.npy", np.concatenate([POOL, POOL]))
+    asked = ["select", "twice.npy", "--budget", "60", "--near-duplicates", "0", "--metric", "l2", "--json"]
+    assert sorted(winnow(*asked).json["indices"]) == list(range(60))
+
+
 def test_a_folder_of_slides_gives_files_and_coordinates(winnow: Winnow, here: Path) -> None:
     Path("slides").mkdir()
     for i in (0, 1):
@@ -101,6 +142,13 @@ def test_a_folder_of_slides_gives_files_and_coordinates(winnow: Winnow, here: Pa
         (["pool.npy", "--direction", "up"], "--direction: needs high or low"),
         (["pool.npy", "--cap", "1"], "groups: cap needs the group of each row"),
         (["pool.npy", "--quota", "a"], "--quota: needs GROUP=N"),
+        (["pool.npy", "--cap", "-1"], "--cap: needs N or GROUP=N"),
+        (["pool.npy", "--cap", "1", "--cap", "2"], "--cap: needs one number for all groups, got 1 and 2"),
+        (["pool.npy", "--cap", "a=1"], "--cap: needs --groups"),
+        (["pool.npy", "--groups", "file", "--cap", "slide=1"], "--cap: no row of the pool is of group 'slide'"),
+        (["pool.npy", "--selected", "near.txt"], "--selected: near.txt: needs rows 0 to 59, got 60"),
+        (["pool.npy", "--selected", "none.txt"], "--selected: none.txt: cannot be read"),
+        (["pool.npy", "--near-duplicates", "0.1", "--metric", "l1"], "--metric: needs cosine or l2"),
         (["pool.npy", "--exclude", "far.txt"], "does not fit int64"),
         (["pool.npy", "--exclude", "near.txt"], "exclude: needs rows 0 to 59, got 60"),
         (["pool.npy", "--groups", "near.txt", "--cap", "1"], "--groups: near.txt: needs 60 values"),

@@ -9,21 +9,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from winnow import embeddings
 from winnow.embeddings import Embeddings, Survey
 from winnow.errors import InvalidInput
-from winnow.selection import Constraints, NearDuplicates, Selection, requirements, strategies
+from winnow.selection import NearDuplicates, Selection, requirements, strategies
 from winnow.selection import select as pick
 from winnow_cli.output import aside, console, plain, print_json
+from winnow_cli.rules import Rules, read_selected
 
 Json = dict[str, Any]
 Given = list[Path]
@@ -39,7 +38,13 @@ def select(
     strategy: Annotated[str, typer.Option(help=f"One of {', '.join(strategies())}.")] = "k_center",
     budget: Annotated[int, typer.Option(help="How many to pick.")] = 1000,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The CSV to write the picks to.")] = None,
-    selected: Annotated[Path | None, typer.Option(help="Embeddings of what is selected already: the centres.")] = None,
+    selected: Annotated[
+        Path | None,
+        typer.Option(
+            help="What is selected already, the centres: its embeddings, or rows of the pool, given as for --exclude, "
+            "which are not picked again."
+        ),
+    ] = None,
     proba: Annotated[Path | None, typer.Option(help="Probabilities (n, classes) of the pool's rows.")] = None,
     groups: Annotated[
         str | None,
@@ -49,14 +54,26 @@ def select(
             rich_help_panel=_RULES,
         ),
     ] = None,
-    cap: Annotated[int | None, typer.Option(help="The most picks of any group.", rich_help_panel=_RULES)] = None,
+    cap: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="N: the most picks of any group. GROUP=N: of that one. May be repeated.", rich_help_panel=_RULES
+        ),
+    ] = None,
     quota: Annotated[
         list[str] | None,
         typer.Option(help="GROUP=N: the fewest picks of a group; may be repeated.", rich_help_panel=_RULES),
     ] = None,
+    exact_quota: Annotated[
+        bool, typer.Option("--exact-quota", help="A quota is also the most.", rich_help_panel=_RULES)
+    ] = False,
     exclude: Annotated[
         Path | None,
-        typer.Option(help="Rows that are never picked: one a line, .npy, or a CSV this wrote.", rich_help_panel=_RULES),
+        typer.Option(
+            help="Rows that are never picked: row numbers, or keys of the pool's Parquet, one a line, as .npy, or in a "
+            "CSV this wrote.",
+            rich_help_panel=_RULES,
+        ),
     ] = None,
     pinned: Annotated[
         Path | None, typer.Option(help="Rows that are picked first, given as for --exclude.", rich_help_panel=_RULES)
@@ -67,8 +84,14 @@ def select(
     ] = None,
     near_duplicates: Annotated[
         float | None,
-        typer.Option(help="Set near-duplicates aside first: those of at least this cosine.", rich_help_panel=_RULES),
+        typer.Option(
+            help="Set near-duplicates aside first: those of at least this cosine, or of at most this L2 distance.",
+            rich_help_panel=_RULES,
+        ),
     ] = None,
+    metric: Annotated[
+        str, typer.Option(help="cosine or l2: what --near-duplicates means.", rich_help_panel=_RULES)
+    ] = "cosine",
     direction: Annotated[str, typer.Option(help="high or low: the most or the least uncertain.")] = "high",
     seed: Annotated[int, typer.Option(help="The same seed gives the same picks.")] = 0,
     json: AsJson = False,
@@ -76,10 +99,15 @@ def select(
     """Pick rows from files of embeddings. Ctrl-C stops and keeps the picks so far, which are valid as they are."""
     if direction not in ("high", "low"):
         raise InvalidInput("--direction", f"needs high or low, got {direction!r}")
+    if metric not in ("cosine", "l2"):
+        raise InvalidInput("--metric", f"needs cosine or l2, got {metric!r}")
     began = time.perf_counter()
-    rules = _Rules(groups, cap, quota or [], exclude, pinned, minimum_distance)
+    near = None if near_duplicates is None else NearDuplicates(near_duplicates, "l2" if metric == "l2" else "cosine")
+    rules = Rules(groups, cap or [], quota or [], exact_quota, exclude, pinned, minimum_distance)
     survey = embeddings.survey(files, name="EMBEDDINGS")
-    arrays, pool, notes = _read(strategy, survey, selected, proba, rules, near_duplicates)
+    before = read_selected(selected, survey)
+    centers = None if before else selected
+    arrays, notes = _read(_reads(strategy, rules, near, proba), survey, before, centers, proba)
     with _stopping() as stopped, _bar(strategy, budget, hidden=json) as advance:
         picked = _run(
             strategy,
@@ -87,57 +115,20 @@ def select(
             n=survey.rows,
             seed=seed,
             direction=direction,
-            constraints=rules.constraints(survey),
-            near_duplicates=None if near_duplicates is None else NearDuplicates(near_duplicates),
+            constraints=rules.constraints(survey, before),
+            near_duplicates=near,
             on_progress=advance,
             should_stop=stopped.is_set,
             **arrays,
         )
     report = _report(strategy, budget, picked, [*notes, *picked.notes], time.perf_counter() - began)
-    table = embeddings.tabulate(
-        report["indices"], report["scores"], embeddings.origins_of(pool, report["indices"]) if pool.parts else None
-    )
+    origins = embeddings.origins_of(survey.parts(), report["indices"])
+    table = embeddings.tabulate(report["indices"], report["scores"], origins)
     if output is not None:
         write_csv(output, table)
     _show(report, table, output, as_json=json)
     if report["status"] == "stopped":
         raise typer.Exit(130)
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """The constraints as they were typed."""
-
-    groups: str | None
-    cap: int | None
-    quota: list[str]
-    exclude: Path | None
-    pinned: Path | None
-    minimum_distance: float | None
-
-    def constraints(self, survey: Survey) -> Constraints | None:
-        """As the library takes them; None where there are none. Raises InvalidInput naming the option."""
-        given = (self.groups, self.cap, self.quota, self.exclude, self.pinned, self.minimum_distance)
-        if not any(one is not None and one != [] for one in given):
-            return None
-        return Constraints(
-            groups=self._groups(survey),
-            cap=self.cap,
-            quota=dict(_quota(text) for text in self.quota) or None,
-            exclude=[] if self.exclude is None else embeddings.read_rows(self.exclude, "--exclude"),
-            pinned=[] if self.pinned is None else embeddings.read_rows(self.pinned, "--pinned"),
-            minimum_distance=self.minimum_distance,
-        )
-
-    def _groups(self, survey: Survey) -> Any:
-        if self.groups is None:
-            return None
-        if self.groups == "file":
-            return np.array(survey.groups())
-        kind, _, column = self.groups.partition(":")
-        if kind == "column" and column:
-            return np.array(survey.values(column, "--groups"))
-        return np.array(embeddings.read_labels(Path(self.groups), "--groups", survey.rows))
 
 
 def write_csv(path: Path, table: dict[str, list[Any]]) -> None:
@@ -158,24 +149,35 @@ def write_csv(path: Path, table: dict[str, list[Any]]) -> None:
         raise InvalidInput("--output", f"{path} cannot be written ({error.strerror})") from error
 
 
-def _read(
-    strategy: str, survey: Survey, selected: Path | None, proba: Path | None, rules: _Rules, near: float | None
-) -> tuple[Json, Embeddings, list[str]]:
-    """The arrays that the run looks at, the pool, and what was converted. Raises InvalidInput."""
+def _reads(strategy: str, rules: Rules, near: NearDuplicates | None, proba: Path | None) -> set[str]:
+    """The arrays that the run looks at. Raises InvalidInput for an unknown strategy, and for one that lacks `proba`."""
     try:
         needs = requirements(strategy)
     except ValueError as error:
         raise InvalidInput.of(error) from error
-    reads = {*needs.requires, *needs.reads}
-    found = {"pool": survey.read()}
-    if selected is not None and ("centers" in reads or rules.minimum_distance is not None):
-        found["centers"] = embeddings.survey([selected], name="--selected").read()
-    if proba is not None and "probabilities" in reads:
-        found["probabilities"] = embeddings.survey([proba], name="--proba").read()
     if "probabilities" in needs.requires and proba is None:
         raise InvalidInput("--proba", f"strategy {strategy} needs the probabilities of each row")
-    notes = [f"{name}: {note}" for name, one in found.items() for note in one.notes]
-    return {name: one.features for name, one in found.items()}, found["pool"], notes
+    found = set[str]() if needs.counts_rows else {*needs.requires, *needs.reads}
+    if rules.minimum_distance is not None:
+        found |= {"pool", "centers"}
+    return found | ({"pool"} if near is not None else set())
+
+
+def _read(
+    reads: set[str], survey: Survey, before: list[int], centers: Path | None, proba: Path | None
+) -> tuple[Json, list[str]]:
+    """The arrays of `reads` that are given, and what was converted. Raises InvalidInput."""
+    found: dict[str, Embeddings] = {}
+    if "pool" in reads:
+        found["pool"] = survey.read()
+    if "centers" in reads and centers is not None:
+        found["centers"] = embeddings.survey([centers], name="--selected").read()
+    if "probabilities" in reads and proba is not None:
+        found["probabilities"] = embeddings.survey([proba], name="--proba").read()
+    arrays: Json = {name: one.features for name, one in found.items()}
+    if "centers" in reads and before:
+        arrays["centers"] = found["pool"].features[before]
+    return arrays, [f"{name}: {note}" for name, one in found.items() for note in one.notes]
 
 
 def _run(strategy: str, **given: Any) -> Selection:
@@ -241,10 +243,3 @@ def _show(report: Json, table: dict[str, list[Any]], output: Path | None, *, as_
     aside.print(f"{report['picked']} picks in {report['seconds']:.1f} s{radius}{where}", soft_wrap=True)
     if output is None:
         console.print("\n".join(map(str, table["row"])), soft_wrap=True)
-
-
-def _quota(text: str) -> tuple[str, int]:
-    group, _, count = text.rpartition("=")
-    if not group or not count.isdigit():
-        raise InvalidInput("--quota", f"needs GROUP=N, got {text!r}")
-    return group, int(count)

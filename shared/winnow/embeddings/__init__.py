@@ -6,7 +6,7 @@
 One float32 `.npy` is memory-mapped; everything else is read into one array by blocks. Nothing is ever unpickled.
 """
 
-from winnow.embeddings.pool import SUFFIXES, Embeddings, Survey, list_files, survey
+from winnow.embeddings.pool import SUFFIXES, Embeddings, Survey, holds_features, list_files, survey
 from winnow.embeddings.table import origins_of, tabulate
 from winnow.embeddings.vectors import read_labels, read_rows
 
@@ -14,6 +14,7 @@ __all__ = [
     "SUFFIXES",
     "Embeddings",
     "Survey",
+    "holds_features",
     "list_files",
     "origins_of",
     "read_labels",

@@ -1,9 +1,14 @@
-"""`.npy`: the header is read by NumPy's own parser, and the file must be as long as it promises."""
+"""`.npy`: the header is read by NumPy's own parser, and the file must be as long as it promises.
+
+A file that is mapped and then made shorter by another program kills the process that reads it (SIGBUS). So rows that
+are converted are read and not mapped, and `map` can take a copy of its own.
+"""
 
 import os
-from dataclasses import dataclass
+import tempfile
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.lib import format as npy
@@ -16,6 +21,16 @@ from winnow.paths import open_file
 MAGIC = b"\x93NUMPY"
 LONGEST_HEADER = 1 << 16
 """Bytes. NumPy's own limit is lower, and is for headers that it does not trust with more."""
+_CHUNK = 1 << 20
+
+
+class Header(NamedTuple):
+    """What a `.npy` promises, and the byte that its data starts at."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    by_columns: bool
+    start: int
 
 
 class NpyFile:
@@ -24,22 +39,39 @@ class NpyFile:
     def __init__(self, path: Path, name: str) -> None:
         self.path, self._name = path, name
         self._header = read_header(path, name)
-        shape, dtype = self._header.shape, self._header.dtype
-        self.rows, self.columns = require_shape(name, path, shape, dtype)
-        self.dtype = dtype.name
-        self.is_plain = dtype == np.dtype("<f4") and self._map().flags.c_contiguous
+        self.rows, self.columns = require_shape(name, path, self._header.shape, self._header.dtype)
+        self.dtype = self._header.dtype.name
+        by_rows = not self._header.by_columns or 1 in self._header.shape
+        self.is_plain = self._header.dtype == np.dtype("<f4") and by_rows
 
-    def map(self) -> Features:
-        """The rows as they stand in the file, not read yet. For a plain file alone: little-endian float32, by rows."""
+    def map(self, private: Path | None = None) -> Features:
+        """The rows as they stand in the file, not read yet. For a plain file alone: little-endian float32, by rows.
+
+        Args:
+            private: a folder for a copy of the file, which is mapped in its place and has no name: it is safe from
+                whoever changes the file, and gone with the array.
+
+        Raises InvalidInput for a file that became shorter, and OSError where there is no room for the copy.
+        """
         assert self.is_plain
-        return cast("Features", self._map())
+        shape = self.rows, self.columns
+        if private is None:
+            with self._data() as file:
+                return np.memmap(file, np.float32, "r", offset=self._header.start, shape=shape)
+        with tempfile.TemporaryFile(dir=private) as copy, self._data() as file:
+            left = _promised(self._header)
+            while chunk := file.read(min(left, _CHUNK)):
+                left -= copy.write(chunk)
+            self._require_whole(left)
+            copy.flush()
+            return np.memmap(copy, np.float32, "r", shape=shape)
 
     def fill(self, out: Features) -> None:
-        stored = self._map()
-        for rows in blocks(self.rows, self.columns):
-            with np.errstate(over="ignore"):  # require_finite says so, with the row
-                out[rows] = stored[rows]
-            require_finite(self._name, self.path, out[rows], rows.start, self.dtype)
+        with self._data() as file:
+            if self._header.by_columns:
+                self._fill_columns(out, file)
+            else:
+                self._fill_rows(out, file)
 
     def coords(self) -> NDArray[Any] | None:
         return None
@@ -47,20 +79,36 @@ class NpyFile:
     def keys(self) -> list[str] | None:
         return None
 
-    def _map(self) -> NDArray[Any]:
-        header = self._header
-        with open_file(self.path) as file:
-            return np.memmap(file, header.dtype, "r", header.start, header.shape, "F" if header.by_columns else "C")
+    def _fill_rows(self, out: Features, file: BufferedReader) -> None:
+        for rows in blocks(self.rows, self.columns):
+            with np.errstate(over="ignore"):  # require_finite says so, with the row
+                out[rows] = self._read(file, rows.stop - rows.start, self.columns)
+            require_finite(self._name, self.path, out[rows], rows.start, self.dtype)
 
+    def _fill_columns(self, out: Features, file: BufferedReader) -> None:
+        for columns in blocks(self.columns, self.rows):
+            with np.errstate(over="ignore"):
+                out[:, columns] = self._read(file, columns.stop - columns.start, self.rows).T
+        for rows in blocks(self.rows, self.columns):
+            require_finite(self._name, self.path, out[rows], rows.start, self.dtype)
 
-@dataclass(frozen=True)
-class Header:
-    """What a `.npy` promises, and the byte that its data starts at."""
+    def _read(self, file: BufferedReader, lines: int, length: int) -> NDArray[Any]:
+        """The next `lines` of `length` numbers that lie side by side, (lines, length)."""
+        found = np.empty((lines, length), self._header.dtype)
+        self._require_whole(found.nbytes - file.readinto(found.view(np.uint8).data))
+        return found
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    by_columns: bool
-    start: int
+    def _data(self) -> BufferedReader:
+        try:
+            file = open_file(self.path)
+        except OSError as error:
+            raise InvalidInput(self._name, f"{self.path.name}: cannot be read ({error.strerror})") from error
+        file.seek(self._header.start)
+        return file
+
+    def _require_whole(self, missing: int) -> None:
+        if missing:
+            raise InvalidInput(self._name, f"{self.path.name}: became shorter while it was read")
 
 
 def read_header(path: Path, name: str) -> Header:
@@ -70,11 +118,10 @@ def read_header(path: Path, name: str) -> Header:
             shape, by_columns, dtype = parse_header(file)
         except ValueError as error:
             raise InvalidInput(name, f"{path.name}: its .npy header cannot be read ({error})") from error
-        start, size = file.tell(), os.fstat(file.fileno()).st_size
-    header = Header(shape, dtype, by_columns, start)
+        header, size = Header(shape, dtype, by_columns, file.tell()), os.fstat(file.fileno()).st_size
     if dtype.hasobject:
         return header
-    promised, there = int(np.prod(shape, dtype=object)) * dtype.itemsize, size - start
+    promised, there = _promised(header), size - header.start
     if there < promised:
         reason = f"is cut short: its header promises {promised} bytes of data, there are {there}"
         raise InvalidInput(name, f"{path.name}: {reason}")
@@ -98,3 +145,7 @@ def parse_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     if any(size < 0 for size in shape):
         raise ValueError(f"it promises the shape {shape}")
     return shape, is_fortran, dtype
+
+
+def _promised(header: Header) -> int:
+    return int(np.prod(header.shape, dtype=object)) * header.dtype.itemsize

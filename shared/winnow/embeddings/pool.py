@@ -1,5 +1,6 @@
 """Several files of embeddings as one pool: what they hold, from their headers, and then their rows."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,26 +35,23 @@ class Part:
     coords: NDArray[Any] | None
     keys: list[str] | None
 
+    def origin(self, row: int) -> dict[str, Any]:
+        """Where a row of the pool came from: file and row in it; coords and key where the file has them."""
+        at = row - self.start
+        found: dict[str, Any] = {"file": self.name, "row": at}
+        if self.coords is not None and np.isfinite(self.coords[at]).all():
+            found["coords"] = self.coords[at].tolist()
+        if self.keys is not None:
+            found["key"] = self.keys[at]
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """A pool: features float32 (n, d), where each row came from, and what was converted to get there."""
+    """A pool: features float32 (n, d), and what was converted to get there."""
 
     features: Features
-    parts: tuple[Part, ...]
     notes: tuple[str, ...]
-
-    def origin(self, row: int) -> dict[str, Any]:
-        """Where a row came from: file and row in it; coords and key where its file has them."""
-        starts = [part.start for part in self.parts]
-        part = self.parts[int(np.searchsorted(starts, row, side="right")) - 1]
-        at = row - part.start
-        found: dict[str, Any] = {"file": part.name, "row": at}
-        if part.coords is not None:
-            found["coords"] = part.coords[at].tolist()
-        if part.keys is not None:
-            found["key"] = part.keys[at]
-        return found
 
 
 @dataclass(frozen=True)
@@ -85,23 +83,37 @@ class Survey:
         beside = sum(source.rows for source in self.sources if not isinstance(source, npy.NpyFile))
         return 4 * self.rows * self.columns + _BESIDE_BYTES * beside
 
-    def read(self) -> Embeddings:
-        """The pool.
+    def read(self, private: Path | None = None) -> Embeddings:
+        """The pool. One that would be mapped in place is mapped from a copy in the folder `private`, where it is given.
 
         Raises InvalidInput for bytes that cannot be read, and the file and row of a value that is not finite; a pool
         that is mapped in place is checked by whoever reads it.
         """
         (first, *_) = self.sources
         if self.in_place and isinstance(first, npy.NpyFile):
-            features = first.map()
+            features = first.map(private)
         else:
             features = self._allocate()
             self._fill(features)
-        return Embeddings(features, self._parts(), self._notes())
+        return Embeddings(features, self._notes())
 
-    def groups(self) -> list[str]:
-        """(rows,) the group of each row: the stem of its file."""
-        both = zip(_stems(self.names), self.sources, strict=True)
+    def parts(self) -> tuple[Part, ...]:
+        """The files' rows in the pool, with their coordinates and keys. Raises InvalidInput for what cannot be read."""
+        starts = np.cumsum([0, *(source.rows for source in self.sources)]).tolist()
+        rows = zip(self.sources, self.names, starts, strict=False)
+        return tuple(Part(name, start, source.rows, source.coords(), source.keys()) for source, name, start in rows)
+
+    def keys(self) -> list[str] | None:
+        """(rows,) the key of each row, or None where a file has none."""
+        found = [source.keys() for source in self.sources]
+        return None if None in found else [key for keys in found for key in keys or ()]
+
+    def groups(self, name: str = "groups") -> list[str]:
+        """(rows,) the group of each row: its file's stem. Raises InvalidInput naming `name` where two are alike."""
+        stems = _stems(self.names)
+        if twice := next((one for one, count in Counter(stems).items() if count > 1), None):
+            raise InvalidInput(name, f"two files are called {twice}, and would be one group; give the groups as labels")
+        both = zip(stems, self.sources, strict=True)
         return [stem for stem, source in both for _ in range(source.rows)]
 
     def values(self, column: str, name: str) -> list[str]:
@@ -130,11 +142,6 @@ class Survey:
             source.fill(features[start : start + source.rows])
             start += source.rows
 
-    def _parts(self) -> tuple[Part, ...]:
-        starts = np.cumsum([0, *(source.rows for source in self.sources)]).tolist()
-        rows = zip(self.sources, self.names, starts, strict=False)
-        return tuple(Part(name, start, source.rows, source.coords(), source.keys()) for source, name, start in rows)
-
     def _notes(self) -> tuple[str, ...]:
         kinds = sorted({source.dtype for source in self.sources} - {"float32"})
         return tuple(f"{kind} converted to float32" for kind in kinds)
@@ -162,6 +169,20 @@ def survey(
     return found
 
 
+def holds_features(path: Path, name: str) -> bool:
+    """Whether a path is of embeddings: a folder, HDF5, Parquet or a `.npy` of two dimensions, by its first bytes.
+
+    Raises InvalidInput naming `name` for a path that cannot be read.
+    """
+    if path.is_dir():
+        return True
+    path = path.resolve()
+    start = _first_bytes(path, name)
+    if start.startswith(npy.MAGIC):
+        return len(npy.read_header(path, name).shape) == 2
+    return any(start.startswith(magic) for magic in _FORMATS)
+
+
 def list_files(paths: Sequence[Path], name: str = "pool") -> tuple[list[Path], list[str]]:
     """The files that `paths` stand for, and what to call them. Raises InvalidInput for a path that is not there."""
     files: list[Path] = []
@@ -173,6 +194,8 @@ def list_files(paths: Sequence[Path], name: str = "pool") -> tuple[list[Path], l
             raise InvalidInput(name, f"{path} cannot be read ({error.strerror})") from error
         files += found.values()
         called += found
+    if len(set(called)) < len(called):  # of several folders
+        called = [str(file) for file in files]
     return files, called
 
 
@@ -191,11 +214,7 @@ def _list(path: Path, name: str) -> dict[str, Path]:
 
 
 def _open(path: Path, name: str) -> Source:
-    try:
-        with open_file(path) as file:
-            start = file.read(16)
-    except OSError as error:
-        raise InvalidInput(name, f"{path.name}: cannot be read ({error.strerror})") from error
+    start = _first_bytes(path, name)
     if not start:
         raise InvalidInput(name, f"{path.name}: is empty, 0 bytes")
     for magic, kind in _FORMATS.items():
@@ -205,6 +224,14 @@ def _open(path: Path, name: str) -> Source:
         hint = "it looks like a pickle or an archive, which is never loaded; save the array with numpy.save"
         raise InvalidInput(name, f"{path.name}: {hint}")
     raise InvalidInput(name, f"{path.name}: is none of .npy, HDF5, Parquet")
+
+
+def _first_bytes(path: Path, name: str) -> bytes:
+    try:
+        with open_file(path) as file:
+            return file.read(16)
+    except OSError as error:
+        raise InvalidInput(name, f"{path.name}: cannot be read ({error.strerror})") from error
 
 
 def _stems(names: Sequence[str]) -> list[str]:

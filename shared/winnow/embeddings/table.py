@@ -1,8 +1,10 @@
 """Picks as the columns of a table, for every format that they are written in."""
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any
 
-from winnow.embeddings.pool import Embeddings
+from winnow.embeddings.pool import Part
 
 Columns = dict[str, list[Any]]
 
@@ -12,7 +14,7 @@ def tabulate(indices: list[int], scores: list[float], origins: list[dict[str, An
 
     Args:
         indices: (b,) rows of the pool in the order of picking. scores: (b,).
-        origins: (b,) as `Embeddings.origin` gives them, or None where the pool came from no file.
+        origins: (b,) as `origins_of` gives them, or None where the pool came from no file.
     """
     columns: Columns = {"rank": list(range(len(indices))), "row": indices, "score": scores}
     if not origins:
@@ -28,6 +30,7 @@ def tabulate(indices: list[int], scores: list[float], origins: list[dict[str, An
     return columns
 
 
-def origins_of(embeddings: Embeddings, indices: list[int]) -> list[dict[str, Any]]:
-    """Where each pick came from."""
-    return [embeddings.origin(row) for row in indices]
+def origins_of(parts: Sequence[Part], indices: list[int]) -> list[dict[str, Any]]:
+    """Where each of the rows `indices` of a pool of `parts` came from."""
+    starts = [part.start for part in parts]
+    return [parts[bisect_right(starts, row) - 1].origin(row) for row in indices]

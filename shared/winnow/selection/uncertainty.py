@@ -149,13 +149,18 @@ class _Doubtful:
         return self._rows[0]
 
     def _forget(self) -> None:
-        rows, estimates = np.concatenate(self._rows), np.concatenate(self._estimates)
+        rows = np.concatenate(self._rows)
+        self._rows.clear()
+        estimates = np.concatenate(self._estimates)
+        self._estimates.clear()
         top = float(np.partition(estimates, len(estimates) - self._budget)[len(estimates) - self._budget])
         sure = top - self._slack * (abs(top) + 1)  # the truth of `budget` rows is at least this
         self._least = np.float32(sure - 2 * self._slack * (abs(sure) + 1))
         kept = estimates >= self._least
-        self._rows, self._estimates = [rows[kept]], [estimates[kept]]
-        self._held = self._after_last = int(kept.sum())
+        if not kept.all():
+            rows, estimates = rows[kept], estimates[kept]
+        self._rows, self._estimates = [rows], [estimates]
+        self._held = self._after_last = len(rows)
 
 
 def _require_classes(probabilities: npt.ArrayLike) -> Floats:

@@ -14,6 +14,7 @@ import pyarrow as arrow
 import pytest
 from conftest import wait_until
 from services.conftest import problem, serving
+from services.sampler.conftest import POOL, PROBABILITIES, SLOW, Json, slow_request
 
 from winnow.artefacts import DirectoryStore, put_array
 from winnow.errors import NotFound
@@ -21,30 +22,9 @@ from winnow.selection import k_center_greedy, requirements, select, strategies
 from winnow.settings import Settings
 from winnow_sampler import examples
 from winnow_sampler.app import make_app
+from winnow_sampler.digests import Stopped
 from winnow_sampler.jobs import WORKERS, Job, Jobs
 from winnow_sampler.memory import GIB, DoesNotFit, budget_of, there_is
-
-RANDOM = np.random.default_rng(4)
-POOL = RANDOM.normal(size=(80, 5)).astype(np.float32)
-PROBABILITIES = RANDOM.dirichlet(np.ones(3), 80).astype(np.float32)
-SLOW = RANDOM.normal(size=(40_000, 64)).astype(np.float32)
-Json = dict[str, Any]
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path, inline_limit=1000, answer_seconds=20)
-
-
-@pytest.fixture
-def store(settings: Settings) -> DirectoryStore:
-    return DirectoryStore(settings.artefact_dir)
-
-
-@pytest.fixture
-def http(settings: Settings) -> Iterator[httpx.Client]:
-    with serving(make_app(settings)) as url, httpx.Client(base_url=url, timeout=60) as client:
-        yield client
 
 
 class Held:
@@ -125,9 +105,53 @@ def test_a_prefix_outlives_the_process_but_not_a_shutdown(store: DirectoryStore)
     second.close()
 
 
+def test_one_cancelled_before_it_began_is_so_after_a_restart(store: DirectoryStore) -> None:
+    def never(job: Job) -> str:
+        while not job.cancelled.wait(0.01):
+            pass
+        raise Stopped
+
+    first = Jobs(store, 100)
+    first.submit("selections", "runs", 60, Held(), wait=0)
+    first.submit("selections", "waits", 60, Held(), wait=0)
+    assert first.cancel("selections", "waits")["status"] == "cancelled"
+    first.submit("selections", "reads", 10, Held(), wait=0, identify=never)
+    assert first.cancel("selections", "reads")["status"] == "cancelled"
+    first.close()
+    second = Jobs(store, 100)
+    assert second.get("selections", "waits") == {"id": "waits", "status": "cancelled"}
+    assert second.get("selections", "reads") == {"id": "reads", "status": "cancelled"}
+    with pytest.raises(NotFound):
+        second.get("selections", "runs")
+    second.close()
+
+
+def test_a_job_is_known_by_the_id_that_it_began_with_and_by_its_own(jobs: Jobs, store: DirectoryStore) -> None:
+    work, again = Held(), Held()
+    jobs.submit("selections", "state", 10, work, wait=0, identify=lambda job: "bytes")
+    wait_until(lambda: jobs.get("selections", "state")["id"] == "bytes", 20, "the digest")
+    joined = jobs.submit("selections", "bytes", 10, again, wait=0)
+    assert joined["status"] == "running" and jobs.running == 1, "computed once"
+    work.let_go.set()
+    wait_until(lambda: jobs.running == 0, 20, "the job to end")
+    assert jobs.get("selections", "state") == jobs.get("selections", "bytes")
+    assert store.list("selections") == ["selections/bytes.json"]
+    other = jobs.submit("selections", "touched", 10, again, wait=20, identify=lambda job: "bytes")
+    assert other == jobs.get("selections", "bytes"), "the answer was there already"
+
+
+def test_uploads_are_held_until_the_jobs_that_work_on_them_end(jobs: Jobs) -> None:
+    works = [Held(), Held()]
+    for i, work in enumerate(works):
+        jobs.submit("selections", f"j{i}", 60, work, wait=0, holds=frozenset({f"u{i}"}))
+    assert jobs.held() == {"u0", "u1"}, "one runs, one waits"
+    for work in works:
+        work.let_go.set()
+    wait_until(lambda: not jobs.held(), 20, "both to end")
+
+
 def test_a_cancelled_selection_shows_the_valid_prefix(settings: Settings, store: DirectoryStore) -> None:
-    stored = put_array(store, "slow/pool.npy", SLOW)
-    request = {"strategy": "k_center", "budget": 20_000, "pool": {"key": stored.key, "sha256": stored.sha256}}
+    request = slow_request(store)
     hasty = settings.model_copy(update={"answer_seconds": 0.01})
     with serving(make_app(hasty)) as url, httpx.Client(base_url=url, timeout=60) as http:
         place = http.post("/v1/selections", json=request).headers["Location"]
@@ -272,6 +296,10 @@ def test_a_comparison_measures_what_its_strategies_pick(http: httpx.Client, stor
         ([{"strategy": "random"}], "at least 2"),
         ([{"strategy": "random"}, {"strategy": "nearest"}], "needs one of"),
         ([{"strategy": "random"}, {"strategy": "entropy"}], "probabilities"),
+        (
+            [{"strategy": "random"}, {"strategy": "k_center", "constraints": {"exclude": list(range(79))}}],
+            "strategies.1: k_center: budget: 1 picks are possible",
+        ),
     ],
 )
 def test_a_comparison_that_cannot_be_made(http: httpx.Client, contenders: list[Json], reason: str) -> None:

@@ -1,6 +1,6 @@
 """Attack both services, the readers of files and the store for as long as you like; print what was tried and found.
 
-    python benchmarks/fuzz.py --scale 10 --seed 7
+    python benchmarks/fuzzing.py --scale 10 --seed 7
 
 It runs tests/fuzz, where one is the suite's share: a few minutes. Above one, the boundary values of the
 large requests are tried too, some 2,000 cases that take minutes. Another seed tries other cases; a finding is shown

@@ -1,8 +1,6 @@
 """The sampling service over real HTTP: the library's answers, computed once."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,64 +8,25 @@ import numpy as np
 import pytest
 from conftest import wait_until
 from services.conftest import serving
+from services.sampler.conftest import CENTERS, POOL, PROBABILITIES, SLOW, Json, inline, slow_request
 
 from winnow.artefacts import DirectoryStore, put_array
 from winnow.selection import select
 from winnow.settings import Settings
 from winnow_sampler.app import make_app
 
-RANDOM = np.random.default_rng(3)
-POOL = RANDOM.normal(size=(60, 5)).astype(np.float32)
-CENTERS = RANDOM.normal(size=(4, 5)).astype(np.float32)
-PROBABILITIES = RANDOM.dirichlet(np.ones(3), 60).astype(np.float32)
-SLOW = RANDOM.normal(size=(40_000, 64)).astype(np.float32)
 STRATEGIES: dict[str, dict[str, np.ndarray[Any, Any]]] = {
     "k_center": {"pool": POOL, "centers": CENTERS},
     "entropy": {"probabilities": PROBABILITIES},
     "margin": {"probabilities": PROBABILITIES},
     "least_confidence": {"probabilities": PROBABILITIES},
 }
-Json = dict[str, Any]
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path, inline_limit=1000, answer_seconds=20)
-
-
-@pytest.fixture
-def store(settings: Settings) -> DirectoryStore:
-    return DirectoryStore(settings.artefact_dir)
-
-
-@pytest.fixture
-def http(settings: Settings) -> Iterator[httpx.Client]:
-    with serving(make_app(settings)) as url, httpx.Client(base_url=url, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
-def hasty(settings: Settings) -> Iterator[httpx.Client]:
-    """A sampler that answers 202 at once."""
-    quick = settings.model_copy(update={"answer_seconds": 0.01})
-    with serving(make_app(quick)) as url, httpx.Client(base_url=url, timeout=60) as client:
-        yield client
-
-
-def inline(arrays: dict[str, np.ndarray[Any, Any]]) -> Json:
-    return {name: {"inline": array.tolist()} for name, array in arrays.items()}
 
 
 def ask(http: httpx.Client, **request: Any) -> Json:
     answer = http.post("/v1/selections", json=request)
     assert answer.status_code == 200, answer.text
     return answer.json()
-
-
-def slow_request(store: DirectoryStore) -> Json:
-    """A selection that takes seconds."""
-    stored = put_array(store, "slow/pool.npy", SLOW)
-    return {"strategy": "k_center", "budget": 20_000, "pool": {"key": stored.key, "sha256": stored.sha256}}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -116,6 +75,20 @@ def test_a_restarted_sampler_answers_from_the_store(settings: Settings, store: D
     assert answers[0] == answers[1], "seconds are those of the first"
 
 
+def test_an_answer_that_cannot_be_read_again_is_computed_again(http: httpx.Client, store: DirectoryStore) -> None:
+    request = {"strategy": "random", "budget": 5, "size": 10}
+    answer = ask(http, **request)
+    store.local(f"selections/{answer['id']}.json").write_text("{")
+    again = ask(http, **request)
+    assert again["indices"] == answer["indices"]
+
+
+def test_exact_copies_are_near_duplicates_at_distance_0(http: httpx.Client) -> None:
+    pool = {"inline": [[0, 0], [1, 1], [0, 0]]}
+    answer = ask(http, strategy="random", budget=2, pool=pool, near_duplicates={"threshold": 0, "metric": "l2"})
+    assert sorted(answer["indices"]) == [0, 1]
+
+
 def test_a_long_selection_is_a_job_to_poll(hasty: httpx.Client, store: DirectoryStore) -> None:
     request = slow_request(store) | {"budget": 2000}
     begun = hasty.post("/v1/selections", json=request)
@@ -148,6 +121,13 @@ def test_cancelling_what_is_done_changes_nothing(http: httpx.Client) -> None:
         ({"strategy": "random", "budget": 11, "size": 10}, 422, "invalid", "budget"),
         ({"strategy": "random", "budget": 0, "size": 10}, 422, "invalid", "budget"),
         ({"strategy": "random", "budget": 1, "size": 10**12}, 422, "invalid", "size"),
+        ({"strategy": "random", "budget": 1, "size": 3, "pool": {"inline": [[1]]}}, 422, "invalid", "pool's 1, got 3"),
+        (
+            {"strategy": "random", "budget": 1, "size": 3, "groups": {"inline": ["a"]}},
+            422,
+            "invalid",
+            "groups: needs 3 labels",
+        ),
         ({"strategy": "nearest", "budget": 1}, 422, "invalid", "strategy"),
         ({"strategy": "k_center", "budget": 1}, 422, "invalid", "pool"),
         ({"strategy": "entropy", "budget": 1, "probabilities": {"inline": [[0.7, 0.7]]}}, 422, "invalid", "sum"),
@@ -181,7 +161,7 @@ def test_changed_bytes_are_noticed(http: httpx.Client, store: DirectoryStore) ->
 
 
 def test_unknown_selections(http: httpx.Client) -> None:
-    for id in ("a" * 64, "..%2F..%2Fetc"):
+    for id in ("a" * 64, "..%2F..%2Fetc", "a" * 5000, "%C3%A9"):
         assert http.get(f"/v1/selections/{id}").status_code == 404
         assert http.delete(f"/v1/selections/{id}").status_code == 404
 

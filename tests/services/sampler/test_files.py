@@ -1,5 +1,6 @@
 """Embeddings by upload and by path: what is taken, what is refused, and before how much of it was read."""
 
+import hashlib
 import io
 import os
 import socket
@@ -14,50 +15,34 @@ import httpx
 import numpy as np
 import pytest
 from conftest import wait_until
-from services.conftest import problem, serving
+from services.conftest import problem
+from services.sampler.conftest import PROBABILITIES, Json
 
 from winnow.artefacts import DirectoryStore
-from winnow.errors import InvalidInput, PathForbidden
+from winnow.errors import InvalidInput, NotFound, PathForbidden, Unavailable
 from winnow.selection import select
 from winnow.settings import Settings
 from winnow_sampler import examples
-from winnow_sampler.app import MOST_BODY, make_app
+from winnow_sampler.app import MOST_BODY
 from winnow_sampler.context import Sampler
+from winnow_sampler.digests import Digests, Stopped, mark_of
 from winnow_sampler.jobs import Job
 from winnow_sampler.memory import GIB
 from winnow_sampler.schemas import SelectionRequest
 from winnow_sampler.selecting import Selecting
-from winnow_sampler.snapshots import Found
+from winnow_sampler.snapshots import Found, Wanted
+from winnow_sampler.uploads import Uploads
 
 RANDOM = np.random.default_rng(8)
 FEATURES = RANDOM.normal(size=(30, 4)).astype(np.float32)
 COORDS = RANDOM.integers(0, 9000, (30, 2))
 LIMIT = 20_000
-Json = dict[str, Any]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    (tmp_path / "data").mkdir()
-    return Settings(
-        state_dir=tmp_path / "state",
-        data_roots=(tmp_path / "data",),
-        answer_seconds=20,
-        upload_gib=LIMIT / GIB,
-        uploads_gib=2.5 * LIMIT / GIB,
-    )
-
-
-@pytest.fixture
-def url(settings: Settings) -> Iterator[str]:
-    with serving(make_app(settings)) as address:
-        yield address
-
-
-@pytest.fixture
-def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=60) as client:
-        yield client
+def settings(settings: Settings) -> Settings:
+    """With room for two uploads."""
+    return settings.model_copy(update={"upload_gib": LIMIT / GIB, "uploads_gib": 2.5 * LIMIT / GIB})
 
 
 def npy(array: np.ndarray[Any, Any], **options: Any) -> bytes:
@@ -122,6 +107,56 @@ def test_uploads_beyond_what_is_kept_push_the_oldest_out(http: httpx.Client) -> 
     found = [http.get(place).status_code for place in places]
     assert found[-1] == 200 and 404 in found
     assert found == sorted(found, reverse=True), "the oldest went"
+
+
+def test_uploads_that_jobs_work_on_stay(settings: Settings) -> None:
+    sampler = Sampler(settings)
+    held: set[str] = set()
+    uploads = Uploads(sampler.store, LIMIT, 2 * LIMIT, lambda: held)
+
+    def keep(number: int) -> str:
+        with uploads.begin(f"{number}.npy", None) as incoming:
+            incoming.write(npy(np.full((1000, 4), number, np.float32)))
+            incoming.finish()
+            return uploads.keep(incoming)[0]["id"]
+
+    first, second = keep(1), keep(2)
+    held.add(first)
+    third = keep(3)
+    assert uploads.find(first).name == "1.npy", "the oldest, which a job works on"
+    with pytest.raises(NotFound):
+        uploads.find(second)
+    held.add(third)
+    with pytest.raises(Unavailable, match="leave no room"):
+        keep(4)
+    sampler.jobs.close()
+
+
+def test_a_file_is_not_read_before_the_job_runs(hasty: httpx.Client, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "large.npy"
+    np.lib.format.open_memmap(path, "w+", np.float32, (1_000_000, 100)).flush()  # 400 MB of holes
+    request = {"strategy": "random", "budget": 3, "pool": {"path": str(path)}}
+    begun = hasty.post("/v1/selections", json=request)
+    assert begun.status_code == 202
+    place, done = begun.headers["Location"], {"status": "done"}
+    found = wait_until(lambda: done.items() <= (body := hasty.get(place).json()).items() and body, 120, "the picks")
+    assert found["id"] != begun.json()["id"], "of the state of the file, as its bytes were not known"
+    assert found["origins"][0] == {"file": "large.npy", "row": found["indices"][0]}
+    answered = hasty.post("/v1/selections", json=request)
+    assert (answered.status_code, answered.json()) == (200, found)
+    assert hasty.get(f"/v1/selections/{found['id']}").json() == found
+
+
+def test_picks_say_where_they_came_from_though_no_feature_was_read(http: httpx.Client, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "slides"
+    folder.mkdir()
+    (folder / "s0.h5").write_bytes(slide())
+    given = {"pool": {"path": str(folder)}, "probabilities": {"inline": PROBABILITIES[:30].tolist()}}
+    for strategy in ("entropy", "random"):
+        answer = http.post("/v1/selections", json={"strategy": strategy, "budget": 2, **given}).json()
+        rows = answer["indices"]
+        assert [one["row"] for one in answer["origins"]] == rows and len(answer["origins"][0]["coords"]) == 2
+    assert Wanted("random", None, None).reads() == set()
 
 
 @pytest.mark.parametrize("name", ["", "../up.npy", ".hidden", "a/b.npy", "x" * 201])
@@ -224,7 +259,7 @@ def test_a_file_that_changes_after_its_digest_is_no_answer_of_that_digest(settin
         np.save(path.with_suffix(".other"), FEATURES)
     else:
         np.save(path, FEATURES + 1)
-    with pytest.raises((InvalidInput, FileNotFoundError), match=r"pool.npy( changed while it was read|')"):
+    with pytest.raises(InvalidInput, match=r"pool.npy(: cannot be read| changed while it was read)"):
         work(Job("selections", "b", work.need, work))
     sampler.jobs.close()
 
@@ -239,6 +274,28 @@ def test_a_request_too_large_to_be_one_is_refused_before_it_is_read(url: str, pl
         line.sendall(f"{head}Content-Length: {MOST_BODY + 1}\r\n\r\n".encode())
         answer = b"".join(iter(lambda: line.recv(4096), b"")).decode()
     assert answer.startswith("HTTP/1.1 413") and "application/problem+json" in answer and '"too-large"' in answer
+
+
+def test_a_request_without_a_length_is_refused_once_it_is_too_long(url: str) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(MOST_BODY // 2**20 + 2):
+            yield b" " * 2**20
+
+    headers = {"Content-Type": "application/json"}
+    problem(httpx.post(f"{url}/v1/selections", content=endless(), headers=headers, timeout=60), 413, "too-large")
+
+
+def test_a_file_that_changed_before_it_was_read_has_no_digest(tmp_path: Path) -> None:
+    path = tmp_path / "pool.npy"
+    np.save(path, FEATURES)
+    mark, digests = mark_of(path), Digests()
+    np.save(path, FEATURES[:20])
+    with pytest.raises(InvalidInput, match=r"pool: pool\.npy changed while it was read"):
+        digests.compute(mark, "pool", lambda: False)
+    assert digests.known(mark) is None
+    assert digests.compute(mark_of(path), "pool", lambda: False) == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(Stopped):
+        Digests().compute(mark_of(path), "pool", lambda: True)
 
 
 def test_paths_outside_the_roots_are_forbidden(http: httpx.Client, tmp_path: Path) -> None:
@@ -304,7 +361,7 @@ def test_a_file_that_a_link_replaces_while_it_is_found_is_not_read(settings: Set
         for _ in range(300):
             try:
                 found = sampler.sources.find("pool", request.pool)  # type: ignore[arg-type]
-                digests.add(found.digest)
+                digests.add(found.digest("pool", lambda: False))
                 assert float(found.read().features.max()) < 100
             except (InvalidInput, PathForbidden, OSError):
                 refused += 1
