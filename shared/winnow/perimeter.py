@@ -35,6 +35,7 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-p
 MOST_HEADERS = 16 << 10
 """Bytes of a request's headers; more is answered 431."""
 LIMITS: Mapping[str, Any] = {
+    "http": "h11",  # httptools is quicker and gathers a head without end
     "h11_max_incomplete_event_size": MOST_HEADERS,  # what may arrive of a head that does not end
     "limit_concurrency": 1000,  # connections; one more is answered 503
     "timeout_keep_alive": 5,

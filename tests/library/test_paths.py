@@ -143,7 +143,7 @@ def test_a_table_swapped_after_its_check_is_not_read(
     allow = swapping(within(inside), lambda: replace_folder(inside, outside), inside / name)
     source = Source.model_validate({"kind": kind, "path": str(inside / name)})
     with pytest.raises(InvalidInput) as refused:
-        lister(source, 0, allow=allow, max_pixels=10**6) if lister else list_npz(source, 0, allow=allow)
+        (lister or list_npz)(source, 0, allow=allow, max_pixels=10**6)
     assert SECRET not in str(refused.value)
 
 

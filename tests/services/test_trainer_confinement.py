@@ -60,9 +60,9 @@ def ingested(state: Path, folder: Path, **changes: Any) -> Dataset:
 
 
 def test_an_image_that_needs_too_much_memory_ends_its_ingest_and_not_the_machine(tmp_path: Path, bomb: Path) -> None:
-    ended = ingested(tmp_path, bomb, ingest_memory_gib=0.6)
+    ended = ingested(tmp_path, bomb, ingest_memory_gib=0.45)
     assert ended.status == "failed"
-    assert "0.6 GiB" in str(ended.error) and "max_pixels" in str(ended.error), ended.error
+    assert "0.45 GiB" in str(ended.error) and "max_pixels" in str(ended.error), ended.error
 
 
 def test_the_same_image_with_memory_enough_is_read(tmp_path: Path, bomb: Path) -> None:

@@ -67,6 +67,7 @@ def test_a_bell_rings_after_commit_only(settings: Settings, database: Database) 
             bells.ring(session, TRAIN_TASK, "committed")
             with database.read() as sooner:  # bells ring in order: had the first one rung, it would be heard here
                 bells.ring(sooner, TRAIN_TASK, "sooner")
+                sooner.commit()
             assert wait_until(lambda: heard(app), 10, "a bell") == [["sooner"]]
         with pytest.raises(RuntimeError), database.begin() as session:
             bells.ring(session, TRAIN_TASK, "rolled back")
