@@ -327,8 +327,10 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_row_numbers_from_every_format(tmp_path: Path) -> None:
     (tmp_path / "lines").write_text("3\n1\n")
     (tmp_path / "picks.csv").write_text("rank,row,score\n0,3,0.5\n1,1,0.25\n")
+    (tmp_path / "spaced.csv").write_text("rank, row\n0, 3\n1, 1\n")
     np.save(tmp_path / "rows.npy", np.array([3, 1]))
-    assert [read_rows(tmp_path / name, "exclude") for name in ("lines", "picks.csv", "rows.npy")] == [[3, 1]] * 3
+    for name in ("lines", "picks.csv", "spaced.csv", "rows.npy"):
+        assert read_rows(tmp_path / name, "exclude") == [3, 1], name
 
 
 @pytest.mark.parametrize(
@@ -363,6 +365,8 @@ def test_rows_by_the_keys_of_the_pool(tmp_path: Path) -> None:
     (tmp_path / "lines").write_text("p3\nq\n")
     with pytest.raises(InvalidInput, match="exclude: lines: the pool has no key 'q', of line 2"):
         read_rows(tmp_path / "lines", "exclude", pool.keys)
+    with pytest.raises(InvalidInput, match=r"keys\.npy: the pool has no key 'p3', of line 1"):
+        read_rows(tmp_path / "keys.npy", "exclude", lambda: ["p1"])
     with pytest.raises(InvalidInput, match="has a key twice"):
         read_rows(tmp_path / "picks.csv", "exclude", lambda: ["p3", "p3"])
 

@@ -36,7 +36,7 @@ def read_rows(path: Path, name: str, keys: Callable[[], list[str] | None] = lamb
         values = _vector(path, name, kinds="USiu")
         if values.dtype.kind in "iu":
             return [int(value) for value in values]
-        return _look_up(path, name, dict(enumerate(_texts(path, name))), keys())
+        return _look_up(path, name, dict(enumerate(_texts(path, name), start=1)), keys())
     lines = _lines(path, name)
     column = next((one for one in (ROW, KEY) if one in _split(lines[0])), None)
     numbered = {number: line.strip() for number, line in enumerate(lines, start=1)}
@@ -51,11 +51,17 @@ def read_rows(path: Path, name: str, keys: Callable[[], list[str] | None] = lamb
 
 def _column(path: Path, name: str, lines: list[str], column: str | None) -> dict[int, str]:
     """The cells of a column of a CSV, by their lines."""
-    table = csv.DictReader(lines)
+    heading = _split(lines[0])
     if column is None:
-        raise InvalidInput(name, f"{path.name}: has no column {ROW!r} or {KEY!r}; it has {', '.join(_split(lines[0]))}")
+        raise InvalidInput(name, f"{path.name}: has no column {ROW!r} or {KEY!r}; it has {', '.join(heading)}")
+    table = csv.reader(lines)
+    next(table)
+    at = heading.index(column)
+    cells: dict[int, str] = {}
     try:
-        return dict((table.line_num, (row[column] or "").strip()) for row in table)  # noqa: C402 - the key moves on
+        for row in filter(None, table):
+            cells[table.line_num] = row[at].strip() if at < len(row) else ""
+        return cells
     except csv.Error as error:
         raise InvalidInput(name, f"{path.name}: is no CSV ({error})") from error
 
