@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from winnow.settings import Settings
-from winnow.store import Database, engine
+from winnow.store import Database, postgres
 from winnow.store.postgres import SILENCE_SECONDS, STATEMENT_SECONDS
 
 
@@ -74,7 +74,7 @@ def test_a_server_that_is_frozen_in_mid_transaction_is_given_up(postgres_url: st
 def test_a_pooled_connection_that_froze_is_replaced_without_an_error(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "RESTED_SECONDS", 0.0)
+    monkeypatch.setattr(postgres, "RESTED_SECONDS", 0.0)
     database = Database(postgres_url, silence=1.0)
     with database.begin() as session:
         pid = session.scalar(text("SELECT pg_backend_pid()"))
@@ -103,8 +103,8 @@ def test_a_migration_may_take_longer_than_a_statement(postgres_url: str) -> None
 def test_a_writer_that_stands_still_keeps_its_rows_for_less_than_a_lease(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert Settings().lease_seconds - Settings().renew_seconds > engine.IDLE_SECONDS
-    monkeypatch.setattr(engine, "IDLE_SECONDS", 0.5)
+    assert Settings().lease_seconds - Settings().renew_seconds > postgres.IDLE_SECONDS
+    monkeypatch.setattr(postgres, "IDLE_SECONDS", 0.5)
     database = Database(postgres_url)
     with database.begin() as session:
         session.execute(text("CREATE TABLE row AS SELECT 1 AS attempt"))

@@ -1,11 +1,10 @@
-"""The engine and the session: where SQLite and Postgres differ, and nowhere else.
+"""The engine and the session: where SQLite and Postgres differ (winnow.store.postgres has its part), and nowhere else.
 
 Isolation is pinned. Postgres: READ COMMITTED, because every write that matters is one guarded UPDATE whose row count
 is read, and a stricter level would only turn a lost race into an exception. SQLite: BEGIN IMMEDIATE, because a
 deferred transaction that reads first and writes later fails at once, without waiting, when another wrote in between.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +14,11 @@ import psycopg
 from alembic import command
 from alembic.config import Config
 from psycopg import sql
-from pydantic_core import from_json
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, Float, create_engine, event, insert, make_url, text
-from sqlalchemy.exc import DisconnectionError, OperationalError
+from sqlalchemy import Connection, Engine, Float, create_engine, event, insert, make_url, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.functions import FunctionElement
 
 from winnow.failpoints import Failpoint, reach
@@ -32,21 +30,6 @@ MIGRATION_SECONDS = 3600
 """How long SQLite waits for another process that migrates."""
 BUSY_SECONDS = 10
 """How long SQLite waits for another writer: two waits and a renewal between them fit into a lease of 30 s."""
-PATIENCE = {
-    "connect_timeout": BUSY_SECONDS,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 2,
-    "tcp_user_timeout": 20_000,  # milliseconds
-    "options": postgres.LIMITS,
-}
-"""A Postgres server that vanished without a word is given up within 20 s. An address may say otherwise. A server that
-only hangs still acknowledges; winnow.store.postgres gives it up."""
-RESTED_SECONDS = 1.0
-"""A connection unused for this long is asked whether it still works."""
-IDLE_SECONDS = 20.0
-"""How long Postgres bears a transaction whose client says nothing. A machine that vanished or stands still in mid-write
-holds its rows' locks until then; less than a lease, so that its work is taken back when the lease is over."""
 _HERE = Path(__file__).resolve()
 
 
@@ -77,8 +60,8 @@ class Database:
 
     def __init__(self, url: str, *, silence: float = postgres.SILENCE_SECONDS) -> None:
         self.url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-        self.engine = _postgres(self.url) if self.url.startswith("postgresql") else _sqlite(self.url)
-        postgres.limit(self.engine, silence)
+        is_postgres = self.url.startswith("postgresql")
+        self.engine = postgres.make_engine(self.url, silence) if is_postgres else _sqlite(self.url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._reads = sessionmaker(_for_reads(self.engine), expire_on_commit=False)
 
@@ -168,64 +151,6 @@ def _for_reads(engine: Engine) -> Engine:
     """
     level = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {}
     return engine.execution_options(reads_only=True, **level)
-
-
-def _postgres(url: str) -> Engine:
-    engine = create_engine(
-        _patient(make_url(url)),
-        hide_parameters=True,  # an error that is logged must not tell specs and digests of keys
-        isolation_level="READ COMMITTED",
-        pool_size=20,  # kept once they were needed; those beyond are made for one transaction, which costs more than it
-        max_overflow=10,
-        pool_use_lifo=True,  # few connections stay warm, with their prepared statements; the others rest
-        json_deserializer=from_json,
-    )
-    event.listen(engine, "checkin", _note_rest)
-    event.listen(engine, "checkout", _wake)
-    event.listen(engine, "connect", _bound_session)
-    event.listen(engine, "handle_error", _name_the_loss, retval=True)
-    return engine
-
-
-def _note_rest(connection: Any, record: ConnectionPoolEntry) -> None:
-    record.info["rests_since"] = time.monotonic()
-
-
-def _wake(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
-    """One that rested may be dead: ask, and let the pool make another. Asked each time, it would cost every transaction
-    one more trip to the server; one that broke during the last second fails its transaction, as it would in mid-use.
-    """
-    if time.monotonic() - record.info.get("rests_since", time.monotonic()) < RESTED_SECONDS:
-        return
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-        connection.rollback()
-    except psycopg.Error as error:
-        raise DisconnectionError from error
-
-
-def _bound_session(connection: Any, _: Any) -> None:
-    """Have the server give up on this client as this client does on the server; by itself it waits two hours."""
-    limits = {f"tcp_{name}": value for name, value in PATIENCE.items() if name.startswith("keepalives")}
-    limits["idle_in_transaction_session_timeout"] = round(IDLE_SECONDS * 1000)
-    settings = ", ".join(["set_config(%s, %s, false)"] * len(limits))
-    connection.execute(f"SELECT {settings}", [str(part) for pair in limits.items() for part in pair])
-    connection.commit()
-
-
-def _name_the_loss(context: ExceptionContext) -> BaseException | None:
-    """The driver files a session that the server ended under other errors than a connection that broke."""
-    error = context.original_exception
-    if not isinstance(error, psycopg.errors.IdleInTransactionSessionTimeout):
-        return None
-    context.is_disconnect = True
-    return OperationalError(context.statement, context.parameters, error)
-
-
-def _patient(url: URL) -> URL:
-    given = {name: str(value) for name, value in PATIENCE.items() if name not in url.query}
-    return url.update_query_dict(given)
 
 
 def _sqlite(url: str) -> Engine:

@@ -13,7 +13,7 @@ from psycopg import sql
 from sqlalchemy import Connection, text
 
 from winnow.errors import InvalidInput
-from winnow.store.engine import MIGRATION_LOCK, Database
+from winnow.store.engine import Database
 from winnow.store.tables import (
     Artefact,
     Claimable,
@@ -63,8 +63,7 @@ def ensure(database: Database, role: str, password: str, rights: tuple[Right, ..
     """
     if database.engine.dialect.name != "postgresql":
         raise InvalidInput("database_url", f"the role {role} needs Postgres; leave its password out")
-    with database.engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": MIGRATION_LOCK})
+    with database.migrating() as connection:
         driver = cast("psycopg.Connection", connection.connection.driver_connection)
         verb = "ALTER" if _exists(connection, role) else "CREATE"
         for statement in _statements(verb, role, _verifier(driver, role, password), rights):
