@@ -4,6 +4,7 @@ All of it over REST, so that whoever has the address and a key with scope read m
 machine. What is replayed is what the steward asked the sampler for (winnow_coordinator.orders).
 """
 
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,9 @@ class Verification:
         self._spec = ExperimentSpec.model_validate(self.experiment["spec"])
         self._rounds = list(client.rounds(id))
         self._listed: dict[int, dict[str, Json]] = {}
+        self._replayed = {INDEX, SELECTED, *inputs_of(self._spec).values()} if self._picks else set[str]()
+        self._folder = Path()
+        self._fetched: dict[tuple[int, str], str] = {}
         self._roles: dict[int, str] = {}
         self._labels: dict[int, str] = {}
         self._read_samples()
@@ -92,8 +96,11 @@ class Verification:
         """Verdicts on every round, or on round `number` alone. Raises NotFound."""
         if number is not None and number >= len(self._rounds):
             raise NotFound("round", f"{self.id}/{number}")
-        for row in self._rounds if number is None else self._rounds[number : number + 1]:
-            yield self._look(row)
+        with TemporaryDirectory() as folder:
+            self._folder, self._fetched = Path(folder), {}
+            for row in self._rounds if number is None else self._rounds[number : number + 1]:
+                yield self._look(row)
+                shutil.rmtree(self._folder / str(row["number"] - 1), ignore_errors=True)
 
     def _look(self, row: Json) -> Verdict:
         verdict = Verdict(row["number"])
@@ -115,10 +122,10 @@ class Verification:
         """Hold the bytes of each of a round's artefacts against its manifest."""
         listed = self._manifests(row["number"])
         for kind, manifest in listed.items():
-            with TemporaryDirectory() as folder:
-                reason = self._fetch(row["number"], manifest, Path(folder) / "bytes")
-            if reason:
+            if reason := self._fetch(row["number"], manifest):
                 verdict.blame(kind, reason)
+            if kind not in self._replayed:
+                self._path(row["number"], kind).unlink()
             verdict.files += 1
             verdict.bytes += manifest["size"]
         if row["metrics"] and row["number"] == self._newest_evaluated() and WEIGHTS not in listed:
@@ -174,29 +181,28 @@ class Verification:
     def _replay(self, number: int, verdict: Verdict) -> tuple[Indices, NDArray[np.float32]]:
         """What round `number` picks: the batch of the next. Raises Unexplained."""
         spec, inputs = self._spec, inputs_of(self._spec)
-        with TemporaryDirectory() as folder:
-            candidates = self._candidates(number, Path(folder), verdict)
-            given = terms(spec, number, len(candidates))
-            given |= {name: self._array(number, kind, Path(folder)) for name, kind in inputs.items()}
-            given |= {} if inputs else {"n": len(candidates)}
-            try:
-                picked = select(**given)
-            except ValueError as error:
-                raise Unexplained("picks", f"cannot be replayed from round {number}: {error}") from error
-            return np.asarray(candidates[picked.indices]), picked.scores
+        candidates = self._candidates(number, verdict)
+        given = terms(spec, number, len(candidates))
+        given |= {name: self._array(number, kind) for name, kind in inputs.items()}
+        given |= {} if inputs else {"n": len(candidates)}
+        try:
+            picked = select(**given)
+        except ValueError as error:
+            raise Unexplained("picks", f"cannot be replayed from round {number}: {error}") from error
+        return np.asarray(candidates[picked.indices]), picked.scores
 
-    def _candidates(self, number: int, folder: Path, verdict: Verdict) -> Indices:
+    def _candidates(self, number: int, verdict: Verdict) -> Indices:
         """What round `number` picked from, compared with the seeded draw. Raises Unexplained."""
         spec, selected = self._spec, self._selected(number)
         rest = np.setdiff1d(self._pool, selected)
         if spec.arm is Arm.RANDOM and spec.random_from == "pool":
             return rest
-        stored = np.array(self._array(number, INDEX, folder), np.int64)
+        stored = np.array(self._array(number, INDEX), np.int64)
         seed = derive_seed(spec.seed, "candidates", number)
         if not np.array_equal(stored, draw_candidates(self._pool, selected, spec.candidates, seed=seed)):
             verdict.blame(INDEX, f"of round {number}: not what the seed draws from the pool without the picks so far")
         if SELECTED in self._manifests(number):
-            kept = self._array(number, SELECTED, folder)
+            kept = self._array(number, SELECTED)
             if not np.array_equal(kept, selected):
                 verdict.blame(SELECTED, f"of round {number}: not the picks of rounds 0 to {number}")
         return stored
@@ -205,15 +211,14 @@ class Verification:
         found = [pick["idx"] for batch in self._batches[: up_to + 1] for pick in batch] if up_to >= 0 else []
         return np.array(sorted(found), np.int64)
 
-    def _array(self, number: int, kind: str, folder: Path) -> NDArray[Any]:
+    def _array(self, number: int, kind: str) -> NDArray[Any]:
         """A stored array that a replay needs. Raises Unexplained."""
         manifest = self._manifests(number).get(kind)
         if manifest is None:
             raise Unexplained(kind, f"of round {number}: no manifest names it, so the picks cannot be replayed")
-        path = folder / f"{kind.replace('/', '-')}.npy"
-        if reason := self._fetch(number, manifest, path):
+        if reason := self._fetch(number, manifest):
             raise Unexplained(kind, f"of round {number}: {reason}, so the picks cannot be replayed")
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(self._path(number, kind), mmap_mode="r", allow_pickle=False)
 
     def _manifests(self, number: int) -> Mapping[str, Json]:
         if number not in self._listed:
@@ -221,8 +226,16 @@ class Verification:
             self._listed[number] = {one["kind"]: one for one in listed}
         return self._listed[number]
 
-    def _fetch(self, number: int, manifest: Json, path: Path) -> str:
-        """Have an artefact in a file; what is wrong with it, if anything is."""
+    def _fetch(self, number: int, manifest: Json) -> str:
+        """Have an artefact in its file, fetched once; what is wrong with it, if anything is."""
+        asked = number, manifest["kind"]
+        if asked not in self._fetched:
+            self._fetched[asked] = self._download(number, manifest)
+        return self._fetched[asked]
+
+    def _download(self, number: int, manifest: Json) -> str:
+        path = self._path(number, manifest["kind"])
+        path.parent.mkdir(exist_ok=True)
         try:
             with path.open("wb") as file:
                 digest, _ = self._client.measure(self.id, number, manifest["kind"], file)
@@ -233,3 +246,6 @@ class Verification:
         if digest != manifest["sha256"]:
             return f"its bytes have sha256 {digest}, the manifest says {manifest['sha256']}"
         return ""
+
+    def _path(self, number: int, kind: str) -> Path:
+        return self._folder / str(number) / f"{kind.replace('/', '-')}.npy"
