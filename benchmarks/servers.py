@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -13,7 +14,11 @@ from processes import Guard, Member, free_port
 NAME = "winnow"
 
 
-def make_postgres(log: Path, guard: Guard) -> tuple[Member, str, Path]:
+# Processes die in chaos, no power is cut: what a killed server wrote, the kernel has. Syncing it takes long seconds.
+UNSYNCED = ("max_connections=300", "fsync=off")
+
+
+def make_postgres(log: Path, guard: Guard, settings: Sequence[str] = UNSYNCED) -> tuple[Member, str, Path]:
     """A Postgres server, not yet started, its address, and the folder it is in, for the caller to remove.
 
     No password: loopback only. The folder is a temporary one of its own, since the server may run as another user than
@@ -28,8 +33,7 @@ def make_postgres(log: Path, guard: Guard) -> tuple[Member, str, Path]:
     server = PostgresServer(data)
     server.ensure_pgdata_inited()
     command = [str(server.bin_path / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port), "-k", ""]
-    # Processes die here, no power is cut: what a killed server wrote, the kernel has. Syncing it takes long seconds.
-    command += ["-c", "max_connections=300", "-c", "fsync=off"]
+    command += [word for setting in settings for word in ("-c", setting)]
     member = Member(
         "postgres",
         command,

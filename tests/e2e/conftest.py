@@ -12,16 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
+from cluster import QUICK
 from conftest import wait_until
 from e2e.invariants import Api
-
-QUICK: dict[str, str] = {
-    "WINNOW_LEASE_SECONDS": "6",
-    "WINNOW_RENEW_SECONDS": "1",
-    "WINNOW_POLL_SECONDS": "2",
-    "WINNOW_STEWARD_SECONDS": "0.2",
-    "WINNOW_RETRY_SECONDS": "0.5",
-}
 
 
 @dataclass

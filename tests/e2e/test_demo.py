@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cluster import QUICK
 from conftest import wait_until
-from e2e.conftest import QUICK, winnow
+from e2e.conftest import winnow
 from PIL import Image
 
 from winnow.datasets import synthetic

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conftest import free_port
+from processes import free_port
 from services.conftest import Driver, add_dataset, experiment_body, serving
 
 from winnow.errors import Fenced

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import free_port, wait_until
+from conftest import wait_until
+from processes import free_port
 from services.conftest import Driver, add_dataset, experiment_body, serving
 
 from winnow.client import ApiProblem, Client, Event

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import free_port, wait_until
+from conftest import wait_until
+from processes import free_port
 from services.conftest import Winnow, add_dataset, experiment_body, serving
 
 from winnow.domain import ExperimentStatus

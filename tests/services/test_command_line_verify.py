@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import free_port
+from processes import free_port
 from services.conftest import Driver, Said, Winnow, add_dataset, experiment_body, serving
 from sqlalchemy import delete, select, update
 

@@ -8,7 +8,8 @@ import httpx
 import numpy as np
 import pytest
 import structlog
-from conftest import free_port, wait_until
+from conftest import wait_until
+from processes import free_port
 from services.conftest import Driver, add_dataset, experiment_body, serving
 from sqlalchemy import select, update
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import free_port
+from processes import free_port
 from pydantic import ValidationError
 from services.conftest import Winnow
 

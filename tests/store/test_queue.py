@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
-from conftest import free_port, wait_until
+from conftest import wait_until
+from processes import free_port
 
 from winnow.queue import TRAIN_TASK, Bells, make_app
 from winnow.settings import Settings
