@@ -2,7 +2,7 @@
 
 import typer
 
-from winnow_cli.commands import datasets, demo, doctor, experiments, results, service, store, verify
+from winnow_cli.commands import datasets, demo, doctor, experiments, results, service, sweep, verify
 
 
 def add_all(app: typer.Typer) -> None:
@@ -11,7 +11,7 @@ def add_all(app: typer.Typer) -> None:
     app.command(rich_help_panel="The stack")(demo.demo)
     app.command(rich_help_panel="The stack")(doctor.doctor)
     app.command(rich_help_panel="The stack")(service.workers)
-    app.command(rich_help_panel="The stack")(store.sweep)
+    app.command(rich_help_panel="The stack")(sweep.sweep)
     app.add_typer(service.keys, name="key", rich_help_panel="The stack")
     app.add_typer(datasets.app, name="dataset", rich_help_panel="Experiments")
     for command in (experiments.run, experiments.watch):

@@ -27,6 +27,7 @@ from winnow.store.tables import Artefact, Dataset, Round
 from winnow_cli.main import main
 from winnow_coordinator.app import make_app
 from winnow_coordinator.context import Coordinator
+from winnow_coordinator.picking import Picker
 
 
 @contextmanager
@@ -236,3 +237,10 @@ def run_through(coordinator: Coordinator, url: str, winnow: Winnow) -> Callable[
         return view["id"]
 
     return run
+
+
+@pytest.fixture
+def picker(coordinator: Coordinator) -> Iterator[Picker]:
+    made = Picker(coordinator, "steward")
+    yield made
+    made.close()

@@ -1,7 +1,7 @@
 """What is kept, what goes, and in which order; no clock of another machine has a say."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,13 +52,6 @@ def begin(api: httpx.Client, coordinator: Coordinator) -> Callable[..., str]:
         return api.post("/experiments", json=experiment_body(**changes)).json()["id"]
 
     return post
-
-
-@pytest.fixture
-def picker(coordinator: Coordinator) -> Iterator[Picker]:
-    made = Picker(coordinator, "steward")
-    yield made
-    made.close()
 
 
 def run_full(begin: Callable[..., str], driver: Driver, picker: Picker, count: int) -> str:

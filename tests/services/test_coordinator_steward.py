@@ -40,13 +40,6 @@ def sampler(settings: Settings, sampler_port: int) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def picker(coordinator: Coordinator) -> Iterator[Picker]:
-    made = Picker(coordinator, "steward")
-    yield made
-    made.close()
-
-
 def begin(api: httpx.Client, **changes: Any) -> str:
     response = api.post("/experiments", json=experiment_body(**changes))
     assert response.status_code == 201, response.text
