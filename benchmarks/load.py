@@ -241,9 +241,9 @@ async def _make_key(client: aiohttp.ClientSession, n: int) -> str:
 
 
 def _weigh(process: psutil.Process, memory: list[tuple[float, float]], stop: threading.Event) -> None:
-    """(minutes, MiB) of resident memory, every two seconds."""
+    """(minutes, MiB) of resident memory, twice a second."""
     begun = time.monotonic()
-    while not stop.wait(2.0):
+    while not stop.wait(0.5):
         memory.append(((time.monotonic() - begun) / 60, process.memory_info().rss / 2**20))
 
 

@@ -47,8 +47,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
     """Caches of one directory, as processes of one machine have them."""
     made: list[ShardCache] = []
 
-    def make(capacity: int = 1 << 20, note: Callable[[str], None] = print) -> ShardCache:
-        made.append(ShardCache(tmp_path / "cache", capacity, note=note))
+    def make(capacity: int = 1 << 20, note: Callable[[str], None] = print, spare_share: float = 0.0) -> ShardCache:
+        made.append(ShardCache(tmp_path / "cache", capacity, spare_share=spare_share, note=note))
         return made[-1]
 
     yield make
@@ -121,6 +121,13 @@ def test_what_does_not_fit_is_read_where_it_lies_and_the_reason_is_told(far: Pat
     assert len(notes) == 2 and "images-00001.npy" in notes[0] and str(BYTES) in notes[0]
 
 
+def test_a_disk_that_is_wanted_for_other_things_is_left_to_them(far: Path, tmp_path: Path, make: Make) -> None:
+    packed, notes = pack(far / "a", SHARD), list[str]()
+    assert np.array_equal(everything(make(note=notes.append, spare_share=1.0).open(packed)), patches(SHARD))
+    assert copies(tmp_path / "cache") == []
+    assert len(notes) == 1 and "100% of the disk" in notes[0]
+
+
 def test_bytes_that_went_bad_are_found_on_the_way_and_not_kept(far: Path, tmp_path: Path, make: Make) -> None:
     packed = pack(far / "a", 6)
     shard = packed / "images-00001.npy"
@@ -145,7 +152,7 @@ def test_what_a_dead_process_left_is_removed(far: Path, tmp_path: Path, make: Ma
 
 
 def read(packed: Path, directory: Path) -> bool:
-    cache = ShardCache(directory, 1 << 20)
+    cache = ShardCache(directory, 1 << 20, spare_share=0.0)
     images = cache.open(packed)
     cache.close()
     return np.array_equal(everything(images), patches(40)) and images.directory == packed

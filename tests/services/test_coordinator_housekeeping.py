@@ -63,11 +63,16 @@ def run_full(begin: Callable[..., str], driver: Driver, picker: Picker, count: i
     return id
 
 
-def manifests(coordinator: Coordinator, id: str) -> dict[tuple[int, str], str]:
-    """Keys by round and kind; every one of them has its file."""
+def named(coordinator: Coordinator, id: str) -> dict[tuple[int, str], str]:
+    """Keys by round and kind, of what the store may be losing at this moment."""
     with coordinator.database.read() as session:
         rows = session.scalars(select(Artefact).where(Artefact.experiment_id == id))
-        found = {(row.round, row.kind): row.key for row in rows}
+        return {(row.round, row.kind): row.key for row in rows}
+
+
+def manifests(coordinator: Coordinator, id: str) -> dict[tuple[int, str], str]:
+    """Keys by round and kind; every one of them has its file."""
+    found = named(coordinator, id)
     for key in found.values():
         assert coordinator.artefacts.local(key).is_file()
     return found
@@ -164,8 +169,8 @@ def test_fenced_attempts_are_swept_and_the_one_at_work_is_not(
         at = {"experiment_id": second.experiment_id, "round": 0, "attempt": 2}
         stored = coordinator.artefacts.stat(live)
         assert stored is not None
-        named = artefacts.row(stored, kind="candidates/index", manifest={}, **at)
-        rounds.complete_training(session, second.id, 2, result=result, rows=[named])
+        row = artefacts.row(stored, kind="candidates/index", manifest={}, **at)
+        rounds.complete_training(session, second.id, 2, result=result, rows=[row])
     keeper.walk()
     keeper.walk()
     assert sorted(below(coordinator, "experiments")) == [live, unknown]
@@ -286,7 +291,7 @@ def test_the_steward_sweeps(
     steward = Steward(coordinator)
     steward.start()
     try:
-        wait_until(lambda: (0, "state/weights") not in manifests(coordinator, id), 20, "round 0's state to go")
+        wait_until(lambda: (0, "state/weights") not in named(coordinator, id), 20, "round 0's state to go")
     finally:
         steward.stop()
     assert (3, "state/weights") in manifests(coordinator, id)

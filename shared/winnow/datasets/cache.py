@@ -20,7 +20,6 @@ from winnow.errors import ArtefactCorrupt
 from winnow.failpoints import Failpoint, reach
 
 SPARE_SHARE = 0.1
-"""Of the disk, what copies leave free for others."""
 _CHUNK = 4 << 20
 _PAUSE = 0.1
 Stop = Callable[[], bool]
@@ -32,12 +31,21 @@ class ShardCache:
     Args:
         directory: made when needed. capacity: bytes of copies; those unused for longest go first, and never those that
             a living process has open.
+        spare_share: of the disk, what copies leave free for others.
         note: hears why a shard was not copied.
     """
 
-    def __init__(self, directory: Path, capacity: int, *, note: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        capacity: int,
+        *,
+        spare_share: float = SPARE_SHARE,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.directory = directory
         self._capacity = capacity
+        self._spare_share = spare_share
         self._note = note
         self._in_use: list[BinaryIO] = []
 
@@ -103,7 +111,7 @@ class ShardCache:
         for left in self.directory.glob(".*.part"):
             left.unlink(missing_ok=True)  # of a process that died: nobody else copies now
         if not self._makes_room(shard.size):
-            return f"copies may take {self._capacity} bytes, and leave {SPARE_SHARE:.0%} of the disk free"
+            return f"copies may take {self._capacity} bytes, and leave {self._spare_share:.0%} of the disk free"
         temporary = self.directory / f".{entry.name}.part"
         try:
             digest = _copied(source, temporary, should_stop)
@@ -124,7 +132,7 @@ class ShardCache:
         """Remove what was unused for longest until `size` more bytes fit; whether they do."""
         entries = sorted(self.directory.glob("*.npy"), key=lambda path: path.stat().st_mtime)
         held = sum(path.stat().st_size for path in entries)
-        while held + size > self._capacity or _free(self.directory) < size:
+        while held + size > self._capacity or self._free() < size:
             if not entries:
                 return False
             entry = entries.pop(0)
@@ -133,6 +141,10 @@ class ShardCache:
                     held -= entry.stat().st_size
                     entry.unlink()
         return True
+
+    def _free(self) -> int:
+        disk = shutil.disk_usage(self.directory)
+        return disk.free - int(disk.total * self._spare_share)
 
 
 def _copied(source: Path, target: Path, should_stop: Stop) -> str | None:
@@ -155,8 +167,3 @@ def _locks(file: BinaryIO, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _free(directory: Path) -> int:
-    disk = shutil.disk_usage(directory)
-    return disk.free - int(disk.total * SPARE_SHARE)
