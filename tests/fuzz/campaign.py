@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import schemathesis
+import schemathesis.engine.core  # these two are loaded late otherwise, in the middle of a campaign
+import schemathesis.specs.openapi.schemas
 from fuzz.scale import SEED, scaled
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema

@@ -85,20 +85,21 @@ def _playing(coordinator: Coordinator, stage: Stage) -> Iterator[None]:
     leaving = threading.Event()
     driver = Driver(coordinator)
 
-    def train() -> None:
+    def train() -> bool:
         with coordinator.database.begin() as session:
             row = claims.claim(session, claims.TRAIN, "player", 30)
             if row is None:
-                leaving.wait(0.1)
-                return
+                return False
             assert isinstance(row, Round)
             rounds.start(session, row)
         driver.finish(row)
+        return True
 
     def play() -> None:
         while not leaving.is_set():
             try:
-                train()
+                if not train():
+                    leaving.wait(0.1)
             except Fenced:
                 continue
             except Exception as error:

@@ -51,6 +51,13 @@ def test_several_coordinators_may_start_at_once(database_url: str) -> None:
         database.close()
 
 
+def test_the_first_connections_to_a_new_file_may_all_come_at_once(tmp_path: Path) -> None:
+    for number in range(20):
+        opened = [Database(f"sqlite:///{tmp_path / f'{number}.sqlite3'}") for _ in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(Database.ping, opened))
+
+
 def environment(url: str) -> dict[str, str]:
     return {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path), "WINNOW_DATABASE_URL": url}
 

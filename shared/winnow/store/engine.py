@@ -5,6 +5,8 @@ is read, and a stricter level would only turn a lost race into an exception. SQL
 deferred transaction that reads first and writes later fails at once, without waiting, when another wrote in between.
 """
 
+import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,7 @@ MIGRATION_SECONDS = 3600
 """How long SQLite waits for another process that migrates."""
 BUSY_SECONDS = 10
 """How long SQLite waits for another writer: two waits and a renewal between them fit into a lease of 30 s."""
+_PAUSE = 0.01
 _HERE = Path(__file__).resolve()
 
 
@@ -170,8 +173,24 @@ def _sqlite(url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # the driver must not begin transactions of its own
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    _switch_to_wal(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Nothing is left to do for any but the first connections to a new file. While several of them are at it, all but
+    one are told at once that the file is locked: SQLite's own waiting does not cover this pragma.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE)
 
 
 def _begin_sqlite(connection: Connection) -> None:
