@@ -17,6 +17,7 @@ class Warm:
         self._made_for: tuple[str, str] | None = None
         self._images: PackedImages | None = None
         self._cache: ShardCache | None = None
+        self._cached_in: tuple[str, int] | None = None
         self.notes: list[str] = []
 
     def rig(self, job: dict[str, Any]) -> Rig:
@@ -32,12 +33,20 @@ class Warm:
 
         `notes` then says what of it is not where it should be.
         """
-        directory = Path(job["artefact_dir"]) / job["location"]
+        directory, cache = Path(job["artefact_dir"]) / job["location"], self._cache_of(job)
         if self._images is None or self._images.directory != directory:
             self.notes.clear()
-            if self._cache is None:
-                self._cache = ShardCache(Path(job["cache_dir"]), job["cache_bytes"], note=self.notes.append)
-            images = self._cache.open(directory, should_stop)
+            images = cache.open(directory, should_stop)
             self._images = None if should_stop() else images  # a stop may have left bytes unverified
             return images
         return self._images
+
+    def _cache_of(self, job: dict[str, Any]) -> ShardCache:
+        """The cache of shards, made anew, and the patches looked for again, when its place or size changed."""
+        wanted = job["cache_dir"], job["cache_bytes"]
+        if self._cache is None or self._cached_in != wanted:
+            if self._cache is not None:
+                self._cache.close()
+            self._cache = ShardCache(Path(job["cache_dir"]), job["cache_bytes"], note=self.notes.append)
+            self._cached_in, self._images = wanted, None
+        return self._cache

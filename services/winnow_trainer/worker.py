@@ -28,9 +28,13 @@ _log = logger("trainer.worker")
 
 
 class Worker:
-    """One trainer process. `attend` and `poll` may be called from different threads; one of them works at a time."""
+    """One trainer process. `attend` and `poll` may be called from different threads; one of them works at a time.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        standby: the training process to work with, which whoever made it closes; by default one of this worker's own.
+    """
+
+    def __init__(self, settings: Settings, standby: Standby | None = None) -> None:
         self.settings = settings
         self.database = Database(settings.database_url)
         self.store = DirectoryStore(settings.artefact_dir)
@@ -38,7 +42,8 @@ class Worker:
         self.id = f"{self.host}:{os.getpid()}"
         self.leaving = threading.Event()
         self._devices = Devices(settings, self.database, self.id)
-        self._standby = Standby(settings.idle_seconds)
+        self._standby = standby or Standby(settings.idle_seconds)
+        self._owns_standby = standby is None
         self._at_work = threading.Lock()
         self._busy_with: str | None = None
         self._device: Device | None = None
@@ -60,7 +65,8 @@ class Worker:
         self.leaving.set()
         with self._at_work:
             pass
-        self._standby.close()
+        if self._owns_standby:
+            self._standby.close()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(10)

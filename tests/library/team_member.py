@@ -26,7 +26,7 @@ SPEC = ExperimentSpec.model_validate(
         "dataset": "t",
         "positive_class": "TUM",
         "encoder": {"head_batch_norm": True},
-        "simclr": {"epochs": 5, "batch_size": 20, "learning_rate": 1e-4},
+        "simclr": {"epochs": 5, "batch_size": 20, "learning_rate": 1e-4, "checkpoint_every": 5},
     }
 )
 

@@ -36,11 +36,8 @@ def train(images: ArrayImages, workspace: Path, **changes: Any) -> TrainedRound:
 
 
 def same(a: Path, b: Path) -> bool:
-    return all(
-        torch.equal(x, load_file(b / name)[key])
-        for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER)
-        for key, x in load_file(a / name).items()
-    )
+    pairs = [(load_file(a / name), load_file(b / name)) for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER)]
+    return all(torch.equal(x, theirs[key]) for ours, theirs in pairs for key, x in ours.items())
 
 
 class StopAfter:
@@ -56,11 +53,11 @@ class StopAfter:
 
 @pytest.fixture(scope="module")
 def uninterrupted(images: ArrayImages, tmp_path_factory: pytest.TempPathFactory) -> TrainedRound:
-    return train(images, tmp_path_factory.mktemp("whole"))
+    return train(images, tmp_path_factory.mktemp("whole"), spec=spec(checkpoint_every=3))
 
 
 def test_a_repeat_is_bit_identical(images: ArrayImages, uninterrupted: TrainedRound, tmp_path: Path) -> None:
-    assert same(train(images, tmp_path).state, uninterrupted.state)
+    assert same(train(images, tmp_path, spec=spec(checkpoint_every=3)).state, uninterrupted.state)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])
@@ -136,7 +133,7 @@ def test_partial_batches_are_kept_or_dropped(images: ArrayImages, tmp_path: Path
 
 
 def test_training_lowers_the_loss(images: ArrayImages, tmp_path: Path) -> None:
-    losses = train(images, tmp_path, spec=spec(epochs=12, batch_size=11)).losses
+    losses = train(images, tmp_path, spec=spec(epochs=12, batch_size=11, checkpoint_every=12)).losses
     assert len(losses) == 12
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
@@ -175,15 +172,16 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(images: ArrayImages, tmp_p
 def test_a_warm_rig_gives_the_weights_of_a_cold_one(
     images: ArrayImages, uninterrupted: TrainedRound, tmp_path: Path
 ) -> None:
-    rig = Rig()
-    warm = train(images, tmp_path / "a", rig=rig)
+    rig, rarely = Rig(), spec(checkpoint_every=3)
+    warm = train(images, tmp_path / "a", rig=rig, spec=rarely)
     assert same(warm.state, uninterrupted.state)
     built = rig.model
-    next_warm = train(images, tmp_path / "b", number=1, epochs=1, start=warm.state, rig=rig)
+    next_warm = train(images, tmp_path / "b", number=1, epochs=1, start=warm.state, rig=rig, spec=rarely)
     assert rig.model is built, "the network is kept, and filled anew"
-    next_cold = train(images, tmp_path / "c", number=1, epochs=1, start=warm.state)
+    next_cold = train(images, tmp_path / "c", number=1, epochs=1, start=warm.state, spec=rarely)
     assert same(next_warm.state, next_cold.state)
-    assert same(train(images, tmp_path / "d", rig=rig).state, uninterrupted.state), "nothing is left of earlier rounds"
+    again = train(images, tmp_path / "d", rig=rig, spec=rarely)
+    assert same(again.state, uninterrupted.state), "nothing is left of earlier rounds"
 
 
 def test_full_is_one_run_however_often_it_is_evaluated(images: ArrayImages, tmp_path: Path) -> None:
@@ -199,7 +197,7 @@ def test_full_is_one_run_however_often_it_is_evaluated(images: ArrayImages, tmp_
 
 def full(evaluate_every: int) -> ExperimentSpec:
     """Three epochs of the whole pool, under settings that start each round of other arms anew."""
-    return spec(schedule="cosine", reset_optimizer=True).model_copy(
+    return spec(schedule="cosine", reset_optimizer=True, checkpoint_every=3).model_copy(
         update={"arm": Arm.FULL, "full_evaluate_every": evaluate_every}
     )
 
@@ -210,5 +208,5 @@ def load_rate(full: ExperimentSpec, number: int, epoch: int) -> float:
 
 
 def test_a_trace_is_written_where_it_is_asked_for(images: ArrayImages, tmp_path: Path) -> None:
-    train(images, tmp_path / "work", epochs=4, profile=tmp_path / "trace.json")
+    train(images, tmp_path / "work", epochs=4, profile=tmp_path / "trace.json", spec=spec(checkpoint_every=4))
     assert "traceEvents" in json.loads((tmp_path / "trace.json").read_text())

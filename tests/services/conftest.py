@@ -1,6 +1,7 @@
 """Services over real HTTP: uvicorn in a thread, SQLite and artefacts in a temporary directory."""
 
 import json
+import shutil
 import socket
 import sys
 import threading
@@ -16,6 +17,7 @@ import structlog
 import uvicorn
 from conftest import wait_until
 from fastapi import FastAPI
+from services import trainer_parts
 from sqlalchemy.orm import Session
 
 from winnow.artefacts import put_array
@@ -28,6 +30,8 @@ from winnow_cli.main import main
 from winnow_coordinator.app import make_app
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.picking import Picker
+from winnow_trainer.standby import Standby
+from winnow_trainer.worker import Worker
 
 
 @contextmanager
@@ -244,3 +248,28 @@ def picker(coordinator: Coordinator) -> Iterator[Picker]:
     made = Picker(coordinator, "steward")
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def standby() -> Iterator[Standby]:
+    """The training process that a module's workers hand on, since one takes seconds to start. A test may kill it."""
+    made = Standby(idle_seconds=3600)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state of a worker that has ingested `tissue`: to copy, and to leave as it is."""
+    state = tmp_path_factory.mktemp("ingested") / "state"
+    with trainer_parts.worker_at(state) as worker:
+        assert trainer_parts.add_dataset(worker).status == "ready"
+    return state
+
+
+@pytest.fixture
+def worker(tmp_path: Path, ingested: Path, standby: Standby) -> Iterator[Worker]:
+    """A worker with the dataset `tissue`, in a directory of the test's own."""
+    shutil.copytree(ingested, tmp_path / "state")
+    with trainer_parts.worker_at(tmp_path / "state", standby=standby) as made:
+        yield made

@@ -13,7 +13,16 @@ import structlog
 from conftest import wait_until
 from processes import Guard, Member
 from servers import create_database, make_postgres
-from services.trainer_parts import TISSUE, add_dataset, add_round, children_of, read_round, worker_at, working
+from services.trainer_parts import (
+    TISSUE,
+    add_dataset,
+    add_round,
+    children_of,
+    read_round,
+    wait_for_epoch,
+    worker_at,
+    working,
+)
 from sqlalchemy import make_url, update
 
 from winnow.domain import DatasetSpec, ExperimentStatus, RoundStatus
@@ -22,22 +31,8 @@ from winnow.store import artefacts, datasets, experiments
 from winnow.store.claims import INGEST, TRAIN
 from winnow.store.tables import Dataset, Round
 from winnow_trainer import scratch
+from winnow_trainer.standby import Standby
 from winnow_trainer.worker import Worker
-
-
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[Worker]:
-    with worker_at(tmp_path / "state") as made:
-        add_dataset(made)
-        yield made
-
-
-def wait_for(worker: Worker, round: Round, **progress: object) -> None:
-    def arrived() -> bool:
-        seen = read_round(worker, round).progress
-        return all(seen.get(name) == value for name, value in progress.items())
-
-    wait_until(arrived, 60, f"progress {progress}")
 
 
 def stored(worker: Worker, round: Round) -> dict[str, str]:
@@ -50,7 +45,7 @@ def stored(worker: Worker, round: Round) -> dict[str, str]:
 def test_a_stop_behind_the_training_loses_none_of_it(worker: Worker) -> None:
     round = add_round(worker, proxy={"epochs": 3000}, floors=False)
     with working(worker.attend, TRAIN, round.id):
-        wait_for(worker, round, phase="proxy")
+        wait_until(lambda: read_round(worker, round).progress.get("phase") == "proxy", 60, "the proxy to be fitted")
         with worker.database.begin() as session:
             experiments.transition(session, round.experiment_id, ExperimentStatus.PAUSING)
     row = read_round(worker, round)
@@ -74,7 +69,7 @@ def test_an_experiment_that_settled_before_its_round_was_seen_at_work_stops_it(
 ) -> None:
     round = add_round(worker, simclr={"epochs": 500})
     with working(worker.attend, TRAIN, round.id):
-        wait_for(worker, round, epoch=1)
+        wait_for_epoch(worker, round, 1)
         with worker.database.begin() as session:
             asked = {"paused": ExperimentStatus.PAUSING, "cancelled": ExperimentStatus.CANCELLING}[settled]
             experiments.transition(session, round.experiment_id, asked)
@@ -212,12 +207,17 @@ def wire_to(url: str) -> Iterator[Wire]:
         wire.close()
 
 
-def test_a_silent_database_costs_the_child_before_the_lease_ends(tmp_path: Path, postgres_url: str) -> None:
-    with wire_to(postgres_url) as wire, worker_at(tmp_path, database_url=wire.url, lease_seconds=6) as worker:
+def test_a_silent_database_costs_the_child_before_the_lease_ends(
+    tmp_path: Path, postgres_url: str, standby: Standby
+) -> None:
+    with (
+        wire_to(postgres_url) as wire,
+        worker_at(tmp_path, standby=standby, database_url=wire.url, lease_seconds=6) as worker,
+    ):
         add_dataset(worker)
         round = add_round(worker, simclr={"epochs": 5000})
         with working(worker.attend, TRAIN, round.id):
-            wait_for(worker, round, epoch=1)
+            wait_for_epoch(worker, round, 1)
             assert children_of()
             wire.passes.clear()
             wait_until(lambda: not children_of(), 6, "the child to be killed while its lease still runs")
@@ -244,10 +244,10 @@ def postgres(tmp_path: Path) -> Iterator[tuple[Member, str]]:
 
 
 def test_a_checkpoint_that_the_database_was_away_for_is_recorded_when_it_is_back(
-    tmp_path: Path, postgres: tuple[Member, str]
+    tmp_path: Path, postgres: tuple[Member, str], standby: Standby
 ) -> None:
     server, url = postgres
-    with worker_at(tmp_path / "state", database_url=url, lease_seconds=120) as worker:
+    with worker_at(tmp_path / "state", standby=standby, database_url=url, lease_seconds=120) as worker:
         add_dataset(worker)
         round = add_round(worker, simclr={"epochs": 5000, "optimizer": "sgd", "momentum": 0.0})
         with structlog.testing.capture_logs() as said, working(worker.attend, TRAIN, round.id):

@@ -3,16 +3,23 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 from conftest import wait_until
-from services.trainer_parts import add_dataset, add_round, children_of, read_round, worker_at, working
+from services.trainer_parts import (
+    add_dataset,
+    add_round,
+    children_of,
+    read_round,
+    wait_for_epoch,
+    worker_at,
+    working,
+)
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
@@ -21,14 +28,8 @@ from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus
 from winnow.store import artefacts, datasets, experiments, picks, rounds
 from winnow.store.claims import TRAIN
 from winnow.store.tables import Artefact, Dataset, Round
+from winnow_trainer.standby import Standby
 from winnow_trainer.worker import Worker
-
-
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[Worker]:
-    with worker_at(tmp_path / "state") as made:
-        add_dataset(made)
-        yield made
 
 
 def artefacts_of(worker: Worker, round: Round) -> dict[str, Artefact]:
@@ -43,10 +44,6 @@ def dataset_of(session: Session, round: Round) -> str:
 def want(worker: Worker, round: Round, status: ExperimentStatus) -> None:
     with worker.database.begin() as session:
         experiments.transition(session, round.experiment_id, status)
-
-
-def wait_for_epoch(worker: Worker, round: Round, epoch: int) -> None:
-    wait_until(lambda: read_round(worker, round).progress.get("epoch", 0) >= epoch, 60, f"epoch {epoch}")
 
 
 def test_a_round_is_trained_and_everything_is_stored(worker: Worker) -> None:
@@ -78,10 +75,10 @@ def test_a_round_is_trained_and_everything_is_stored(worker: Worker) -> None:
     assert len([key for key in worker.store.list("experiments") if "weights" in key]) == 1, "the state is stored once"
 
 
-def test_a_worker_that_is_asked_for_traces_leaves_one_a_round(tmp_path: Path) -> None:
+def test_a_worker_that_is_asked_for_traces_leaves_one_a_round(tmp_path: Path, ingested: Path) -> None:
+    shutil.copytree(ingested, tmp_path / "state")
     with worker_at(tmp_path / "state", profile_dir=tmp_path / "traces") as worker:
-        add_dataset(worker)
-        long, short = add_round(worker, simclr={"epochs": 10}), add_round(worker, simclr={"epochs": 1})
+        long, short = add_round(worker, simclr={"batch_size": 2}), add_round(worker, simclr={"epochs": 1})
         assert worker.attend(TRAIN, long.id) and worker.attend(TRAIN, short.id)
         (trace,) = (tmp_path / "traces").iterdir()
         assert json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
@@ -107,8 +104,8 @@ def test_the_full_arm_trains_on_the_pool_and_reports_the_proxys_curve(worker: Wo
     assert [point["epoch"] for point in done.report["proxy_curve"]] == [2, 4]
 
 
-def test_the_evaluator_may_have_labels_of_its_own(tmp_path: Path) -> None:
-    with worker_at(tmp_path / "state") as worker:
+def test_the_evaluator_may_have_labels_of_its_own(tmp_path: Path, standby: Standby) -> None:
+    with worker_at(tmp_path / "state", standby=standby) as worker:
         add_dataset(worker, draws=[{"count": 15, "role": "validation"}, {"count": 20, "by": "stratum"}])
         both, apart = (add_round(worker, fit_evaluator_on=role) for role in ("labelled", "validation"))
         assert worker.attend(TRAIN, both.id) and worker.attend(TRAIN, apart.id)
@@ -124,7 +121,12 @@ def test_the_evaluator_may_have_labels_of_its_own(tmp_path: Path) -> None:
         assert read_round(worker, both).report["floors"] != read_round(worker, apart).report["floors"]
 
 
-def test_damaged_shards_are_not_trained_on(worker: Worker) -> None:
+def test_damaged_shards_are_not_trained_on(worker: Worker, tmp_path: Path, ingested: Path, standby: Standby) -> None:
+    shutil.copytree(ingested, tmp_path / "well")
+    with worker_at(tmp_path / "well", standby=standby) as other:
+        well = add_round(other)
+        assert other.attend(TRAIN, well.id)
+        assert read_round(other, well).status == RoundStatus.TRAINED, "the process has read them, where they are whole"
     round = add_round(worker)
     with worker.database.read() as session:
         location = str(session.get_one(Dataset, dataset_of(session, round)).location)
@@ -134,6 +136,7 @@ def test_damaged_shards_are_not_trained_on(worker: Worker) -> None:
     shard.write_bytes(content)
     assert worker.attend(TRAIN, round.id)
     assert "does not match its sha256" in str(read_round(worker, round).error)
+    assert [path.name for path in worker.settings.scratch_dir.iterdir()] == ["cache"], "each worker has its own"
 
 
 def test_a_limit_of_visits_is_kept(worker: Worker) -> None:
@@ -143,10 +146,10 @@ def test_a_limit_of_visits_is_kept(worker: Worker) -> None:
 
 
 def test_pause_keeps_a_checkpoint_and_resuming_gives_the_same_weights(worker: Worker) -> None:
-    whole, paused = (add_round(worker, simclr={"epochs": 12}) for _ in range(2))
+    whole, paused = (add_round(worker, simclr={"epochs": 8}) for _ in range(2))
     assert worker.attend(TRAIN, whole.id)
     with working(worker.attend, TRAIN, paused.id):
-        wait_for_epoch(worker, paused, 2)
+        wait_for_epoch(worker, paused, 1)
         want(worker, paused, ExperimentStatus.PAUSING)
     row = read_round(worker, paused)
     assert row.status == RoundStatus.QUEUED and (row.losses, row.failures) == (0, 0)
@@ -155,7 +158,7 @@ def test_pause_keeps_a_checkpoint_and_resuming_gives_the_same_weights(worker: Wo
     want(worker, paused, ExperimentStatus.PAUSED)
     want(worker, paused, ExperimentStatus.RUNNING)
     assert worker.attend(TRAIN, paused.id)
-    assert read_round(worker, paused).visits == 12 * 16
+    assert read_round(worker, paused).visits == 8 * 16
     weights = [artefacts_of(worker, round)["state/weights"].sha256 for round in (whole, paused)]
     assert weights[0] == weights[1]
 
@@ -190,9 +193,9 @@ def test_a_fenced_attempt_kills_its_child_and_stores_nothing(worker: Worker) -> 
 
 
 def test_a_killed_child_fails_the_attempt_and_the_next_one_goes_on(worker: Worker) -> None:
-    round = add_round(worker, simclr={"epochs": 12})
+    round = add_round(worker, simclr={"epochs": 8})
     with working(worker.attend, TRAIN, round.id):
-        wait_for_epoch(worker, round, 3)
+        wait_for_epoch(worker, round, 2)
         (pid,) = children_of()
         os.kill(pid, signal.SIGKILL)
     row = read_round(worker, round)
@@ -200,7 +203,7 @@ def test_a_killed_child_fails_the_attempt_and_the_next_one_goes_on(worker: Worke
     assert "SIGKILL" in str(row.error) and "memory" in str(row.error)
     assert worker.attend(TRAIN, round.id)
     done = read_round(worker, round)
-    assert (done.status, done.visits, len(done.report["losses"])) == (RoundStatus.TRAINED, 12 * 16, 12)
+    assert (done.status, done.visits, len(done.report["losses"])) == (RoundStatus.TRAINED, 8 * 16, 8)
 
 
 def test_an_exploding_loss_fails_the_experiment_with_a_reason(worker: Worker) -> None:

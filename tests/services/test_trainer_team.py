@@ -1,6 +1,7 @@
 """Two processes that share a round inside a real worker: the result of one, and nothing left when one of them dies."""
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -8,17 +9,19 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_until
-from services.trainer_parts import add_dataset, add_round, read_round, worker_at, working
+from services.trainer_parts import add_round, read_round, wait_for_epoch, worker_at, working
 
 from winnow.domain import RoundStatus
 from winnow.store.claims import TRAIN
+from winnow_trainer.standby import Standby
 from winnow_trainer.worker import Worker
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Iterator[Worker]:
-    with worker_at(tmp_path / "state", devices=2) as made:
-        add_dataset(made)
+def worker(tmp_path: Path, ingested: Path, standby: Standby) -> Iterator[Worker]:
+    """A worker whose rounds a team of two trains."""
+    shutil.copytree(ingested, tmp_path / "state")
+    with worker_at(tmp_path / "state", standby=standby, devices=2) as made:
         yield made
 
 
@@ -49,9 +52,9 @@ def test_a_team_trains_round_after_round(worker: Worker) -> None:
 
 
 def test_a_member_that_dies_costs_an_attempt_and_leaves_no_orphan(worker: Worker) -> None:
-    round = add_round(worker, simclr={"epochs": 40})
+    round = add_round(worker, simclr={"epochs": 8})
     with working(worker.attend, TRAIN, round.id):
-        wait_until(lambda: read_round(worker, round).progress.get("epoch", 0) >= 2, 90, "the third epoch")
+        wait_for_epoch(worker, round, 1)
         (follower,) = [pid for pid, rank in members().items() if rank == 1]
         os.kill(follower, signal.SIGKILL)
     row = read_round(worker, round)
@@ -59,4 +62,4 @@ def test_a_member_that_dies_costs_an_attempt_and_leaves_no_orphan(worker: Worker
     wait_until(lambda: not members(), 20, "the other member to end")
     assert worker.attend(TRAIN, round.id)
     done = read_round(worker, round)
-    assert (done.status, done.visits, len(done.report["losses"])) == (RoundStatus.TRAINED, 40 * 16, 40)
+    assert (done.status, done.visits, len(done.report["losses"])) == (RoundStatus.TRAINED, 8 * 16, 8)

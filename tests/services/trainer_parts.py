@@ -1,6 +1,7 @@
 """A real worker on a real database, with a small dataset of synthetic tissue."""
 
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -8,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from conftest import wait_until
+
 from winnow.domain import DatasetSpec, ExperimentSpec, derive_seed
 from winnow.selection.draws import draw_initial
 from winnow.settings import Settings
 from winnow.store import datasets, experiments, picks, rounds
 from winnow.store.claims import INGEST
 from winnow.store.tables import Dataset, Round
+from winnow_trainer.standby import Standby
 from winnow_trainer.worker import Worker
 
 TISSUE: dict[str, Any] = {
@@ -25,10 +29,10 @@ TISSUE: dict[str, Any] = {
 
 
 @contextmanager
-def worker_at(state: Path, **changes: Any) -> Iterator[Worker]:
-    """A worker with its database migrated; nothing polls."""
+def worker_at(state: Path, *, standby: Standby | None = None, **changes: Any) -> Iterator[Worker]:
+    """A worker with its database migrated; nothing polls. Its training process is its own unless it is given one."""
     quick = {"lease_seconds": 20, "renew_seconds": 0.2, "retry_seconds": 0, "threads": 1, "device": "cpu"}
-    worker = Worker(Settings(state_dir=state, **{**quick, **changes}))
+    worker = Worker(Settings(state_dir=state, **{**quick, **changes}), standby)
     worker.database.migrate()
     try:
         yield worker
@@ -67,6 +71,11 @@ def read_round(worker: Worker, round: Round) -> Round:
         return rounds.get(session, round.experiment_id, round.number)
 
 
+def wait_for_epoch(worker: Worker, round: Round, epoch: int) -> None:
+    """Until the row says that so many epochs are over, and a later one under way: each has left a checkpoint."""
+    wait_until(lambda: read_round(worker, round).progress.get("epoch", 0) >= epoch, 90, f"epoch {epoch}")
+
+
 @contextmanager
 def working(target: Any, *arguments: Any) -> Iterator[threading.Thread]:
     """`target` in a thread, joined at the end."""
@@ -84,3 +93,14 @@ def children_of(supervisor: int | None = None) -> list[int]:
     listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     mine = f"winnow_trainer.child {supervisor or os.getpid()}"
     return [int(line.split()[0]) for line in listed.splitlines() if line.endswith(mine)]
+
+
+@contextmanager
+def standing_still() -> Iterator[None]:
+    """While the training process of this process's worker does nothing: its round stays in flight, however long."""
+    (pid,) = children_of()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
