@@ -1,5 +1,6 @@
 """F1 against samples and against image visits: the two costs that an active sampler is meant to save."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import cycle, product
 from pathlib import Path
@@ -89,15 +90,17 @@ def _mean(group: Sequence[Json], key: str) -> tuple[list[int], list[float]]:
 
 
 def _floors(axes: "Axes", experiments: Sequence[Json]) -> None:
-    """What needs no training at all, as lines across; the mean where seeds differ."""
-    styles = dict(zip(FLOORS, (":", "--"), strict=True))
+    """What needs no training at all, as lines across; the mean where seeds differ. A kind's further lines are sparser."""
+    dashes = dict(zip(FLOORS, (1, 5), strict=True))
+    drawn: Counter[str] = Counter()
     values: dict[tuple[str, str], list[float]] = {}
     for key, label, metrics in floors(experiments):
         if (value := headline(metrics)) is not None:
             values.setdefault((key, label), []).append(value)
     for (key, label), found in values.items():
-        mean = sum(found) / len(found)
-        axes.axhline(mean, color="0.45", linestyle=styles[key], linewidth=1, label=label)
+        mean, gap = sum(found) / len(found), 2 + 4 * drawn[key]
+        axes.axhline(mean, color="0.45", linestyle=(0, (dashes[key], gap)), linewidth=1, label=label)
+        drawn[key] += 1
 
 
 def _score_name(experiments: Sequence[Json]) -> str:
