@@ -90,7 +90,7 @@ def _mean(group: Sequence[Json], key: str) -> tuple[list[int], list[float]]:
 
 
 def _floors(axes: "Axes", experiments: Sequence[Json]) -> None:
-    """What needs no training at all, as lines across; the mean where seeds differ. A kind's further lines are sparser."""
+    """What needs no training at all, as lines across: the mean over seeds; further ones of a kind are sparser."""
     dashes = dict(zip(FLOORS, (1, 5), strict=True))
     drawn: Counter[str] = Counter()
     values: dict[tuple[str, str], list[float]] = {}
