@@ -34,7 +34,7 @@ up: setup  ## Start the embedded stack; DATA=DIR: datasets may be read from ther
 	$(BIN)/winnow up $(if $(DATA),--data-root "$(DATA)")
 
 test: setup  ## Run the tests, with servers the run starts itself
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: setup  ## Lint, types, layers, advisories
 	$(BIN)/ruff check .

@@ -20,11 +20,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads of one would wait for another's
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: a third of the time a test waits for processes that it started."""
-    return min(4, (os.cpu_count() or 1) + 1)
-
-
 def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
     """The first truthy value of `predicate`, or a failure that prints what it saw last."""
     try:
