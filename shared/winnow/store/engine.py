@@ -187,10 +187,11 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the low byte; the rest says of which kind
+            if not is_busy or time.monotonic() > deadline:
                 raise
-            time.sleep(_PAUSE)
+            time.sleep(_PAUSE)  # nothing to wait on: SQLite tells nobody when a lock is free
 
 
 def _begin_sqlite(connection: Connection) -> None:
