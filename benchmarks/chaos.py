@@ -2,6 +2,7 @@
 
     python benchmarks/chaos.py --kills 500 --seconds 1200       # impatient timings, many kills
     python benchmarks/chaos.py --defaults --seconds 600         # the settings' own timings
+    python benchmarks/chaos.py --defaults --only sigterm        # how long an orderly end takes, and what it leaves
 
 Runs one wave of tiny experiments in peace, then the same specs again and again while processes are killed and stopped,
 connections hang, bells get lost and the disk is full; judges every experiment by what lies in the database and the
@@ -83,6 +84,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pause", type=float, help="mean seconds between faults; 1.5, or 40 with --defaults")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--defaults", action="store_true", help="the settings' own timings (a lease of 30 s)")
+    parser.add_argument("--only", nargs="+", choices=list(KILLS | OTHERS), help="the kinds of faults, equally often")
     parser.add_argument("--coordinators", type=int, default=2)
     parser.add_argument("--samplers", type=int, default=2)
     parser.add_argument("--trainers", type=int, default=3)
@@ -125,7 +127,7 @@ def disturb(cluster: Cluster, volume: Volume, workload: Workload, options: argpa
         seed=options.seed,
         pause=options.pause,
         lease=LEASE_OF_DEFAULTS if options.defaults else float(QUICK["WINNOW_LEASE_SECONDS"]),
-        faults=SPARING if options.defaults else None,
+        faults=dict.fromkeys(options.only, 1) if options.only else SPARING if options.defaults else None,
     )
     worker = threading.Thread(target=work, args=(workload, over, options.patience), name="workload", daemon=True)
     worker.start()
@@ -158,6 +160,7 @@ def report(
     rules = Counter(breach.rule for breach in breaches)
     taken_back = waits(toll.deaths, workload.records)
     of_lost = [seconds for death, seconds in taken_back if death.fault != "zombie"]
+    saved = [goodbye.saved for goodbye in toll.goodbyes if goodbye.saved is not None]
     trained = [death for death in toll.deaths if death.epochs is not None]
     figures = {
         "experiments": len(workload.records),
@@ -175,7 +178,8 @@ def report(
         "from stop to reclaim (zombies)": describe([s for death, s in taken_back if death.fault == "zombie"]),
         "since the last checkpoint": describe([death.unsaved for death in trained if death.unsaved is not None]),
         "epochs done again, at most": max((death.epochs or 0 for death in trained), default=0),
-        "SIGTERM to exit": describe(toll.goodbyes),
+        "SIGTERM to exit": describe([goodbye.seconds for goodbye in toll.goodbyes]),
+        "in mid-training, and left a checkpoint": f"{saved.count(True)} of {len(saved)}",
         "orderly exit codes": dict(Counter(codes.values())),
         "full disk": volume.kind,
         "seed": options.seed,

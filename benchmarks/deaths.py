@@ -33,6 +33,15 @@ class Death:
     epochs: int | None
 
 
+@dataclass(frozen=True)
+class Goodbye:
+    """An orderly end: seconds from SIGTERM to exit, and whether a round in mid-training left a checkpoint then; None
+    for a trainer that was not training."""
+
+    seconds: float
+    saved: bool | None
+
+
 def witness(database: Database, store: Path, pid: int, fault: str) -> list[Death]:
     """The rounds that process `pid` holds right now; none where the database does not answer."""
     at = time.time()
@@ -47,6 +56,14 @@ def witness(database: Database, store: Path, pid: int, fault: str) -> list[Death
     return [
         _death(fault, at, row, found.get("checkpoint/counters"), store) for row, found in zip(rows, stored, strict=True)
     ]
+
+
+def left_checkpoint(database: Database, left: Death) -> bool:
+    """Whether the attempt has a checkpoint, or its results, from after its trainer was told to leave."""
+    with database.read() as session:
+        kept = artefacts.of_round(session, left.experiment, left.round)
+    ends = [kept[kind] for kind in ("checkpoint/counters", "state/counters") if kind in kept]
+    return any(row.created_at >= left.at and row.attempt == left.attempt for row in ends)
 
 
 def waits(deaths: Sequence[Death], records: Sequence[Record]) -> list[tuple[Death, float]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import psutil
 import redis
 from cluster import Cluster
-from deaths import Death, witness
+from deaths import Death, Goodbye, left_checkpoint, witness
 from kombu.exceptions import OperationalError as KombuError
 from processes import Member
 from sqlalchemy import select
@@ -49,11 +49,11 @@ QUEUE = "winnow"
 
 @dataclass
 class Toll:
-    """What was done: faults by kind, processes killed, claims that died, seconds that orderly ends took."""
+    """What was done: faults by kind, processes killed, claims that died, orderly ends."""
 
     faults: Counter[str] = field(default_factory=Counter)
     deaths: list[Death] = field(default_factory=list[Death])
-    goodbyes: list[float] = field(default_factory=list[float])
+    goodbyes: list[Goodbye] = field(default_factory=list[Goodbye])
     fallen: Counter[str] = field(default_factory=Counter)
     """Services that ended by themselves, and were started again as any supervisor of containers does."""
 
@@ -228,11 +228,15 @@ class Mischief:
         member = self._victim("trainer")
         if member is None or self._busy & {"postgres", "redis"} or self._cluster.training_child(member.name) is None:
             return False
+        held = witness(self._database, self._volume.artefacts, member.pid, "sigterm")
+        in_training = [death for death in held if death.epochs is not None]
         began = time.monotonic()
         member.signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             member.wait(60)
-        self.toll.goodbyes.append(time.monotonic() - began)
+        seconds = time.monotonic() - began
+        saved = left_checkpoint(self._database, in_training[0]) if in_training else None
+        self.toll.goodbyes.append(Goodbye(seconds, saved))
         member.start()
         return True
 

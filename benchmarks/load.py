@@ -1,17 +1,19 @@
 """One coordinator and Postgres under the reads of many people: latency, errors, memory.
 
-    python benchmarks/load.py --minutes 10 --rate 200
+    python benchmarks/load.py --minutes 10 --rate 200 --pin
 
 Starts Postgres and a coordinator, each a process of its own, and fills the database: 1,000,000 samples; 1,000
 experiments of 20 rounds with their metrics, events, artefacts and picks. Reports the seconds to insert 100,000 picks;
 what the first and the last page of each list take; the processor time of a request of each route; then latency by route
 under open-loop traffic with open event streams beside it, and the coordinator's memory over time. The clients run on
-the same machine, in this process.
+the same machine, in this process: with `--pin` the coordinator has the first processor to itself, and they share the
+others with Postgres.
 """
 
 import argparse
 import asyncio
 import contextlib
+import os
 import secrets
 import shutil
 import statistics
@@ -64,6 +66,8 @@ def measure(options: argparse.Namespace, url: str, pid: int, folder: Path, guard
         insert_picks(database, made[0], options.picks)
     with coordinator(url, folder, guard) as (address, key, process):
         processes = [process, psutil.Process(pid)]
+        if options.pin:
+            spread(*processes)
         if "pages" in options.only:
             compare_pages(address, key, made, sizes)
         if "cost" in options.only:
@@ -84,6 +88,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--picks", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=100, help="requests of each route whose cost is measured")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--pin", action="store_true", help="keep everything else off the coordinator's processor")
     parser.add_argument("--folder", type=Path, help="where logs and state lie while it runs")
     return parser.parse_args()
 
@@ -122,6 +127,20 @@ def coordinator(database_url: str, folder: Path, guard: Guard) -> Iterator[tuple
         yield address, key, psutil.Process(member.pid)
     finally:
         member.stop()
+
+
+def spread(coordinator: psutil.Process, postgres: psutil.Process) -> None:
+    """The coordinator on the first processor of this machine, Postgres and this process on the others."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    _pin(coordinator, [first])
+    for process in (postgres, *postgres.children(recursive=True), psutil.Process()):
+        _pin(process, others or [first])
+
+
+def _pin(process: psutil.Process, processors: list[int]) -> None:
+    for thread in process.threads():
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(thread.id, processors)
 
 
 def _is_ready(address: str) -> bool:

@@ -7,15 +7,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.concurrency import run_in_threadpool
 
 from winnow.errors import NotAuthorised
 from winnow.perimeter import is_from_here
 from winnow.settings import is_loopback
 from winnow.store import keys
 from winnow.store.tables import ApiKey
-from winnow_coordinator.access import Here
 from winnow_coordinator.context import Coordinator
+from winnow_coordinator.reads import Reads
 
 LOCAL = "local"
 """The caller without a key, on loopback."""
@@ -27,55 +26,52 @@ _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 @dataclass(frozen=True)
 class Principal:
-    """A caller: the id of its key, or `local`. Scopes ascend: run includes read, admin includes both."""
+    """A caller: the id of its key, or `local`, and how it is answered. Scopes ascend: run includes read, admin both."""
 
     id: str
     scopes: tuple[str, ...]
+    coordinator: Coordinator
+    reads: Reads
 
     def may(self, scope: str) -> bool:
         return any(keys.SCOPES.index(held) >= keys.SCOPES.index(scope) for held in self.scopes)
 
 
-async def identify(request: Request, coordinator: Here, credentials: _Credentials) -> Principal:
-    """The caller. Its transaction ends before the request's own begins, so that a stranger locks nothing.
+async def identify(request: Request, credentials: _Credentials) -> Principal:
+    """The caller. It is known before the request's transaction begins, so that a stranger locks nothing.
 
     Raises NotAuthorised for no key where one is needed, and for a wrong or revoked one; TooManyRequests.
     """
+    coordinator, reads = request.app.state.coordinator, request.app.state.reads
     if credentials is None:
         settings = coordinator.settings
         if is_loopback(settings.coordinator_host) and not settings.require_key and is_from_here(request):
-            return Principal(LOCAL, keys.SCOPES)
+            return Principal(LOCAL, keys.SCOPES, coordinator, reads)
         raise NotAuthorised("this coordinator needs an API key: Authorization: Bearer wnw_…")
     known = coordinator.known_keys.get(credentials.credentials) if request.method == "GET" else None
-    key = known or await run_in_threadpool(_find, coordinator, credentials.credentials)
+    key = known or await _find(coordinator, reads, credentials.credentials)
     coordinator.pace.take(key.id)
-    return Principal(key.id, tuple(key.scopes))
+    return Principal(key.id, tuple(key.scopes), coordinator, reads)
 
 
-def _find(coordinator: Coordinator, text: str) -> ApiKey:
+async def _find(coordinator: Coordinator, reads: Reads, text: str) -> ApiKey:
     looked = time.monotonic()
-    with coordinator.database.read() as session:
-        key = keys.find(session, text)
+    key = await reads(keys.find, text)
     if key is None:
         raise NotAuthorised("unknown or revoked API key")
     coordinator.known_keys.put(text, key, looked)
     return key
 
 
-async def while_valid(coordinator: Coordinator, caller: Principal, frames: AsyncIterator[str]) -> AsyncIterator[str]:
+async def while_valid(caller: Principal, frames: AsyncIterator[str]) -> AsyncIterator[str]:
     """`frames` until they end or the caller's key does: a stream may last for days."""
     looked = time.monotonic()
     async for frame in frames:
         if caller.id != LOCAL and time.monotonic() - looked >= LOOK_AGAIN_SECONDS:
-            if not await run_in_threadpool(_is_live, coordinator, caller.id):
+            if not await caller.reads(keys.is_live, caller.id):
                 return
             looked = time.monotonic()
         yield frame
-
-
-def _is_live(coordinator: Coordinator, id: str) -> bool:
-    with coordinator.database.read() as session:
-        return keys.is_live(session, id)
 
 
 Caller = Annotated[Principal, Depends(identify)]
@@ -87,8 +83,9 @@ def _require(caller: Principal, scope: str) -> Principal:
     return caller
 
 
-async def _reader(caller: Caller) -> Principal:
-    return _require(caller, "read")
+# Without the level between: what FastAPI does for each dependency is most of what a small read costs.
+async def _reader(request: Request, credentials: _Credentials) -> Principal:
+    return _require(await identify(request, credentials), "read")
 
 
 async def _runner(caller: Caller) -> Principal:

@@ -36,6 +36,11 @@ def page(session: Session, cursor: str | None, limit: int) -> Page[DatasetView]:
     return Page(items=[view(row) for row in shown], next=following)
 
 
+def get(session: Session, name: str) -> DatasetView:
+    """One dataset, by id or name. Raises NotFound."""
+    return view(datasets.get(session, name))
+
+
 def samples(session: Session, name: str, role: Role | None, cursor: str | None, limit: int) -> Page[SampleView]:
     """Samples by idx."""
     dataset = datasets.get(session, name)

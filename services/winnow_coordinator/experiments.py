@@ -6,6 +6,7 @@ import numpy as np
 from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from pydantic_core import to_json
 from sqlalchemy.orm import Session
 
 from winnow.domain import (
@@ -19,14 +20,15 @@ from winnow.domain import (
     is_final,
     total_rounds_of,
 )
-from winnow.errors import InvalidInput
+from winnow.errors import InvalidInput, NotFound
 from winnow.failpoints import Failpoint, reach
 from winnow.selection.draws import draw_initial
 from winnow.store import datasets, experiments, picks, rounds
 from winnow.store.tables import Dataset, Experiment, Round
 from winnow_coordinator import fitness, pages
 from winnow_coordinator.context import Coordinator
-from winnow_coordinator.schemas import ExperimentRequest, ExperimentView, Page, RoundView
+from winnow_coordinator.ended import EndedViews
+from winnow_coordinator.schemas import ExperimentRequest, ExperimentView, RoundView
 
 
 def parse(request: ExperimentRequest) -> ExperimentSpec:
@@ -60,15 +62,25 @@ def begin(coordinator: Coordinator, session: Session, spec: ExperimentSpec) -> E
 
 def get(session: Session, id: str) -> ExperimentView:
     """One experiment. Raises NotFound."""
-    return _view(*rounds.with_recent(session, id))
+    found = rounds.with_recent(session, [id])
+    if not found:
+        raise NotFound("experiment", id)
+    return _view(*found[id])
 
 
-def page(session: Session, status: ExperimentStatus | None, cursor: str | None, limit: int) -> Page[ExperimentView]:
-    """Experiments, newest first."""
-    rows = experiments.page(session, before=pages.decode(cursor), limit=limit + 1, status=status)
-    shown, following = pages.cut(rows, limit, lambda row: row.id)
-    recent = rounds.recent(session, [row.id for row in shown])
-    return Page(items=[_view(row, recent[row.id]) for row in shown], next=following)
+def show(session: Session, ended: EndedViews, id: str) -> bytes:
+    """The same as JSON. Raises NotFound."""
+    if (view := _render(session, ended, [id]).get(id)) is None:
+        raise NotFound("experiment", id)
+    return view
+
+
+def page(session: Session, ended: EndedViews, status: ExperimentStatus | None, cursor: str | None, limit: int) -> bytes:
+    """A Page of experiments as JSON, newest first."""
+    ids = experiments.page_of_ids(session, before=pages.decode(cursor), limit=limit + 1, status=status)
+    shown, following = pages.cut(ids, limit, str)
+    views = _render(session, ended, shown)
+    return b'{"items":[%b],"next":%b}' % (b",".join(views[id] for id in shown), to_json(following))
 
 
 def pause(session: Session, id: str) -> ExperimentView:
@@ -98,6 +110,18 @@ def _draw_first(session: Session, dataset: Dataset, spec: ExperimentSpec) -> NDA
     labels = datasets.labels(session, dataset.id, Role.POOL) if spec.initial == "stratum" else []
     known = [label for label in labels if label is not None]
     return draw_initial(pool, spec.budget, seed=derive_seed(spec.seed, "initial"), by=spec.initial, labels=known)
+
+
+def _render(session: Session, ended: EndedViews, ids: Sequence[str]) -> dict[str, bytes]:
+    """Experiments as JSON, by id; those that there are not are left out. What is known to have ended is not read."""
+    known = {id: view for id in ids if (view := ended.get(id)) is not None}
+    unknown = [id for id in ids if id not in known]
+    for id, (row, recent) in (rounds.with_recent(session, unknown) if unknown else {}).items():
+        view = _view(row, recent)
+        known[id] = view.model_dump_json().encode()
+        if is_final(ExperimentStatus(view.status)) and view.current_round is None:
+            ended.put(id, known[id])
+    return known
 
 
 def _view(row: Experiment, recent: Sequence[Round]) -> ExperimentView:

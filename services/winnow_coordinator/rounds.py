@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from winnow.errors import NotFound
 from winnow.store import artefacts, experiments, rounds
-from winnow.store.tables import Artefact, Round
+from winnow.store.tables import Round
 from winnow_coordinator import pages
 from winnow_coordinator.schemas import ArtefactView, AttemptView, MetricsView, Page, RoundDetail, RoundView
 
@@ -37,13 +37,13 @@ def get(session: Session, experiment_id: str, number: int) -> RoundDetail:
     return RoundDetail(**RoundView.model_validate(row).model_dump(), artefacts=listed, attempts=attempts)
 
 
-def artefact(session: Session, experiment_id: str, number: int, kind: str) -> Artefact:
+def artefact(session: Session, experiment_id: str, number: int, kind: str) -> ArtefactView:
     """The manifest of one artefact, of the latest attempt that made it. Raises NotFound."""
     _find(session, experiment_id, number)
     found = artefacts.of_round(session, experiment_id, number).get(kind)
     if found is None:
         raise NotFound("artefact", f"{experiment_id}/{number}/{kind}")
-    return found
+    return ArtefactView.model_validate(found)
 
 
 def metrics(session: Session, experiment_id: str) -> MetricsView:

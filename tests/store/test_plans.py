@@ -67,6 +67,7 @@ Reading = Callable[[Session, str], Any]
 BEFORE = "000000000000000000000300"
 PAGES: dict[str, Reading] = {
     "experiments, first": lambda session, _: experiments.page(session, before=None, limit=51),
+    "ids of experiments": lambda session, _: experiments.page_of_ids(session, before=BEFORE, limit=51),
     "experiments, deep": lambda session, _: experiments.page(session, before=BEFORE, limit=51),
     "experiments of a status": lambda session, _: experiments.page(session, before=BEFORE, limit=51, status="running"),
     "samples, deep": lambda session, dataset: datasets.samples_page(
@@ -76,8 +77,10 @@ PAGES: dict[str, Reading] = {
         session, dataset, after=15_000, limit=101, role="labelled"
     ),
     "rounds": lambda session, _: rounds.page(session, BEFORE, after=5, limit=101),
-    "rounds of a page": lambda session, _: rounds.recent(session, [f"{n:024d}" for n in range(1, 51)]),
-    "experiment with its rounds": lambda session, _: rounds.with_recent(session, BEFORE),
+    "experiments with their rounds": lambda session, _: rounds.with_recent(
+        session, [f"{n:024d}" for n in range(1, 51)]
+    ),
+    "experiment with its rounds": lambda session, _: rounds.with_recent(session, [BEFORE]),
     "glances": lambda session, _: events.glances(session, [f"{n:024d}" for n in range(1, 51)]),
 }
 

@@ -6,9 +6,8 @@ from fastapi import APIRouter, Body, Depends, Response
 
 from winnow.domain import DatasetSpec, Role
 from winnow.problems import responses
-from winnow.store import datasets as rows
 from winnow_coordinator import datasets, examples
-from winnow_coordinator.access import Here, Reading, Writing, show
+from winnow_coordinator.access import Here, Writing
 from winnow_coordinator.auth import Reader, Runner
 from winnow_coordinator.idempotency import Answer, Idempotent
 from winnow_coordinator.pages import Cursor, Limit
@@ -43,25 +42,24 @@ def add(spec: Checked, caller: Runner, here: Here, once: Idempotent, session: Wr
 
 
 @router.get("", response_model=Page[DatasetView])
-def list_all(caller: Reader, read: Reading, cursor: Cursor = None, limit: Limit = 50) -> Response:
+async def list_all(caller: Reader, cursor: Cursor = None, limit: Limit = 50) -> Response:
     """Datasets, newest first."""
-    return show(read(datasets.page, cursor, limit))
+    return await caller.reads.show(datasets.page, cursor, limit)
 
 
 @router.get("/{name}", response_model=DatasetView, responses=responses(404))
-def get(name: str, caller: Reader, read: Reading) -> Response:
+async def get(name: str, caller: Reader) -> Response:
     """One dataset, by id or name."""
-    return show(datasets.view(read(rows.get, name)))
+    return await caller.reads.show(datasets.get, name)
 
 
 @router.get("/{name}/samples", response_model=Page[SampleView], responses=responses(404))
-def samples(
+async def samples(
     name: str,
     caller: Reader,
-    read: Reading,
     role: Role | None = None,
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Response:
     """A dataset's patches by idx."""
-    return show(read(datasets.samples, name, role, cursor, limit))
+    return await caller.reads.show(datasets.samples, name, role, cursor, limit)

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from winnow.domain import ExperimentStatus
 from winnow.problems import responses
 from winnow_coordinator import event_stream, examples, experiments, rounds
-from winnow_coordinator.access import Here, Reading, Watching, Writing, show
+from winnow_coordinator.access import Here, Watching, Writing
 from winnow_coordinator.auth import Reader, Runner, while_valid
 from winnow_coordinator.idempotency import Answer, Idempotent
 from winnow_coordinator.pages import Cursor, Limit
@@ -36,21 +36,20 @@ def begin(request: Request, caller: Runner, here: Here, once: Idempotent, sessio
 
 
 @router.get("", response_model=Page[ExperimentView])
-def list_all(
+async def list_all(
     caller: Reader,
-    read: Reading,
     status: ExperimentStatus | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Response:
     """Experiments, newest first."""
-    return show(read(experiments.page, status, cursor, limit))
+    return await caller.reads.show(experiments.page, caller.coordinator.ended, status, cursor, limit)
 
 
 @router.get("/{id}", response_model=ExperimentView, responses=responses(404))
-def get(id: str, caller: Reader, read: Reading) -> Response:
+async def get(id: str, caller: Reader) -> Response:
     """One experiment, with the round that runs and the newest with metrics."""
-    return show(read(experiments.get, id))
+    return await caller.reads.show(experiments.show, caller.coordinator.ended, id)
 
 
 @router.post("/{id}/pause", status_code=202, responses=responses(404, 409))
@@ -72,20 +71,25 @@ def cancel(id: str, caller: Runner, session: Writing, response: Response) -> Exp
 
 
 @router.get("/{id}/metrics", response_model=MetricsView, responses=responses(404))
-def metrics(id: str, caller: Reader, read: Reading) -> Response:
+async def metrics(id: str, caller: Reader) -> Response:
     """Samples, image visits, seconds and metrics by round, and the floors."""
-    return show(read(rounds.metrics, id))
+    return await caller.reads.show(rounds.metrics, id)
 
 
 @router.get("/{id}/events", response_class=StreamingResponse, responses={**EVENTS, **responses(404)})
 async def follow(
-    id: str, caller: Reader, here: Here, board: Watching, last_event_id: LastEventId = None, after: After = 0
+    id: str,
+    caller: Reader,
+    board: Watching,
+    last_event_id: LastEventId = None,
+    after: After = 0,
 ) -> StreamingResponse:
     """Server-sent events until the experiment has ended. `progress` events carry no id: they are not replayed."""
     start = after if last_event_id is None else last_event_id
+    here = caller.coordinator
     seen = await run_in_threadpool(event_stream.look, here, id, start)  # an unknown id is a 404, not an empty stream
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    frames = while_valid(here, caller, event_stream.follow(here, board, id, start, seen))
+    frames = while_valid(caller, event_stream.follow(here, board, id, start, seen))
     return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
 
 

@@ -6,23 +6,23 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from winnow.errors import Unavailable
 from winnow.problems import responses
-from winnow_coordinator.access import Here
+from winnow.store import schema
 from winnow_coordinator.schemas import HealthView
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz")
-def healthz() -> HealthView:
+async def healthz() -> HealthView:
     """The process answers."""
     return HealthView(status="ok")
 
 
 @router.get("/readyz", responses=responses(503))
-def readyz(here: Here) -> HealthView:
+async def readyz(request: Request) -> HealthView:
     """The database answers, too, and has the schema of this version."""
     try:
-        here.database.require_schema()
+        await request.app.state.reads(schema.require)
     except SQLAlchemyError as error:
         raise Unavailable("the database does not answer") from error
     return HealthView(status="ok")

@@ -2,11 +2,12 @@
 
 from fastapi import APIRouter, Response
 from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from winnow.problems import responses
 from winnow.store import keys
 from winnow_coordinator import pages
-from winnow_coordinator.access import Here, Reading, Writing, show
+from winnow_coordinator.access import Here, Writing
 from winnow_coordinator.auth import Admin
 from winnow_coordinator.idempotency import Answer, Idempotent
 from winnow_coordinator.pages import Cursor, Limit
@@ -29,11 +30,9 @@ def create(request: KeyRequest, caller: Admin, once: Idempotent, session: Writin
 
 
 @router.get("", response_model=Page[KeyView])
-def list_all(caller: Admin, read: Reading, cursor: Cursor = None, limit: Limit = 100) -> Response:
+async def list_all(caller: Admin, cursor: Cursor = None, limit: Limit = 100) -> Response:
     """All keys, newest first; revoked ones too."""
-    rows = read(keys.page, before=pages.decode(cursor), limit=limit + 1)
-    shown, following = pages.cut(rows, limit, lambda row: row.id)
-    return show(Page(items=[KeyView.model_validate(row) for row in shown], next=following))
+    return await caller.reads.show(_page, cursor, limit)
 
 
 @router.delete("/{id}", status_code=204, responses=responses(404))
@@ -41,3 +40,9 @@ def revoke(id: str, caller: Admin, here: Here, session: Writing) -> None:
     """End a key: here at once, for reads from other coordinators within a second."""
     keys.revoke(session, id)
     event.listen(session, "after_commit", lambda _: here.known_keys.forget(), once=True)
+
+
+def _page(session: Session, cursor: str | None, limit: int) -> Page[KeyView]:
+    rows = keys.page(session, before=pages.decode(cursor), limit=limit + 1)
+    shown, following = pages.cut(rows, limit, lambda row: row.id)
+    return Page(items=[KeyView.model_validate(row) for row in shown], next=following)

@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse
 
 from winnow.problems import responses
 from winnow_coordinator import batches, rounds
-from winnow_coordinator.access import Here, Reading, show
+from winnow_coordinator.access import Here
 from winnow_coordinator.auth import Reader
 from winnow_coordinator.pages import Cursor, Limit
 from winnow_coordinator.schemas import Page, RoundDetail, RoundView, SelectionView
@@ -33,30 +33,32 @@ MEDIA_TYPES = {".npy": "application/x-npy", ".json": "application/json"}
 
 
 @router.get("", response_model=Page[RoundView])
-def list_all(id: str, caller: Reader, read: Reading, cursor: Cursor = None, limit: Limit = 100) -> Response:
+async def list_all(id: str, caller: Reader, cursor: Cursor = None, limit: Limit = 100) -> Response:
     """Rounds so far, by number."""
-    return show(read(rounds.page, id, cursor, limit))
+    return await caller.reads.show(rounds.page, id, cursor, limit)
 
 
 @router.get("/{number}", response_model=RoundDetail)
-def get(id: str, number: Number, caller: Reader, read: Reading) -> Response:
+async def get(id: str, number: Number, caller: Reader) -> Response:
     """One round, with the manifests of its artefacts."""
-    return show(read(rounds.get, id, number))
+    return await caller.reads.show(rounds.get, id, number)
 
 
 @router.get("/{number}/selection", response_class=Response, responses={**SELECTION, **responses(406)})
 def selection(
-    id: str, number: Number, caller: Reader, read: Reading, accept: Annotated[str | None, Header()] = None
+    id: str, number: Number, caller: Reader, here: Here, accept: Annotated[str | None, Header()] = None
 ) -> Response:
     """The batch that this round added to S^t, in the order of picking; npy holds idx alone."""
-    content, media_type = batches.render(read(batches.of_round, id, number), accept)
+    with here.database.read() as session:  # in a thread of its own: it may be a pool of millions
+        batch = batches.of_round(session, id, number)
+    content, media_type = batches.render(batch, accept)
     return Response(content, media_type=media_type, headers={"Vary": "Accept"})
 
 
 @router.get("/{number}/artefacts/{kind:path}", response_class=FileResponse, responses=BYTES)
-def artefact(id: str, number: Number, kind: str, caller: Reader, here: Here, read: Reading) -> FileResponse:
+async def artefact(id: str, number: Number, kind: str, caller: Reader) -> FileResponse:
     """The bytes of one artefact, say `candidates/embeddings`. The ETag is their sha256."""
-    row = read(rounds.artefact, id, number, kind)
-    path = here.artefacts.local(row.key)
+    row = await caller.reads(rounds.artefact, id, number, kind)
+    path = caller.coordinator.artefacts.local(row.key)
     media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
     return FileResponse(path, media_type=media_type, headers={"ETag": f'"{row.sha256}"'}, filename=path.name)

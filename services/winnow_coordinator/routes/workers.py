@@ -1,11 +1,11 @@
 """/api/v1/workers"""
 
 from fastapi import APIRouter, Response
+from sqlalchemy.orm import Session
 
 from winnow.problems import responses
 from winnow.store import workers
 from winnow_coordinator import pages
-from winnow_coordinator.access import Here, Reading, show
 from winnow_coordinator.auth import Reader
 from winnow_coordinator.pages import Cursor, Limit
 from winnow_coordinator.schemas import Page, WorkerView
@@ -14,9 +14,12 @@ router = APIRouter(prefix="/workers", tags=["workers"], responses=responses(401,
 
 
 @router.get("", response_model=Page[WorkerView])
-def list_alive(caller: Reader, here: Here, read: Reading, cursor: Cursor = None, limit: Limit = 100) -> Response:
+async def list_alive(caller: Reader, cursor: Cursor = None, limit: Limit = 100) -> Response:
     """Trainers seen within the time of a lease, and what they work on."""
-    seen = here.settings.lease_seconds
-    rows = read(workers.alive, within=seen, after=pages.decode(cursor), limit=limit + 1)
+    return await caller.reads.show(_page, caller.coordinator.settings.lease_seconds, cursor, limit)
+
+
+def _page(session: Session, within: float, cursor: str | None, limit: int) -> Page[WorkerView]:
+    rows = workers.alive(session, within=within, after=pages.decode(cursor), limit=limit + 1)
     shown, following = pages.cut(rows, limit, lambda row: row.id)
-    return show(Page(items=[WorkerView.model_validate(row) for row in shown], next=following))
+    return Page(items=[WorkerView.model_validate(row) for row in shown], next=following)

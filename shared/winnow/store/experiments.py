@@ -1,8 +1,8 @@
 """Experiments and their life: created, running, paused, ended."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
 from winnow.domain import ExperimentSpec, ExperimentStatus, allowed_from, is_final, require_transition
@@ -10,6 +10,8 @@ from winnow.errors import NotFound, WrongState
 from winnow.store import events
 from winnow.store.engine import now
 from winnow.store.tables import Experiment
+
+T = TypeVar("T")
 
 
 def insert(session: Session, spec: ExperimentSpec, dataset_id: str) -> Experiment:
@@ -37,10 +39,12 @@ def spec_of(experiment: Experiment) -> ExperimentSpec:
 
 def page(session: Session, *, before: str | None, limit: int, status: str | None = None) -> list[Experiment]:
     """Experiments from the newest on, starting below the id `before`."""
-    wanted = select(Experiment).order_by(Experiment.id.desc()).limit(limit)
-    if status is not None:
-        wanted = wanted.where(Experiment.status == status)
-    return list(session.scalars(wanted.where(Experiment.id < before) if before else wanted))
+    return list(session.scalars(_page(select(Experiment), before, limit, status)))
+
+
+def page_of_ids(session: Session, *, before: str | None, limit: int, status: str | None = None) -> list[str]:
+    """Their ids alone."""
+    return list(session.scalars(_page(select(Experiment.id), before, limit, status)))
 
 
 def in_status(session: Session, *statuses: ExperimentStatus) -> list[str]:
@@ -81,6 +85,13 @@ def transition(
         raise WrongState("experiment", id, found, target, allowed_from(found))
     events.append(session, id, f"experiment.{target}", **({"error": error} if error else {}))
     session.expire_all()
+
+
+def _page(wanted: Select[T], before: str | None, limit: int, status: str | None) -> Select[T]:
+    wanted = wanted.order_by(Experiment.id.desc()).limit(limit)
+    if status is not None:
+        wanted = wanted.where(Experiment.status == status)
+    return wanted.where(Experiment.id < before) if before else wanted
 
 
 def _locked_status(session: Session, id: str) -> ExperimentStatus:

@@ -22,8 +22,8 @@ FAILED, STOPPED, RETRIED = "round.failed", "round.stopped", "round.retried"
 
 
 _IS_RECENT = and_(Round.experiment_id == Experiment.id, Round.number >= newest_scored())
-_RECENT = select(Round).join(Experiment, _IS_RECENT).where(Experiment.id.in_(bindparam("ids", expanding=True)))
-_WITH_RECENT = select(Experiment, Round).outerjoin(Round, _IS_RECENT).where(Experiment.id == bindparam("id"))
+_IS_WANTED = Experiment.id.in_(bindparam("ids", expanding=True))
+_WITH_RECENT = select(Experiment, Round).outerjoin(Round, _IS_RECENT).where(_IS_WANTED)
 
 
 @dataclass(frozen=True)
@@ -64,23 +64,19 @@ def page(session: Session, experiment_id: str, *, after: int, limit: int) -> lis
     return list(session.scalars(wanted.order_by(Round.number).limit(limit)))
 
 
-def recent(session: Session, experiment_ids: Sequence[str]) -> dict[str, list[Round]]:
-    """The rounds of several experiments from the newest with metrics on, by experiment and number."""
-    found: dict[str, list[Round]] = {id: [] for id in experiment_ids}
-    for row in session.scalars(_RECENT, {"ids": experiment_ids}):
-        found[row.experiment_id].append(row)
-    for rows in found.values():
+def with_recent(session: Session, experiment_ids: Sequence[str]) -> dict[str, tuple[Experiment, list[Round]]]:
+    """Experiments by id, each with its rounds from the newest with metrics on, by number, all of one moment.
+
+    Those that there are not are left out.
+    """
+    found: dict[str, tuple[Experiment, list[Round]]] = {}
+    for experiment, row in session.execute(_WITH_RECENT, {"ids": experiment_ids}):
+        rows = found.setdefault(experiment.id, (experiment, []))[1]
+        if row:  # an experiment that was begun this moment may have none
+            rows.append(row)
+    for _, rows in found.values():
         rows.sort(key=lambda row: row.number)
     return found
-
-
-def with_recent(session: Session, experiment_id: str) -> tuple[Experiment, list[Round]]:
-    """The same of one experiment, and the experiment itself. Raises NotFound."""
-    found = session.execute(_WITH_RECENT, {"id": experiment_id}).all()
-    if not found:
-        raise NotFound("experiment", experiment_id)
-    rows = [row for _, row in found if row]
-    return found[0][0], sorted(rows, key=lambda row: row.number)
 
 
 def newest(session: Session, experiment_id: str) -> Round | None:
