@@ -35,7 +35,7 @@ class Reads:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: dict[_Read, asyncio.Future[Any]] = {}
-        self._readers: set[asyncio.Task[None]] = set()
+        self._readers: set[asyncio.Task[None] | None] = set()
         self._threads = CapacityLimiter(READERS)
 
     async def __call__(self, use_case: Callable[[Session, *Args], T], *args: *Args) -> T:
@@ -51,28 +51,32 @@ class Reads:
         if answer is None:
             answer = self._waiting[read] = asyncio.get_running_loop().create_future()
             if len(self._readers) < READERS:
-                reader = asyncio.create_task(self._work())
-                self._readers.add(reader)
-                reader.add_done_callback(self._readers.discard)
+                self._readers.add(asyncio.create_task(self._work()))
         return await asyncio.shield(answer)  # others may wait for it, too
 
     async def _work(self) -> None:
         """Answer what waits until nothing does."""
-        while taken := list(self._waiting.items())[:MOST]:
-            for read, _ in taken:
-                del self._waiting[read]
-            try:
-                outcomes = await to_thread.run_sync(self._read, [read for read, _ in taken], limiter=self._threads)
-            except asyncio.CancelledError:
-                for _, answer in taken:
-                    answer.cancel()
-                raise
-            for (_, answer), outcome in zip(taken, outcomes, strict=True):
-                if isinstance(outcome, Exception):
-                    answer.set_exception(outcome)
-                    answer.exception()  # whoever asked may have left
-                else:
-                    answer.set_result(outcome)
+        try:
+            while taken := list(self._waiting.items())[:MOST]:
+                for read, _ in taken:
+                    del self._waiting[read]
+                await self._answer(taken)
+        finally:  # by itself: a callback of the task comes too late for what is asked in the moment between
+            self._readers.discard(asyncio.current_task())
+
+    async def _answer(self, taken: Sequence[tuple[_Read, asyncio.Future[Any]]]) -> None:
+        try:
+            outcomes = await to_thread.run_sync(self._read, [read for read, _ in taken], limiter=self._threads)
+        except asyncio.CancelledError:
+            for _, answer in taken:
+                answer.cancel()
+            raise
+        for (_, answer), outcome in zip(taken, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+                answer.exception()  # whoever asked may have left
+            else:
+                answer.set_result(outcome)
 
     def _read(self, reads: Sequence[_Read]) -> list[Any]:
         """What each returns, or the error that it raises, in order."""

@@ -91,6 +91,26 @@ def test_many_that_wait_are_answered_in_few_goes(reads: Reads, counter: Counter)
     assert len(counter.threads) <= READERS
 
 
+def test_what_is_asked_as_a_reader_ends_is_answered(
+    reads: Reads, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("winnow_coordinator.reads.READERS", 1)
+    counter.gate.set()
+
+    async def ask() -> tuple[str, int]:
+        first = asyncio.create_task(reads(counter.look, "first"))
+        await asyncio.sleep(0)
+        (inner,) = reads._waiting.values()  # answered by the reader in its last step
+
+        async def follow() -> tuple[str, int]:
+            await inner
+            return await reads(counter.look, "second")
+
+        return (await asyncio.gather(follow(), first))[0]
+
+    assert run(ask()) == ("second", 0)
+
+
 def test_an_error_is_for_the_one_who_asked(reads: Reads) -> None:
     def fail(session: Session, error: Exception) -> None:
         raise error
