@@ -369,4 +369,5 @@ def test_a_file_that_a_link_replaces_while_it_is_found_is_not_read(settings: Set
         over.set()
         swapper.join()
         sampler.jobs.close()
-    assert refused and len(digests) == 1
+    quiet = sampler.sources.find("pool", request.pool).digest("pool", lambda: False)  # type: ignore[arg-type]
+    assert refused and digests <= {quiet}
