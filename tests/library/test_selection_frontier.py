@@ -1,5 +1,7 @@
 """The lazy search: the same bits whatever its sizes, less work than a plain pass, and never much more."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -58,23 +60,24 @@ def test_equals_a_pass_a_pick_to_the_last_bit(make, width):
     assert_equals_plain(make(3000, width, 1), 400, make(700, width, 2))
 
 
-@pytest.mark.parametrize("core", [1, 3, 40, 5000])
-@pytest.mark.parametrize("sources", [1, 7])
-def test_sizes_change_nothing(monkeypatch, core, sources):
+@pytest.mark.parametrize("block", [1, 3, 40, 5000])
+@pytest.mark.parametrize("marks", [2, 5, 1 << 16])
+def test_sizes_change_nothing(monkeypatch, block, marks):
     pool, centres = clustered(900, 12, 3), clustered(60, 12, 4)
-    shrink(monkeypatch, CORE=core, SOURCES=sources, FIRST_CENTRES=5, SCAN=64, BLOCK_VALUES=12 * core)
+    shrink(monkeypatch, CORE=block, LARGEST_CORE=2 * block, BLOCK=block, FIRST_CENTRES=5, SCAN=64, MARKS=marks)
     monkeypatch.setattr("winnow.selection.batch.BLOCK_ROWS", 50)
     monkeypatch.setattr(distances, "UNDECIDED_ROWS", 3)
     assert_equals_plain(pool, 120, centres)
+    assert_equals_plain(np.asfortranarray(pool)[::2], 120, centres[:, ::-1][:, ::-1])
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=st.integers(1, 60), known=st.integers(1, 9), seed=st.integers(0, 2**32 - 1), core=st.integers(1, 9))
-def test_ties_and_duplicates_with_small_cores(rows, known, seed, core):
+@given(rows=st.integers(1, 60), known=st.integers(1, 9), seed=st.integers(0, 2**32 - 1), block=st.integers(1, 9))
+def test_ties_and_duplicates_with_small_blocks(rows, known, seed, block):
     rng = np.random.default_rng(seed)
     pool, centres = (rng.integers(-2, 3, (count, 2)).astype(np.float32) for count in (rows, known))
     with pytest.MonkeyPatch.context() as patch:
-        shrink(patch, CORE=core, SOURCES=2, FIRST_CENTRES=1, SCAN=8, BLOCK_VALUES=2 * core)
+        shrink(patch, CORE=block, LARGEST_CORE=2 * block, BLOCK=2, FIRST_CENTRES=1, SCAN=8, MARKS=4)
         assert_equals_plain(pool, rows, centres)
 
 
@@ -116,7 +119,7 @@ def test_the_smallest_inputs(rows, width):
 
 
 def place(frame, rows):
-    return frame.place(rows, np.arange(len(rows)))
+    return frame.place(rows, np.arange(len(rows)), np.empty_like(rows))
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0, 1e6])
@@ -166,6 +169,15 @@ def test_never_much_more_work_than_a_plain_pass(width):
     """In few dimensions every pick lowers its surroundings, and all surroundings are equally far."""
     pool, centres = draw(6000, width, 15), draw(3, width, 16)
     assert work(pool, 1500, centres) < 1.1 * 1500
+
+
+def test_no_more_than_four_floats_a_candidate_are_held_beside_the_input():
+    pool, centres = clustered(200_000, 16, 19), clustered(1000, 16, 20)
+    tracemalloc.start()
+    k_center_greedy(pool, 100, centers=centres)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * 4 * len(pool)
 
 
 def test_a_stop_within_the_search_keeps_the_prefix():

@@ -48,7 +48,7 @@ def slow_capped(pool, budget, centers, groups, cap):
 @pytest.mark.parametrize("cap", [1, 3])
 def test_limits_are_kept_and_the_radius_counts_rows_that_they_forbid(monkeypatch, cap, core):
     monkeypatch.setattr(frontier, "CORE", core)
-    monkeypatch.setattr(frontier, "BLOCK_VALUES", 4 * core)
+    monkeypatch.setattr(frontier, "LARGEST_CORE", 4 * core)
     pool, centers = draw(60, 4, 33), draw(2, 4, 34)
     groups = np.random.default_rng(35).integers(0, 12, 60)
     got = k_center_greedy(pool, 12, centers=centers, limits=AtMostFromEach(groups, cap))

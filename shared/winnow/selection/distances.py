@@ -20,7 +20,8 @@ Indices = npt.NDArray[np.int64]
 
 MEASURED = 8  # float64 differences fill a block of an eighth as many values: more rows at once are no faster
 PASS_ROWS = 1 << 14  # of narrow features that a plain pass looks at together
-UNDECIDED_ROWS = 256  # rows whose distances to a whole block of others are compared at once
+GATHERED = 64  # rows copied from where they lie fill a block of so small a part of the values
+UNDECIDED_ROWS = 64  # rows whose distances to a whole block of others are compared at once
 SAMPLE_ROWS = 1024  # rows that the middle of the features is taken from
 ROUNDING = 2.0**-23  # twice the unit roundoff of float32
 UNDERFLOW = float(np.finfo(np.float32).tiny)
@@ -50,8 +51,9 @@ def lower_to_point(nearest: Squares, pool: Features, point: Features) -> None:
         current = nearest[rows]  # a view: writing to it writes to nearest
         undecided = np.flatnonzero(_may_be_nearer_to_point(_estimate(block, point), current, pool.shape[1]))
         undecided = undecided[current[undecided] > 0]
-        if undecided.size:
-            current[undecided] = np.minimum(current[undecided], measure(block[undecided], point))
+        for part in row_blocks(undecided.size, GATHERED * pool.shape[1]):
+            some = undecided[part]
+            current[some] = np.minimum(current[some], measure(block[some], point))
 
 
 def _estimate(block: Features, point: Features) -> Features:
@@ -74,6 +76,13 @@ def _may_be_nearer_to_point(estimate: Features, current: Squares, width: int) ->
     if not estimate.max() < np.inf:
         nearer |= ~np.isfinite(estimate)
     return nearer
+
+
+def gather(source: Features, at: Indices, into: Features) -> Features:
+    """The rows `at` (k,) of `source`, written to the first rows of `into` (m, d), m >= k: these (k, d)."""
+    for part in row_blocks(len(at), GATHERED * source.shape[1]):
+        into[part] = source[at[part]]
+    return into[: len(at)]
 
 
 class Placed(NamedTuple):
@@ -99,10 +108,10 @@ class Frame:
         sample = pool[:: -(-len(pool) // SAMPLE_ROWS)]
         self.shift = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
 
-    def place(self, source: Features, at: Indices) -> Placed:
-        """What products need of the rows `at` (k,) of `source`."""
+    def place(self, source: Features, at: Indices, into: Features) -> Placed:
+        """What products need of the rows `at` (k,) of `source`, centred in the first rows of `into`."""
         with np.errstate(over="ignore", under="ignore"):
-            centred = source[at]
+            centred = gather(source, at, into)
             centred -= self.shift
             norms = np.einsum("ij,ij->i", centred, centred).astype(np.float64)
         return Placed(source, at, centred, norms)
@@ -156,6 +165,6 @@ def _may_be_nearer(products: Features, nearest: Squares, norms: Squares, slack: 
 
 def _lower_pairs(nearest: Squares, left: Placed, right: Placed, rows: Indices, columns: Indices) -> None:
     """Lower `nearest` at `rows` (p,) to the measured distances to the rows of `right` at `columns` (p,)."""
-    for part in row_blocks(rows.size, MEASURED * left.source.shape[1]):
+    for part in row_blocks(rows.size, GATHERED * left.source.shape[1]):
         near, far = left.source[left.at[rows[part]]], right.source[right.at[columns[part]]]
         np.minimum.at(nearest, rows[part], measure(near, far))

@@ -7,23 +7,26 @@ meets all that it missed at once, as one matrix product, and most never meet mos
 """
 
 import hashlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from winnow.selection.batch import BLOCK_VALUES, Stop, row_blocks
-from winnow.selection.distances import Features, Frame, Indices, Placed, Squares, lower_to_point
+from winnow.selection.batch import Stop
+from winnow.selection.distances import Features, Frame, Indices, Placed, Squares, gather, lower_to_point
 
 PICKED = -1.0  # below every distance, so that a picked row is never the farthest, even among duplicates
-CORE = 512  # candidates that the first core holds
-SOURCES = 512  # centres that a block of candidates meets at once
+ROOM = 1 << 17  # values of copied rows, 512 KiB; as many as there are candidates where these are more
+CORE, LARGEST_CORE = 256, 1024  # rows of the first core, and at most
+BLOCK = 256  # candidates at most that meet at once, and centres that they meet
 FIRST_CENTRES = 512  # centres at most that every candidate meets, for its first bound
-SCAN = 1 << 15  # bounds that are looked through at once
+SCAN = 1 << 12  # bounds that are looked through at once
+MARKS = 1 << 16  # numbers that a mark can be
 
 # What things cost, in values of a row that a plain pass reads, as timed on two cores: a row's own share of a pass,
-# a look through the bounds for each row, a value gathered, a value of a matrix product.
-PER_ROW, PER_BOUND, PER_GATHERED, PER_PRODUCT = 16, 80, 4, 1 / 16
+# a look through the bounds for each row, a value gathered, a pair of rows in a matrix product and a value of it.
+PER_ROW, PER_BOUND, PER_GATHERED, PER_PAIR, PER_PRODUCT = 16, 45, 4, 10, 1 / 16
 TOLERATED = 0.05  # of all the work of a plain pass: what may be lost before bounds are given up
 
 Allowed = npt.NDArray[np.bool_]
@@ -46,10 +49,11 @@ class Frontier:
     Where bounds do not help, as counted in values read, the core becomes the whole pool: a plain pass a pick.
 
     squares  (n,) bounds, exact for those that met every source; PICKED for picks
-    met      (n,) how many sources a row was measured against; sources are the centres, then the picks
+    met      (n,) what a row was measured against: the first `marks[met]` sources, which are the centres, then the picks
     values, rows, members  the core: exact squares (k,), features (k, d) and ascending row numbers (k,) of it;
              where the core is the whole pool, `values` is `squares`, `rows` is the pool and `members` is None
     outside  the highest bound that is not in the core; PICKED where there is none
+    room     (r, d) the core's rows; while it is renewed a block of candidates, and beside it what they meet
 
     Raises Stopped where `should_stop` says so, in between blocks.
     """
@@ -62,8 +66,11 @@ class Frontier:
         self.should_stop = should_stop
         self.frame = Frame(pool)
         self.squares = np.full(len(pool), np.inf)
-        self.met = np.zeros(len(pool), np.int32)
-        self.largest_core = max(CORE, BLOCK_VALUES // (2 * pool.shape[1]))
+        self.met = np.zeros(len(pool), np.uint16)
+        self.marks = [0]
+        rows = max(ROOM, len(pool)) // pool.shape[1]
+        self.room = np.empty((max(2, CORE, min(rows, LARGEST_CORE)), pool.shape[1]), np.float32)
+        self.block = min(len(self.room) // 2, BLOCK)
         self.next_core = CORE
         self.pass_cost = float(len(pool) * (pool.shape[1] + PER_ROW))
         self.may_lose = TOLERATED * budget * self.pass_cost
@@ -98,7 +105,7 @@ class Frontier:
         if self.members is not None and self.members.size:
             self.values[self.members == row] = PICKED
         if not self.distinct.size and len(self.picks) == 1:
-            self.met[:] = 1  # the first of all centres: every distance is new
+            self.met[:] = self._mark()  # the first of all centres: every distance is new
             lower_to_point(self.squares, self.pool, self.pool[row])
         else:
             lower_to_point(self.values, self.rows, self.pool[row])
@@ -127,7 +134,7 @@ class Frontier:
     def _leave_core(self) -> None:
         """Write back what the core knows."""
         self.squares[self.members] = self.values
-        self.met[self.members] = self._sources()
+        self.met[self.members] = self._mark()
         self._empty_core()
 
     def _renew_core(self, allowed: Allowed | None) -> None:
@@ -143,25 +150,26 @@ class Frontier:
             last = size - int(np.argmin(self.squares[top][::-1]))  # of the lowest bounds the highest row
             self.outside = Farthest(int(top[last]), float(self.squares[top[last]]))
             top = np.delete(top, last)
-        met = self.met[top]
-        values, rows = self.squares[top], np.ascontiguousarray(self.pool[top])
-        self._catch_up(values, met, rows)
-        self.members, self.values, self.rows = top, values, rows
-        self.spent += len(self.pool) * PER_BOUND + rows.size * PER_GATHERED
+        values = self.squares[top]
+        for start in range(0, len(top), self.block):
+            self._catch_up(values[start : start + self.block], top[start : start + self.block])
+        self.members, self.values, self.rows = top, values, gather(self.pool, top, self.room)
+        self.spent += len(self.pool) * PER_BOUND + self.rows.size * PER_GATHERED
 
     def _size_core(self) -> int:
         """Larger where cores last for few picks, smaller where for many; all where they cost more than they save."""
         if self.spent > 0.9 * len(self.picks) * self.pass_cost + self.may_lose:
             return len(self.pool)
         if self.picks_of_core < self.next_core // 16:
-            self.next_core = min(2 * self.next_core, self.largest_core)
+            self.next_core = min(2 * self.next_core, len(self.room))
         elif self.picks_of_core > self.next_core // 4:
             self.next_core = max(self.next_core // 2, CORE)
         self.picks_of_core = 0
         return self.next_core
 
     def _take_all(self) -> None:
-        self._catch_up(self.squares, self.met, self.pool)
+        for start, rows in self._blocks():
+            self._catch_up(self.squares[start : start + self.block], rows)
         self.members, self.values, self.rows = None, self.squares, self.pool
         self.outside = Farthest(len(self.pool), PICKED)
 
@@ -181,48 +189,70 @@ class Frontier:
 
     # --- what a row has missed ------------------------------------------------------------------
 
-    def _catch_up(self, values: Squares, met: npt.NDArray[np.int32], rows: Features) -> None:
-        """Make `values` (k,) of `rows` (k, d), which met as many sources as `met` (k,) says, exact."""
-        first = self.distinct.size
+    def _catch_up(self, values: Squares, rows: Indices) -> None:
+        """Make `values` (k,) of `rows` (k,) of the pool, a block at most, exact."""
+        first, met = self.distinct.size, np.array(self.marks)[self.met[rows]]
         if first:
             values[(met == 0) & (values > PICKED)] = np.inf  # a bound that no centre has is not to stay
             self._meet(values, met, rows, first)
         self._meet(values, met, rows, self._sources())
 
-    def _meet(self, values: Squares, met: npt.NDArray[np.int32], rows: Features, until: int) -> None:
-        for part in row_blocks(len(values), 4 * rows.shape[1]):
-            stale = part.start + np.flatnonzero((met[part] < until) & (values[part] > 0))
-            if not stale.size:
-                continue
-            first = int(met[stale].min())
-            placed, fresh = self.frame.place(rows, stale), values[stale]
-            for start in range(first, until, SOURCES):
-                if self.should_stop():
-                    raise Stopped
-                self.frame.lower(fresh, placed, self._source_rows(start, min(start + SOURCES, until)))
-            values[stale], met[stale] = fresh, until
-            if first >= self.distinct.size:  # a plain pass meets the centres as well
-                self.spent += stale.size * (until - first) * rows.shape[1] * PER_PRODUCT
+    def _meet(self, values: Squares, met: Indices, rows: Indices, until: int) -> None:
+        stale = np.flatnonzero((met < until) & (values > 0))
+        if not stale.size:
+            return
+        first = int(met[stale].min())
+        placed, fresh = self._place(self.pool, rows[stale]), values[stale]
+        for start in range(first, until, self.block):
+            if self.should_stop():
+                raise Stopped
+            self.frame.lower(fresh, placed, self._source_rows(start, min(start + self.block, until)))
+        values[stale], met[stale] = fresh, until
+        if first >= self.distinct.size:  # a plain pass meets the centres as well
+            self.spent += stale.size * (until - first) * (PER_PAIR + self.pool.shape[1] * PER_PRODUCT)
 
     def _source_rows(self, start: int, end: int) -> Placed:
         """Sources from `start` up to `end`: all centres, or all picks."""
         first = self.distinct.size
         if start < first:
-            return self.frame.place(self.centres, self.distinct[start:end])
-        return self.frame.place(self.pool, np.array(self.picks[start - first : end - first], np.int64))
+            return self._place_beside(self.centres, self.distinct[start:end])
+        return self._place_beside(self.pool, np.array(self.picks[start - first : end - first], np.int64))
 
     def _sources(self) -> int:
         return self.distinct.size + len(self.picks)
 
+    def _mark(self) -> int:
+        """The mark of all sources there are now."""
+        if self.marks[-1] < self._sources():
+            if len(self.marks) == MARKS:  # half as many from now on: some rows met fewer than they did
+                self.marks = self.marks[::2]
+                self.met //= 2
+            self.marks.append(self._sources())
+        return len(self.marks) - 1
+
     def _bound_by_some_centres(self) -> None:
         """A first bound for every row: some centres are all that most rows ever meet."""
         count = min(FIRST_CENTRES, -(-self.distinct.size // 4))
-        some = self.frame.place(self.centres, self.distinct[:: -(-self.distinct.size // count)])
-        for part in row_blocks(len(self.pool), 4 * self.pool.shape[1]):
-            if self.should_stop():
-                raise Stopped
-            self.squares[part] = self.frame.bound(self.frame.place(self.pool, np.arange(part.start, part.stop)), some)
+        chosen = self.distinct[:: -(-self.distinct.size // count)]
+        for first in range(0, len(chosen), self.block):
+            some = self._place_beside(self.centres, chosen[first : first + self.block])
+            for start, rows in self._blocks():
+                if self.should_stop():
+                    raise Stopped
+                part = self.squares[start : start + self.block]
+                np.minimum(part, self.frame.bound(self._place(self.pool, rows), some), out=part)
         self.spent = 1.0  # a part of what a plain pass does with centres as well
+
+    def _blocks(self) -> Iterator[tuple[int, Indices]]:
+        """The first row of each block of the pool, and all of its rows."""
+        for start in range(0, len(self.pool), self.block):
+            yield start, np.arange(start, min(start + self.block, len(self.pool)))
+
+    def _place(self, source: Features, at: Indices) -> Placed:
+        return self.frame.place(source, at, self.room[: self.block])
+
+    def _place_beside(self, source: Features, at: Indices) -> Placed:
+        return self.frame.place(source, at, self.room[self.block :])
 
 
 def _largest(values: Squares, count: int) -> Indices:
@@ -236,7 +266,10 @@ def _largest(values: Squares, count: int) -> Indices:
 
 def _distinct_rows(centres: Features) -> Indices:
     """The first of each kind of row: equal ones would be ties that no estimate can tell apart."""
-    seen: dict[bytes, int] = {}
+    digests = np.empty((len(centres), 2), np.uint64)
     for number, row in enumerate(centres):
-        seen.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), number)
-    return np.array(list(seen.values()), np.int64)
+        digests[number] = np.frombuffer(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), np.uint64)
+    order = np.lexsort(digests.T)  # of equal ones the first comes first
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
+    return np.sort(order[new])
