@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=600, help="or after so long")
     parser.add_argument("--pause", type=float, help="mean seconds between faults; 1.5, or 40 with --defaults")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--defaults", action="store_true", help="the settings' own timings (a lease of 30 s)")
+    parser.add_argument("--defaults", action="store_true", help="the settings' own timings (a lease of 28 s)")
     parser.add_argument("--only", nargs="+", choices=list(KILLS | OTHERS), help="the kinds of faults, equally often")
     parser.add_argument("--coordinators", type=int, default=2)
     parser.add_argument("--samplers", type=int, default=2)

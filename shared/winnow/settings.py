@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         default=SecretStr(""), description="Stored (hashed) as the first admin key at start"
     )
 
-    lease_seconds: float = Field(default=30.0, gt=0, description="A claim that is not renewed for this long is lost")
+    lease_seconds: float = Field(default=28.0, gt=0, description="A claim that is not renewed for this long is lost")
     renew_seconds: float = Field(default=5.0, gt=0, description="Between renewals of a claim")
     poll_seconds: float = Field(
         default=15.0, gt=0, description="Between a worker's looks for work it heard no bell for"

@@ -31,7 +31,7 @@ MIGRATION_LOCK = 0x57494E4E  # "WINN"
 MIGRATION_SECONDS = 3600
 """How long SQLite waits for another process that migrates."""
 BUSY_SECONDS = 10
-"""How long SQLite waits for another writer: two waits and a renewal between them fit into a lease of 30 s."""
+"""How long SQLite waits for another writer: two waits and a renewal between them fit into a lease of 28 s."""
 _PAUSE = 0.01
 _HERE = Path(__file__).resolve()
 
