@@ -156,6 +156,14 @@ def test_a_column_of_parquet_is_a_group(tmp_path: Path) -> None:
         survey([tmp_path / "a.parquet"]).values("patient", "groups")
 
 
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    ends, torn = (arrow.py_buffer(part) for part in (np.array([0, 1, 2], np.int32), b"a\xe2"))
+    keys = arrow.StringArray.from_buffers(2, ends, torn)
+    parquet.write_table(arrow.table({"key": keys, "features": [[1.0], [2.0]]}), tmp_path / "a.parquet")
+    with pytest.raises(InvalidInput, match=r"a.parquet: cannot be read as Parquet .*UTF8"):
+        survey([tmp_path / "a.parquet"]).values("key", "groups")
+
+
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_the_row_that_is_not_finite_is_named(tmp_path: Path, write: Write, value: float) -> None:

@@ -128,6 +128,7 @@ class ParquetFile:
                 taken += batch.num_rows
                 if taken > self.rows:
                     break
+                batch.validate(full=True)  # else text that is not UTF-8 fails where it is turned into str
                 yield batch.select(columns)  # in the order asked for, not in the file's
         if taken != self.rows:
             raise self._refuse(
