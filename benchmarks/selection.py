@@ -21,6 +21,7 @@ Two hashes tell picks apart: of their order, and of their set.
 """
 
 import argparse
+import ctypes
 import hashlib
 import json
 import statistics
@@ -217,6 +218,7 @@ class PeakMemory:
     """The largest anonymous memory of this process inside the block, beyond what it had before: looked at often."""
 
     def __enter__(self) -> "PeakMemory":
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed before is not to be had again for nothing
         self.before = self.peak = anonymous_bytes()
         self.done = threading.Event()
         self.watch = threading.Thread(target=self._watch)

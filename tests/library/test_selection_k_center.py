@@ -4,7 +4,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -233,23 +232,6 @@ def test_the_float32_estimate_stays_within_its_bound(width):
     true = module.measure(block, point)
     off = np.abs(module._estimate(block, point) - true)
     assert (off <= true * (width + 4) * module.ROUNDING / 2).all()
-
-
-def test_what_is_held_beyond_three_numbers_a_row_is_the_same_for_any_pool():
-    """Blocks have a fixed size; the rest is a float64 and an int32 a row."""
-
-    def peak(rows):
-        pool, centers = draw(rows, 64, 41), draw(300, 64, 42)
-        tracemalloc.start()
-        try:
-            k_center_greedy(pool, 50, centers=centers)
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    small, large = peak(60_000), peak(120_000)
-    assert small < 12 * 60_000 + 9 * 2**20
-    assert large - small < 13 * 60_000
 
 
 # --- repeats, threads, memory -------------------------------------------------------------------

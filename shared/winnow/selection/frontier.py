@@ -69,7 +69,8 @@ class Frontier:
         self.met = np.zeros(len(pool), np.uint16)
         self.marks = [0]
         rows = max(ROOM, len(pool)) // pool.shape[1]
-        self.room = np.empty((max(2, CORE, min(rows, LARGEST_CORE)), pool.shape[1]), np.float32)
+        rows = max(2, min(max(CORE, min(rows, LARGEST_CORE)), len(pool)))
+        self.room = np.empty((rows, pool.shape[1]), np.float32)
         self.block = min(len(self.room) // 2, BLOCK)
         self.next_core = CORE
         self.pass_cost = float(len(pool) * (pool.shape[1] + PER_ROW))
@@ -234,13 +235,13 @@ class Frontier:
         """A first bound for every row: some centres are all that most rows ever meet."""
         count = min(FIRST_CENTRES, -(-self.distinct.size // 4))
         chosen = self.distinct[:: -(-self.distinct.size // count)]
-        for first in range(0, len(chosen), self.block):
-            some = self._place_beside(self.centres, chosen[first : first + self.block])
-            for start, rows in self._blocks():
-                if self.should_stop():
-                    raise Stopped
-                part = self.squares[start : start + self.block]
-                np.minimum(part, self.frame.bound(self._place(self.pool, rows), some), out=part)
+        for start, rows in self._blocks():
+            if self.should_stop():
+                raise Stopped
+            placed, part = self._place(self.pool, rows), self.squares[start : start + self.block]
+            for first in range(0, len(chosen), self.block):
+                some = self._place_beside(self.centres, chosen[first : first + self.block])
+                np.minimum(part, self.frame.bound(placed, some), out=part)
         self.spent = 1.0  # a part of what a plain pass does with centres as well
 
     def _blocks(self) -> Iterator[tuple[int, Indices]]:
@@ -266,9 +267,10 @@ def _largest(values: Squares, count: int) -> Indices:
 
 def _distinct_rows(centres: Features) -> Indices:
     """The first of each kind of row: equal ones would be ties that no estimate can tell apart."""
+    zero = np.float32(0)  # makes -0.0 the same as 0.0
     digests = np.empty((len(centres), 2), np.uint64)
     for number, row in enumerate(centres):
-        digests[number] = np.frombuffer(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), np.uint64)
+        digests[number] = np.frombuffer(hashlib.blake2b((row + zero).tobytes(), digest_size=16).digest(), np.uint64)
     order = np.lexsort(digests.T)  # of equal ones the first comes first
     new = np.ones(len(order), np.bool_)
     new[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
