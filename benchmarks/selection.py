@@ -21,7 +21,6 @@ Two hashes tell picks apart: of their order, and of their set.
 """
 
 import argparse
-import ctypes
 import hashlib
 import json
 import statistics
@@ -36,6 +35,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from winnow_trainer.memory import give_back
 
 WIDTH = 512
 BLOCK = 4096
@@ -218,7 +219,7 @@ class PeakMemory:
     """The largest anonymous memory of this process inside the block, beyond what it had before: looked at often."""
 
     def __enter__(self) -> "PeakMemory":
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed before is not to be had again for nothing
+        give_back()  # what was freed before is not to be had again for nothing
         self.before = self.peak = anonymous_bytes()
         self.done = threading.Event()
         self.watch = threading.Thread(target=self._watch)

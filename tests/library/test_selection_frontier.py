@@ -72,8 +72,8 @@ def test_sizes_change_nothing(monkeypatch, block, marks):
 
 @pytest.mark.parametrize("marks", [3, 5, 1 << 16])
 def test_marks_that_run_out_change_nothing(monkeypatch, marks):
-    shrink(monkeypatch, CORE=4, LARGEST_CORE=8, BLOCK=4, FIRST_CENTRES=5, SCAN=64, MARKS=marks, TOLERATED=1e9)
-    assert_equals_plain(draw(900, 12, 3), 300, draw(60, 12, 4))
+    shrink(monkeypatch, CORE=2, LARGEST_CORE=128, FIRST_CENTRES=5, SCAN=64, MARKS=marks, TOLERATED=1e9)
+    assert_equals_plain(draw(900, 12, 3), 600, draw(60, 12, 4))
 
 
 @pytest.mark.parametrize("lay", [np.asfortranarray, lambda rows: np.repeat(rows, 2, axis=0)[::2]])

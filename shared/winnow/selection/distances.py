@@ -20,7 +20,7 @@ Indices = npt.NDArray[np.int64]
 
 MEASURED = 8  # float64 differences fill a block of an eighth as many values: more rows at once are no faster
 PASS_ROWS = 1 << 14  # of narrow features that a plain pass looks at together
-GATHERED = 64  # rows copied from where they lie fill a block of so small a part of the values
+GATHERED = 64  # rows taken from where they lie, to be copied or measured, fill a block of a 64th as many values
 UNDECIDED_ROWS = 64  # rows whose distances to a whole block of others are compared at once
 SAMPLE_ROWS = 1024  # rows that the middle of the features is taken from
 ROUNDING = 2.0**-23  # twice the unit roundoff of float32

@@ -18,7 +18,7 @@ from winnow.selection.distances import Features, Frame, Indices, Placed, Squares
 
 PICKED = -1.0  # below every distance, so that a picked row is never the farthest, even among duplicates
 ROOM = 1 << 17  # values of copied rows, 512 KiB; as many as there are candidates where these are more
-CORE, LARGEST_CORE = 256, 1024  # rows of the first core, and at most
+CORE, LARGEST_CORE = 256, 1024  # rows of the smallest core, and of the largest
 BLOCK = 256  # candidates at most that meet at once, and centres that they meet
 FIRST_CENTRES = 512  # centres at most that every candidate meets, for its first bound
 SCAN = 1 << 12  # bounds that are looked through at once
@@ -49,7 +49,7 @@ class Frontier:
     Where bounds do not help, as counted in values read, the core becomes the whole pool: a plain pass a pick.
 
     squares  (n,) bounds, exact for those that met every source; PICKED for picks
-    met      (n,) what a row was measured against: the first `marks[met]` sources, which are the centres, then the picks
+    mark     (n,) a row was measured against the first `marks[mark]` sources, which are the centres, then the picks
     values, rows, members  the core: exact squares (k,), features (k, d) and ascending row numbers (k,) of it;
              where the core is the whole pool, `values` is `squares`, `rows` is the pool and `members` is None
     outside  the highest bound that is not in the core; PICKED where there is none
@@ -66,11 +66,10 @@ class Frontier:
         self.should_stop = should_stop
         self.frame = Frame(pool)
         self.squares = np.full(len(pool), np.inf)
-        self.met = np.zeros(len(pool), np.uint16)
+        self.mark = np.zeros(len(pool), np.uint16)
         self.marks = [0]
-        rows = max(ROOM, len(pool)) // pool.shape[1]
-        rows = max(2, min(max(CORE, min(rows, LARGEST_CORE)), len(pool)))
-        self.room = np.empty((rows, pool.shape[1]), np.float32)
+        rows = max(CORE, min(max(ROOM, len(pool)) // pool.shape[1], LARGEST_CORE))
+        self.room = np.empty((max(2, min(rows, len(pool))), pool.shape[1]), np.float32)
         self.block = min(len(self.room) // 2, BLOCK)
         self.next_core = CORE
         self.pass_cost = float(len(pool) * (pool.shape[1] + PER_ROW))
@@ -106,7 +105,7 @@ class Frontier:
         if self.members is not None and self.members.size:
             self.values[self.members == row] = PICKED
         if not self.distinct.size and len(self.picks) == 1:
-            self.met[:] = self._mark()  # the first of all centres: every distance is new
+            self.mark[:] = self._now()  # the first of all centres: every distance is new
             lower_to_point(self.squares, self.pool, self.pool[row])
         else:
             lower_to_point(self.values, self.rows, self.pool[row])
@@ -135,7 +134,7 @@ class Frontier:
     def _leave_core(self) -> None:
         """Write back what the core knows."""
         self.squares[self.members] = self.values
-        self.met[self.members] = self._mark()
+        self.mark[self.members] = self._now()
         self._empty_core()
 
     def _renew_core(self, allowed: Allowed | None) -> None:
@@ -192,13 +191,14 @@ class Frontier:
 
     def _catch_up(self, values: Squares, rows: Indices) -> None:
         """Make `values` (k,) of `rows` (k,) of the pool, a block at most, exact."""
-        first, met = self.distinct.size, np.array(self.marks)[self.met[rows]]
-        if first:
+        centres, met = self.distinct.size, np.array(self.marks)[self.mark[rows]]
+        if centres:
             values[(met == 0) & (values > PICKED)] = np.inf  # a bound that no centre has is not to stay
-            self._meet(values, met, rows, first)
+            self._meet(values, met, rows, centres)
         self._meet(values, met, rows, self._sources())
 
     def _meet(self, values: Squares, met: Indices, rows: Indices, until: int) -> None:
+        """Lower `values` to the distances to the sources up to `until`, of which the rows met so many `met` (k,)."""
         stale = np.flatnonzero((met < until) & (values > 0))
         if not stale.size:
             return
@@ -222,12 +222,12 @@ class Frontier:
     def _sources(self) -> int:
         return self.distinct.size + len(self.picks)
 
-    def _mark(self) -> int:
+    def _now(self) -> int:
         """The mark of all sources there are now."""
         if self.marks[-1] < self._sources():
             if len(self.marks) == MARKS:  # half as many from now on: some rows met fewer than they did
                 self.marks = self.marks[::2]
-                self.met //= 2
+                self.mark //= 2
             self.marks.append(self._sources())
         return len(self.marks) - 1
 
