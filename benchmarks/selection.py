@@ -12,6 +12,8 @@ skactive  scikit-activeml's CoreSet; where it is not installed the row says so
 
 inputs    clustered: mixtures below max(0, .), of skewed sizes, as ResNet's pooled output is
           gaussian: independent normals, where no candidate is near another
+          outliers: clustered, a row in a hundred a thousand times as long
+          tight: two clusters, three thousand times as far apart as they are wide
           embeddings: rows of your own .npy (float32, as many columns as it has), the first ones the centres;
           benchmarks/embeddings.py writes one from real patches
 
@@ -57,7 +59,7 @@ CASES = {
     "1m": Case(1_000_000, 1000, True, ("winnow", "plain")),
 }
 CONTENDERS = ("winnow", "plain", "oracle", "skactive")
-INPUTS = ("clustered", "gaussian", "embeddings")
+INPUTS = ("clustered", "gaussian", "outliers", "tight", "embeddings")
 ENTROPY_ROWS, ENTROPY_CLASSES = 10_000_000, 9
 
 
@@ -139,6 +141,19 @@ def draw_gaussian(rows: int) -> Any:
     rng = np.random.default_rng(0)
     for at in range(0, rows, BLOCK):
         yield rng.standard_normal((min(BLOCK, rows - at), WIDTH), dtype=np.float32)
+
+
+def draw_outliers(rows: int) -> Any:
+    for block in draw_clustered(rows):
+        block[::100] *= np.float32(1000)
+        yield block
+
+
+def draw_tight(rows: int) -> Any:
+    for block in draw_gaussian(rows):
+        tight = block * np.float32(1e-3)
+        tight[::2] += np.float32(3)
+        yield tight
 
 
 # --- contenders: (pool, centres, budget) to picks and radius -------------------------------------

@@ -164,6 +164,38 @@ def test_bounds_are_close_where_features_have_an_offset():
     np.testing.assert_allclose(bounds, nearest, rtol=1e-3)
 
 
+@pytest.mark.parametrize("scale", [1e4, 1e16, 1e19, 1e30])
+def test_far_rows_blur_only_what_they_take_part_in(scale):
+    """Also where the products of far rows overflow float32 and those of the others do not."""
+    pool, others = draw(300, 64, 21), draw(200, 64, 22)
+    frame = Frame(pool)
+    pool[::50] *= np.float32(scale)
+    others[::40] *= np.float32(scale)
+    near = np.setdiff1d(np.arange(300), np.arange(300)[::50])
+    nearest = np.min([measure(pool, other) for other in others], axis=0)
+    bounds = frame.bound(place(frame, pool), place(frame, others))
+    assert (bounds >= nearest).all()
+    np.testing.assert_allclose(bounds[near], nearest[near], rtol=1e-3)
+    for start in (bounds, np.full(300, np.inf)):
+        lowered = start.copy()
+        frame.lower(lowered, place(frame, pool), place(frame, others))
+        assert np.array_equal(lowered, nearest)
+    if scale == 1e4:
+        assert frame.lower(bounds, place(frame, pool), place(frame, others)) < 2 * len(pool)
+
+
+def test_differences_decide_where_products_cannot():
+    """Two tight and distant clusters: the distances drown in what the products round off."""
+    pool, others = (draw(300, 64, seed) * np.float32(1e-3) for seed in (23, 24))
+    pool[150:] += np.float32(3)
+    others[150:] += np.float32(3)
+    frame = Frame(pool)
+    lowered = np.full(300, np.inf)
+    measured = frame.lower(lowered, place(frame, pool), place(frame, others))
+    assert np.array_equal(lowered, np.min([measure(pool, other) for other in others], axis=0))
+    assert measured < 300 * 300 / 4
+
+
 # --- work ---------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,8 @@ UNDECIDED_ROWS = 64  # rows whose distances to a whole block of others are compa
 SAMPLE_ROWS = 1024  # rows that the middle of the features is taken from
 ROUNDING = 2.0**-23  # twice the unit roundoff of float32
 UNDERFLOW = float(np.finfo(np.float32).tiny)
-OVERFLOW = 1e37  # above this, float32 sums of squares may already be infinite
+OVERFLOW = 5e36  # of two squared norms above this, float32 sums of squares may already be infinite
+DIFFERENCES = 8  # pairs of rows that differences in float32 decide in the time that one is measured
 
 
 def measure(left: Features, right: Features) -> Squares:
@@ -102,11 +103,16 @@ class Frame:
 
     ||x||² + ||y||² - 2xy has an error that grows with the norms: without centring, an offset common to all
     features would drown the distances. Any shift is as right as another; one amid the features is sharpest.
+
+    Two norms and a product of d terms each are off by 2d unit roundoffs of ||x||² + ||y||² at most, the centring by
+    4 more; `error` is twice that, for each norm its own share: a row far from all others blurs nobody else's.
     """
 
     def __init__(self, pool: Features) -> None:
         sample = pool[:: -(-len(pool) // SAMPLE_ROWS)]
         self.shift = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.error = (pool.shape[1] + 16) * 2 * ROUNDING
+        self.underflow = pool.shape[1] * UNDERFLOW
 
     def place(self, source: Features, at: Indices, into: Features) -> Placed:
         """What products need of the rows `at` (k,) of `source`, centred in the first rows of `into`."""
@@ -118,49 +124,56 @@ class Frame:
 
     def bound(self, left: Placed, right: Placed) -> Squares:
         """For each row of `left` a number (k,) above its squared distance to the nearest of `right`."""
-        slack = self._slack(left, right)
         with np.errstate(invalid="ignore"):
-            least = self._products(left, right).min(axis=1) + left.norms
-        return np.where(slack < np.inf, np.maximum(least, 0) + slack, np.inf)
+            above = self._products(left, right, 1 + self.error, np.inf).min(axis=1) + left.norms * (1 + self.error)
+        return np.where(left.norms < OVERFLOW, np.maximum(above, 0) + self.underflow, np.inf)
 
-    def lower(self, nearest: Squares, left: Placed, right: Placed) -> None:
-        """Lower each of `nearest` (k,) in place to the distance of its row of `left` to the nearest of `right`."""
-        products = self._products(left, right)  # (k, m)
-        slack = self._slack(left, right)
+    def lower(self, nearest: Squares, left: Placed, right: Placed) -> int:
+        """Lower each of `nearest` (k,) in place to the distance of its row of `left` to the nearest of `right`.
+
+        What that took, in pairs of rows that were measured. Where products leave more undecided than `DIFFERENCES`
+        allow, as between two tight and distant clusters, the rows' differences decide.
+        """
+        products = self._products(left, right, 1 - self.error, -np.inf)  # (k, m), below the squared distances
+        below = np.where(left.norms < OVERFLOW, left.norms * (1 - self.error) - self.underflow, -np.inf)
         best = products.argmin(axis=1)
-        least = products[np.arange(len(best)), best]
-        undecided = np.flatnonzero(_may_be_nearer(least, nearest, left.norms, slack))
+        undecided = np.flatnonzero(_may_be_nearer(products[np.arange(len(best)), best], nearest, below))
         _lower_pairs(nearest, left, right, undecided, best[undecided])
+        measured = undecided.size
         for start in range(0, undecided.size, UNDECIDED_ROWS):
             some = undecided[start : start + UNDECIDED_ROWS]
-            limits = nearest[some, None], left.norms[some, None], slack[some, None]
-            rows, columns = np.nonzero(_may_be_nearer(products[some], *limits))  # near ties, and the best again
-            others = columns != best[some[rows]]
+            rows, columns = np.nonzero(_may_be_nearer(products[some], nearest[some, None], below[some, None]))
+            others = columns != best[some[rows]]  # near ties, and the best again
+            if rows.size * DIFFERENCES > some.size * len(right.at):
+                _lower_all(nearest, left, right)
+                return measured + len(left.at) * len(right.at) // DIFFERENCES
             _lower_pairs(nearest, left, right, some[rows[others]], columns[others])
+            measured += int(np.count_nonzero(others))
+        return measured
 
-    def _products(self, left: Placed, right: Placed) -> Features:
-        """Estimates (k, m) of the squared distances, less the squared norms of `left`."""
+    def _products(self, left: Placed, right: Placed, weight: float, unknown: float) -> Features:
+        """`weight` ||y||² - 2xy (k, m); `unknown` for the rows of `right` where float32 may overflow."""
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             products = left.centred @ right.centred.T
             products *= -2
-            products += right.norms.astype(np.float32)
+            products += (weight * right.norms).astype(np.float32)
+        far = ~(right.norms < OVERFLOW)
+        if far.any():
+            products[:, far] = unknown
         return products
 
-    def _slack(self, left: Placed, right: Placed) -> Squares:
-        """A bound (k,) on the error of any estimate for a row of `left`.
 
-        Two norms and a product of d terms each are off by 2d unit roundoffs of ||x||² + ||y||² at most, the
-        centring by 4 more; this is twice that. Infinite where float32 may overflow.
-        """
-        total = left.norms + right.norms.max()
-        width = len(self.shift)
-        return np.where(total < OVERFLOW, (width + 16) * 2 * ROUNDING * total + width * UNDERFLOW, np.inf)
-
-
-def _may_be_nearer(products: Features, nearest: Squares, norms: Squares, slack: Squares) -> npt.NDArray[np.bool_]:
-    """Whether the true distance may be smaller than `nearest`; an estimate that overflowed decides nothing."""
+def _may_be_nearer(products: Features, nearest: Squares, below: Squares) -> npt.NDArray[np.bool_]:
+    """Whether the true distance, at least `products + below`, may be smaller than `nearest`; where NaN, it may."""
     with np.errstate(invalid="ignore"):
-        return ~(products > nearest - norms + slack)
+        return ~(products > nearest - below)
+
+
+def _lower_all(nearest: Squares, left: Placed, right: Placed) -> None:
+    """Lower `nearest` (k,) by a plain pass for each row of `right`."""
+    block = left.source[left.at]
+    for row in right.at:
+        lower_to_point(nearest, block, right.source[row])
 
 
 def _lower_pairs(nearest: Squares, left: Placed, right: Placed, rows: Indices, columns: Indices) -> None:

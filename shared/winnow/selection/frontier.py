@@ -25,8 +25,9 @@ SCAN = 1 << 12  # bounds that are looked through at once
 MARKS = 1 << 16  # numbers that a mark can be
 
 # What things cost, in values of a row that a plain pass reads, as timed on two cores: a row's own share of a pass,
-# a look through the bounds for each row, a value gathered, a pair of rows in a matrix product and a value of it.
-PER_ROW, PER_BOUND, PER_GATHERED, PER_PAIR, PER_PRODUCT = 16, 45, 4, 10, 1 / 16
+# a look through the bounds for each row, a value gathered, a pair of rows in a matrix product and a value of it, a
+# value measured.
+PER_ROW, PER_BOUND, PER_GATHERED, PER_PAIR, PER_PRODUCT, PER_MEASURED = 16, 45, 4, 10, 1 / 16, 20
 TOLERATED = 0.05  # of all the work of a plain pass: what may be lost before bounds are given up
 
 Allowed = npt.NDArray[np.bool_]
@@ -202,15 +203,16 @@ class Frontier:
         stale = np.flatnonzero((met < until) & (values > 0))
         if not stale.size:
             return
-        first = int(met[stale].min())
+        first, measured = int(met[stale].min()), 0
         placed, fresh = self._place(self.pool, rows[stale]), values[stale]
         for start in range(first, until, self.block):
             if self.should_stop():
                 raise Stopped
-            self.frame.lower(fresh, placed, self._source_rows(start, min(start + self.block, until)))
+            measured += self.frame.lower(fresh, placed, self._source_rows(start, min(start + self.block, until)))
         values[stale], met[stale] = fresh, until
         if first >= self.distinct.size:  # a plain pass meets the centres as well
             self.spent += stale.size * (until - first) * (PER_PAIR + self.pool.shape[1] * PER_PRODUCT)
+            self.spent += measured * self.pool.shape[1] * PER_MEASURED
 
     def _source_rows(self, start: int, end: int) -> Placed:
         """Sources from `start` up to `end`: all centres, or all picks."""
