@@ -32,9 +32,11 @@ from verdict import DOUBLED
 from volume import Volume
 from workload import SPECS, Workload
 
+from winnow.settings import Settings
+
 PATIENT = {"WINNOW_MAX_LOSSES": "1000", "WINNOW_MAX_FAILURES": "1000"}
 """A round of seconds that is killed every few seconds would be given up by the defaults, and rightly so."""
-LEASE_OF_DEFAULTS = 30.0
+LEASE_OF_DEFAULTS: float = Settings.model_fields["lease_seconds"].default
 SPARING = {
     "machine": 3,
     "supervisor": 3,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from winnow.artefacts import Lying
 from winnow.domain import ExperimentStatus, is_final
+from winnow.failpoints import Failpoint, reach
 from winnow.store import artefacts, datasets, experiments
 from winnow.store.tables import Experiment
 from winnow.telemetry import logger
@@ -76,6 +77,8 @@ class Housekeeper:
     def _trim(self, id: str) -> bool:
         with self._database.begin() as session:
             keys = artefacts.trim(session, id, keep=self._coordinator.settings.keep_states)
+        if keys:
+            reach(Failpoint.MANIFESTS_TRIMMED)
         for key in keys:
             self._remove(lambda key=key: self._store.delete(key), key)
         if keys:
@@ -109,5 +112,6 @@ class Housekeeper:
     def _remove(self, act: Callable[[], None], name: str) -> None:
         try:
             act()
+            reach(Failpoint.FILE_REMOVED)
         except OSError as error:
             _log.warning("file.unremoved", name=name, reason=str(error), next="tried again by the next walk")

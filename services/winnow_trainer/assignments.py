@@ -27,7 +27,7 @@ class Assignment(Protocol):
     attempt: int
 
     def prepare(self, session: Session, scratch: Path) -> dict[str, Any]:
-        """The job for the child; arrays go into `scratch`. Raises InvalidInput for what can never work."""
+        """The job for the child; arrays go into `scratch`. Raises InvalidInput for what can never work, and Fenced."""
         ...
 
     def wanted(self, session: Session) -> ExperimentStatus:
@@ -104,7 +104,7 @@ class Train:
         dataset = session.get_one(Dataset, experiment.dataset_id)
         picks_next = spec.arm is not Arm.FULL and row.number + 1 < spec.total_rounds
         self._write_arrays(session, scratch, spec, dataset, picks_next)
-        rounds.start(session, row)
+        rounds.start(session, row, self._settings.lease_seconds)
         before = rounds.get(session, row.experiment_id, row.number - 1).visits if row.number else 0
         return {
             "kind": "train",

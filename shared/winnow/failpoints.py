@@ -116,6 +116,12 @@ class Failpoint(StrEnum):
 
     LEASE_RECLAIMED = "lease.reclaimed", "winnow_coordinator.tidying", "a lost claim is taken back"
     EXPERIMENT_SETTLED = "experiment.settled", "winnow_coordinator.tidying", "a pause or a cancellation took effect"
+    MANIFESTS_TRIMMED = (
+        "manifests.trimmed",
+        "winnow_coordinator.housekeeping",
+        "manifests of older states are gone; their files lie there",
+    )
+    FILE_REMOVED = "file.removed", "winnow_coordinator.housekeeping", "one of the files that nothing names is gone"
 
     UPLOAD_STORED = "upload.stored", "winnow_sampler.uploads", "an upload's bytes are stored; nothing describes them"
     UPLOAD_DESCRIBED = "upload.described", "winnow_sampler.uploads", "an upload is whole; nobody was answered"

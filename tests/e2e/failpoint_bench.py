@@ -94,6 +94,7 @@ class Bench:
             member.launch = partial(nursery.fork, service, member.log)
         self.ends: list[tuple[str, int]] = []
         self.stories: dict[str, Story] = {}
+        self.undisturbed: dict[str, str] = {}
         self.baselines: dict[str, Outcome] = {}
         self._over = threading.Event()
         self._reviver = threading.Thread(target=self._revive, daemon=True)
@@ -121,7 +122,8 @@ class Bench:
         """The story of a life, lived when it is first asked for."""
         if not self.baselines:
             self.ingest("tissue")
-            self.baselines = {arm: self.outcome(self.begin(arm)) for arm in ("entropy", "k_center")}
+            self.undisturbed = {arm: self.begin(arm) for arm in ("entropy", "k_center")}
+            self.baselines = {arm: self.outcome(id) for arm, id in self.undisturbed.items()}
         if life.name not in self.stories:
             self.stories[life.name] = self._live(life)
         return self.stories[life.name]
@@ -136,14 +138,18 @@ class Bench:
         once = [("experiment.created", None), ("experiment.completed", None)]
         once += [(f"round.{step}", n) for step in ("queued", "trained", "done") for n in range(ROUNDS)]
         assert not [step for step in once if seen[step] != 1], seen
+        same = {name: digest for name, digest in self.digests(id).items() if name.rpartition("/")[2] in SAME}
+        return Outcome([self._picks(id, n) for n in range(ROUNDS)], self._metrics(id), same)
+
+    def digests(self, id: str) -> dict[str, str]:
+        """SHA-256 of what an experiment's manifests name, by round and kind; the stored bytes have it."""
         digests: dict[str, str] = {}
         for number in range(ROUNDS):
             for row in self.api.get(f"/experiments/{id}/rounds/{number}")["artefacts"]:
                 stored = self.cluster.root / "artefacts" / row["key"]
                 assert hashlib.sha256(stored.read_bytes()).hexdigest() == row["sha256"], row
-                if row["kind"].rpartition("/")[2] in SAME:
-                    digests[f"{number}/{row['kind']}"] = row["sha256"]
-        return Outcome([self._picks(id, n) for n in range(ROUNDS)], self._metrics(id), digests)
+                digests[f"{number}/{row['kind']}"] = row["sha256"]
+        return digests
 
     def takes(self, point: Failpoint) -> bool:
         """Whether the step is taken here: patches are cached on another file system than the artefacts' alone."""
@@ -173,12 +179,17 @@ class Bench:
 
     def forget_answers(self, **environment: str) -> None:
         """No sampler remembers what it picked; its next process may have another environment."""
-        sampler = self.cluster["sampler-0"]
-        starts = sampler.starts
-        sampler.environment |= environment
-        sampler.signal(signal.SIGKILL)
-        wait_until(lambda: sampler.starts > starts and sampler.is_ready(), 60, "a new sampler")
+        self.replace("sampler-0", **environment)
         shutil.rmtree(self.cluster.root / "artefacts" / "selections")
+
+    def replace(self, name: str, **environment: str) -> None:
+        """Kill a service, whose next process may have another environment, and wait for that."""
+        member = self.cluster[name]
+        starts = member.starts
+        member.environment |= environment
+        member.signal(signal.SIGKILL)
+        wait_until(lambda: member.starts > starts and member.is_ready(), 60, f"a new {name}")
+        self.ends.remove((name, -signal.SIGKILL))
 
     def _live(self, life: Life) -> Story:
         story = Story()

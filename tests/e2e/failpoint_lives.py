@@ -10,6 +10,7 @@ from e2e.failpoint_bench import Bench, Life
 from sqlalchemy import text
 
 from winnow.failpoints import EXIT_CODE, Failpoint
+from winnow.settings import Settings
 from winnow.store import Database, datasets
 
 
@@ -77,6 +78,20 @@ def upload(bench: Bench) -> None:
     assert kept.json()["rows"] == 4
 
 
+def tidy(bench: Bench) -> None:
+    """The states that the undisturbed experiments started from: of each, the newest is to stay."""
+    before = {id: bench.digests(id) for id in bench.undisturbed.values()}
+    keeps = Settings.model_fields["keep_states"].default
+    bench.replace("coordinator-0", WINNOW_KEEP_STATES="1")
+    after = {
+        id: {name: digest for name, digest in digests.items() if not name.startswith("0/state/")}
+        for id, digests in before.items()
+    }
+    assert all(set(after[id]) < set(before[id]) for id in before)
+    wait_until(lambda: {id: bench.digests(id) for id in before} == after, 60, "the older states to be gone")
+    bench.replace("coordinator-0", WINNOW_KEEP_STATES=str(keeps))
+
+
 P = Failpoint
 LIVES = (
     Life("migrate", (P.SCHEMA_CHANGED, P.SCHEMA_MIGRATED), migrate),
@@ -124,4 +139,5 @@ LIVES = (
     Life("poll", (P.PICK_RENEWED,), begin_k_center, like="k_center", prepare=poll),
     Life("pause", (P.EXPERIMENT_SETTLED,), pause, like="entropy"),
     Life("upload", (P.UPLOAD_STORED, P.UPLOAD_DESCRIBED), upload),
+    Life("tidy", (P.MANIFESTS_TRIMMED, P.FILE_REMOVED), tidy),
 )

@@ -120,7 +120,7 @@ class Life(RuleBasedStateMachine):
         if row is None:
             return multiple()
         if work is TRAIN:
-            rounds.start(session, row)
+            rounds.start(session, row, LEASE)
         self.ledger.expect_attempt(row.id)
         return (work, row.id, row.attempt)
 

@@ -91,7 +91,7 @@ def _playing(coordinator: Coordinator, stage: Stage) -> Iterator[None]:
             if row is None:
                 return False
             assert isinstance(row, Round)
-            rounds.start(session, row)
+            rounds.start(session, row, 30)
         driver.finish(row)
         return True
 

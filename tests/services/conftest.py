@@ -137,7 +137,7 @@ class Driver:
         with self.coordinator.database.begin() as session:
             row = claims.claim(session, claims.TRAIN, "trainer", lease)
             assert isinstance(row, Round)
-            rounds.start(session, row)
+            rounds.start(session, row, lease)
             return row
 
     def train(self, *, visits: int = 100) -> Round:

@@ -186,7 +186,7 @@ def test_a_death_is_witnessed_and_so_is_the_moment_its_round_is_taken_back(
     with coordinator.database.begin() as session:
         row = claims.claim(session, claims.TRAIN, "host:4711", 0.2)
         assert isinstance(row, Round)
-        rounds.start(session, row)
+        rounds.start(session, row, 0.2)
         claims.renew(session, claims.TRAIN, row.id, row.attempt, 0.2, {"phase": "train", "epoch": 3})
     assert witness(coordinator.database, coordinator.settings.artefact_dir, 711, "kill") == []
     deaths = witness(coordinator.database, coordinator.settings.artefact_dir, 4711, "kill")

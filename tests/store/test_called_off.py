@@ -31,7 +31,7 @@ def claim(database: Database) -> Round:
     with database.begin() as session:
         row = claims.claim(session, TRAIN, "w", 30)
         assert isinstance(row, Round)
-        rounds.start(session, row)
+        rounds.start(session, row, 30)
         return row
 
 

@@ -99,6 +99,8 @@ def test_an_old_attempt_is_fenced(database: Database, dataset: Dataset) -> None:
         claims.renew(session, TRAIN, first.id, 1, 30, {"step": 1})
     with pytest.raises(Fenced), database.begin() as session:
         rounds.complete_training(session, first.id, 1, result={"metrics": {}}, rows=[])
+    with pytest.raises(Fenced), database.begin() as session:
+        rounds.start(session, first, 30)
     with database.begin() as session:
         claims.renew(session, TRAIN, first.id, 2, 30, {"step": 1})
 
@@ -176,7 +178,7 @@ def test_a_round_goes_through_its_life(database: Database, dataset: Dataset) -> 
     assert row is not None
     result = {"visits": 10, "seconds": {"train": 1.5}, "metrics": {"f1": 0.5}, "report": {}}
     with database.begin() as session:
-        rounds.start(session, row)
+        rounds.start(session, row, 30)
     with database.begin() as session:
         rounds.complete_training(session, row.id, 1, result=result, rows=[])
     with database.begin() as session:
@@ -196,6 +198,22 @@ def test_a_round_goes_through_its_life(database: Database, dataset: Dataset) -> 
         "round.done",
     ]
     assert sequence == list(range(1, len(kinds) + 1))
+
+
+def test_a_start_whose_answer_was_lost_is_told_once(database: Database, dataset: Dataset) -> None:
+    add_experiment(database, dataset)
+    row = claim(database)
+    assert row is not None
+    for _ in range(2):
+        with database.begin() as session:
+            rounds.start(session, row, 30)
+    with database.read() as session:
+        told = [
+            event.data["attempt"]
+            for event in events.of_round(session, row.experiment_id, 0)
+            if event.type == "round.training"
+        ]
+    assert told == [1]
 
 
 def test_a_finished_experiment_cannot_be_paused(database: Database, dataset: Dataset) -> None:
@@ -226,7 +244,7 @@ def test_a_start_does_not_undo_a_pause(database: Database, dataset: Dataset) -> 
         assert experiments.get(session, row.experiment_id).status == ExperimentStatus.CREATED
         paused = update(Experiment).values(status=ExperimentStatus.PAUSING)  # by somebody else, behind this look
         session.execute(paused.execution_options(synchronize_session=False))
-        rounds.start(session, row)
+        rounds.start(session, row, 30)
     with database.read() as session:
         assert experiments.get(session, row.experiment_id).status == ExperimentStatus.PAUSING
 

@@ -17,6 +17,8 @@ from winnow.store.tables import Artefact, Event, Experiment, Round, newest_score
 
 Cause = Literal["lost", "failed", "stopped", "rejected"]
 """Why a claim is given back: its machine vanished; it raised; somebody asked; it can never work."""
+TRAINING = "round.training"
+"""The event that begins an attempt."""
 FAILED, STOPPED, RETRIED = "round.failed", "round.stopped", "round.retried"
 """Events that end an attempt without a result."""
 
@@ -91,16 +93,20 @@ def ended_attempts(session: Session, experiment_id: str, number: int) -> list[Ev
     return [event for event in found if event.type in (FAILED, STOPPED, RETRIED)]
 
 
-def start(session: Session, round: Round) -> None:
-    """Say that a claimed round trains; the first one sets its experiment running.
+def start(session: Session, round: Round, lease: float) -> None:
+    """Say that a claimed round trains, under the claim, which is renewed by it. Raises Fenced.
 
-    An experiment that was paused or called off since the claim stays so: whoever works hears it at the next renewal.
+    The first one sets its experiment running. An experiment that was paused or called off since the claim stays so:
+    whoever works hears it at the next renewal. Said again, by whom no answer to the commit reached, it changes nothing.
     """
+    claims.renew(session, TRAIN, round.id, round.attempt, lease, None)
     experiment = experiments.get(session, round.experiment_id)
     if experiment.status == ExperimentStatus.CREATED:
         with suppress(WrongState):
             experiments.transition(session, experiment.id, ExperimentStatus.RUNNING, seen=ExperimentStatus.CREATED)
-    events.append(session, round.experiment_id, "round.training", round=round.number, attempt=round.attempt)
+    told = events.of_round(session, round.experiment_id, round.number)
+    if not any(event.type == TRAINING and event.data["attempt"] == round.attempt for event in told):
+        events.append(session, round.experiment_id, TRAINING, round=round.number, attempt=round.attempt)
 
 
 def record(session: Session, id: str, attempt: int, lease: float, rows: Sequence[Artefact]) -> None:
