@@ -197,7 +197,7 @@ def _add_wait(session: Session, round: Round) -> None:
 def _queued_seconds(session: Session, round: Round) -> float:
     total, since = 0.0, round.created_at
     for event in events.of_round(session, round.experiment_id, round.number):
-        if event.type == "round.training":
+        if event.type == rounds.TRAINING:
             total += event.at - since
         since = event.at
     return total

@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -143,13 +143,16 @@ class Bench:
 
     def digests(self, id: str) -> dict[str, str]:
         """SHA-256 of what an experiment's manifests name, by round and kind; the stored bytes have it."""
-        digests: dict[str, str] = {}
-        for number in range(ROUNDS):
-            for row in self.api.get(f"/experiments/{id}/rounds/{number}")["artefacts"]:
-                stored = self.cluster.root / "artefacts" / row["key"]
-                assert hashlib.sha256(stored.read_bytes()).hexdigest() == row["sha256"], row
-                digests[f"{number}/{row['kind']}"] = row["sha256"]
-        return digests
+        named = self.manifests(id)
+        for row in named.values():
+            stored = self.cluster.root / "artefacts" / row["key"]
+            assert hashlib.sha256(stored.read_bytes()).hexdigest() == row["sha256"], row
+        return {name: row["sha256"] for name, row in named.items()}
+
+    def manifests(self, id: str) -> dict[str, dict[str, Any]]:
+        """What an experiment has, by round and kind."""
+        rows = [(n, row) for n in range(ROUNDS) for row in self.api.get(f"/experiments/{id}/rounds/{n}")["artefacts"]]
+        return {f"{number}/{row['kind']}": row for number, row in rows}
 
     def takes(self, point: Failpoint) -> bool:
         """Whether the step is taken here: patches are cached on another file system than the artefacts' alone."""
@@ -190,6 +193,13 @@ class Bench:
         member.signal(signal.SIGKILL)
         wait_until(lambda: member.starts > starts and member.is_ready(), 60, f"a new {name}")
         self.ends.remove((name, -signal.SIGKILL))
+
+    def have_ended(self, points: Iterable[Failpoint]) -> bool:
+        """Whether at each of the steps a process ended."""
+        hits = [self.arms / f"{point}.hit" for point in points]
+        return all(
+            hit.is_file() and (pid := hit.read_text()) and has_ended(int(pid), hit.stat().st_mtime) for hit in hits
+        )
 
     def _live(self, life: Life) -> Story:
         story = Story()

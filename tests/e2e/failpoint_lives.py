@@ -10,7 +10,6 @@ from e2e.failpoint_bench import Bench, Life
 from sqlalchemy import text
 
 from winnow.failpoints import EXIT_CODE, Failpoint
-from winnow.settings import Settings
 from winnow.store import Database, datasets
 
 
@@ -80,19 +79,27 @@ def upload(bench: Bench) -> None:
 
 def tidy(bench: Bench) -> None:
     """The states that the undisturbed experiments started from: of each, the newest is to stay."""
+    coordinator = bench.cluster["coordinator-0"]
+    keeps = coordinator.environment["WINNOW_KEEP_STATES"]
     before = {id: bench.digests(id) for id in bench.undisturbed.values()}
-    keeps = Settings.model_fields["keep_states"].default
-    bench.replace("coordinator-0", WINNOW_KEEP_STATES="1")
     after = {
         id: {name: digest for name, digest in digests.items() if not name.startswith("0/state/")}
         for id, digests in before.items()
     }
     assert all(set(after[id]) < set(before[id]) for id in before)
-    wait_until(lambda: {id: bench.digests(id) for id in before} == after, 60, "the older states to be gone")
-    bench.replace("coordinator-0", WINNOW_KEEP_STATES=str(keeps))
+    bench.replace("coordinator-0", WINNOW_KEEP_STATES="1")
+    try:
+        wait_until(
+            lambda: all(set(bench.manifests(id)) == set(after[id]) for id in after), 60, "older states to be gone"
+        )
+        wait_until(lambda: bench.have_ended(TIDIED) and coordinator.is_ready(), 60, "a coordinator after both deaths")
+    finally:
+        bench.replace("coordinator-0", WINNOW_KEEP_STATES=keeps)
+    assert {id: bench.digests(id) for id in after} == after
 
 
 P = Failpoint
+TIDIED = (P.MANIFESTS_TRIMMED, P.FILE_REMOVED)
 LIVES = (
     Life("migrate", (P.SCHEMA_CHANGED, P.SCHEMA_MIGRATED), migrate),
     Life(
@@ -139,5 +146,5 @@ LIVES = (
     Life("poll", (P.PICK_RENEWED,), begin_k_center, like="k_center", prepare=poll),
     Life("pause", (P.EXPERIMENT_SETTLED,), pause, like="entropy"),
     Life("upload", (P.UPLOAD_STORED, P.UPLOAD_DESCRIBED), upload),
-    Life("tidy", (P.MANIFESTS_TRIMMED, P.FILE_REMOVED), tidy),
+    Life("tidy", TIDIED, tidy),
 )

@@ -25,7 +25,7 @@ UNDECIDED_ROWS = 64  # rows whose distances to a whole block of others are compa
 SAMPLE_ROWS = 1024  # rows that the middle of the features is taken from
 ROUNDING = 2.0**-23  # twice the unit roundoff of float32
 UNDERFLOW = float(np.finfo(np.float32).tiny)
-OVERFLOW = 5e36  # of two squared norms above this, float32 sums of squares may already be infinite
+OVERFLOW = 5e36  # two rows of squared norms below this have distances that float32 sums of squares can hold
 DIFFERENCES = 8  # pairs of rows that differences in float32 decide in the time that one is measured
 
 

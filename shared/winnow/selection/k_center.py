@@ -34,8 +34,8 @@ def k_center_greedy(
     the lowest index; rows already picked are never picked again. Distances are exact to float64, and the same
     input gives the same bits for any number of threads. Bounds spare it from reading most of the pool at most
     picks. Beside the input it holds 10 bytes a row, at most 60 a centre and 80 a pick, and blocks: about 1 MiB, more
-    where 256 rows or 4 bytes a row are more. float32 arrays and memmaps are read where they lie, other floats are
-    converted to float32 first.
+    where 256 rows or 4 bytes a row are more, and half of these again where products cannot tell distances apart.
+    float32 arrays and memmaps are read where they lie, other floats are converted to float32 first.
 
     pool         (n, d) candidates
     centers      (m, d) features selected earlier, or None. Without any, the first pick is drawn from `seed`,

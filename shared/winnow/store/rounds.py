@@ -97,13 +97,13 @@ def start(session: Session, round: Round, lease: float) -> None:
     """Say that a claimed round trains, under the claim, which is renewed by it. Raises Fenced.
 
     The first one sets its experiment running. An experiment that was paused or called off since the claim stays so:
-    whoever works hears it at the next renewal. Said again, by whom no answer to the commit reached, it changes nothing.
+    whoever works hears it at the next renewal. Said again, by whom no answer to the commit reached, it tells nothing
+    twice.
     """
     claims.renew(session, TRAIN, round.id, round.attempt, lease, None)
-    experiment = experiments.get(session, round.experiment_id)
-    if experiment.status == ExperimentStatus.CREATED:
-        with suppress(WrongState):
-            experiments.transition(session, experiment.id, ExperimentStatus.RUNNING, seen=ExperimentStatus.CREATED)
+    with suppress(WrongState):
+        seen = ExperimentStatus.CREATED
+        experiments.transition(session, round.experiment_id, ExperimentStatus.RUNNING, seen=seen)
     told = events.of_round(session, round.experiment_id, round.number)
     if not any(event.type == TRAINING and event.data["attempt"] == round.attempt for event in told):
         events.append(session, round.experiment_id, TRAINING, round=round.number, attempt=round.attempt)
