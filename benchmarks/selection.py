@@ -234,16 +234,18 @@ class PeakMemory:
     """The largest anonymous memory of this process inside the block, beyond what it had before: looked at often."""
 
     def __enter__(self) -> "PeakMemory":
+        self.peak, self.done, watching = 0, threading.Event(), threading.Event()
+        self.watch = threading.Thread(target=self._watch, args=(watching,))
+        self.watch.start()
+        watching.wait()
         give_back()  # what was freed before is not to be had again for nothing
         self.before = self.peak = anonymous_bytes()
-        self.done = threading.Event()
-        self.watch = threading.Thread(target=self._watch)
-        self.watch.start()
         return self
 
-    def _watch(self) -> None:
+    def _watch(self, watching: threading.Event) -> None:
         while not self.done.wait(0.005):
             self.peak = max(self.peak, anonymous_bytes())
+            watching.set()  # what a look takes is there, and not the contender's
 
     def __exit__(self, *reason: object) -> None:
         self.done.set()
@@ -305,7 +307,7 @@ def report(runs: dict[str, list[dict[str, Any]]]) -> None:
         spread = f"({min(seconds):.2f} to {max(seconds):.2f})"
         first, memory = rows[0], max(row.get("memory", 0) for row in rows) / 2**20
         picks = f"order {first['order']} set {first['set']} {first.get('overlap', '')}"
-        print(f"  {name:8} {medians[name]:8.2f} s {spread:18} {memory:7.1f} MiB  radius {first['radius']:.7g}  {picks}")
+        print(f"  {name:8} {medians[name]:8.2f} s {spread:18} {memory:7.2f} MiB  radius {first['radius']:.7g}  {picks}")
     for name in medians.keys() - {"winnow"}:
         if "winnow" in medians:
             print(f"  {name} / winnow: {medians[name] / medians['winnow']:.1f}")

@@ -85,14 +85,14 @@ def most_uncertain(probabilities: NDArray[np.float64], budget: int, measure: str
 
 
 def k_center(pool: NDArray[np.float64], centers: NDArray[np.float64], budget: int) -> tuple[list[int], list[float]]:
-    """The paper's Algorithm 1 in float64: picks and the distance of each at its pick."""
+    """The paper's Algorithm 1 in float64: picks and the distance of each at its pick. Equal in float32 is a tie."""
     distance = np.full(len(pool), np.inf)
     for center in centers:
         distance = np.minimum(distance, np.sqrt(((pool - center) ** 2).sum(1)))
     picks: list[int] = []
     radii: list[float] = []
     for _ in range(budget):
-        best = int(np.argmax(distance))
+        best = int(np.argmax(distance.astype(np.float32)))
         picks.append(best)
         radii.append(float(distance[best]))
         distance = np.minimum(distance, np.sqrt(((pool - pool[best]) ** 2).sum(1)))

@@ -54,7 +54,7 @@ def test_limits_are_kept_and_the_radius_counts_rows_that_they_forbid(monkeypatch
     got = k_center_greedy(pool, 12, centers=centers, limits=AtMostFromEach(groups, cap))
     picks, radius = slow_capped(pool, 12, centers, groups, cap)
     assert got.indices.tolist() == picks
-    assert got.radius == pytest.approx(radius, rel=1e-12)
+    assert got.radius == np.float32(radius)
     assert np.bincount(groups[got.indices]).max() <= cap
 
 
@@ -97,5 +97,5 @@ def test_all_that_limits_allow_can_be_picked(monkeypatch, core):
     got = k_center_greedy(pool, 60, centers=centers, limits=AtMostFromEach(groups, 2))
     picks, radius = slow_capped(pool, 60, centers, groups, 2)
     assert got.indices.tolist() == picks
-    assert got.radius == pytest.approx(radius, rel=1e-12)
+    assert got.radius == np.float32(radius)
     assert (np.bincount(groups[got.indices]) == 2).all()

@@ -1,9 +1,10 @@
-"""Squared distances to the nearest centre, kept exact at the speed of float32.
+"""Distances to the nearest centre: measured in float64, kept as the nearest float32, at the speed of float32.
 
 A fast float32 estimate only decides which pairs deserve a look: a pair is passed over when even the smallest
 distance that the estimate's rounding error allows would change nothing. Every other pair is measured in float64.
 What is stored therefore never depends on the estimate, and so neither on the number of threads, nor on the split
-into blocks, nor on the matrix product of the machine's BLAS.
+into blocks, nor on the matrix product of the machine's BLAS. Rounding keeps order, so that the least of rounded
+distances is the least distance, rounded.
 """
 
 from typing import NamedTuple
@@ -15,12 +16,12 @@ import numpy.typing as npt
 from winnow.selection.batch import row_blocks
 
 Features = npt.NDArray[np.float32]
+Distances = npt.NDArray[np.float32]
 Squares = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
-MEASURED = 8  # float64 differences fill a block of an eighth as many values: more rows at once are no faster
+MEASURED = 256  # float64 differences fill a block of a 128th as many values: more rows at once are no faster
 PASS_ROWS = 1 << 14  # of narrow features that a plain pass looks at together
-GATHERED = 64  # rows taken from where they lie, to be copied or measured, fill a block of a 64th as many values
 UNDECIDED_ROWS = 64  # rows whose distances to a whole block of others are compared at once
 SAMPLE_ROWS = 1024  # rows that the middle of the features is taken from
 ROUNDING = 2.0**-23  # twice the unit roundoff of float32
@@ -36,12 +37,25 @@ def measure(left: Features, right: Features) -> Squares:
     """
     squares = np.empty(len(left))
     for rows in row_blocks(len(left), MEASURED * left.shape[1]):
-        difference = np.subtract(left[rows], right[rows] if right.ndim == 2 else right, dtype=np.float64)
+        difference = left[rows].astype(np.float64)
+        difference -= (right[rows] if right.ndim == 2 else right).astype(np.float64)
         squares[rows] = np.square(difference, out=difference).sum(axis=1)
     return squares
 
 
-def lower_to_point(nearest: Squares, pool: Features, point: Features) -> None:
+def rounded(squares: Squares) -> Distances:
+    """The distances (k,) of these squares, infinite where float32 cannot hold them."""
+    with np.errstate(over="ignore"):
+        return np.sqrt(squares).astype(np.float32)
+
+
+def rounded_up(values: Squares) -> Features:
+    """As float32, none smaller."""
+    with np.errstate(over="ignore"):
+        return np.nextafter(values.astype(np.float32), np.float32(np.inf))
+
+
+def lower_to_point(nearest: Distances, pool: Features, point: Features) -> None:
     """Make `point` (d,) a centre: lower each of `nearest` (n,) to its distance to it where that is smaller.
 
     Entries at or below 0 stay as they are.
@@ -52,9 +66,9 @@ def lower_to_point(nearest: Squares, pool: Features, point: Features) -> None:
         current = nearest[rows]  # a view: writing to it writes to nearest
         undecided = np.flatnonzero(_may_be_nearer_to_point(_estimate(block, point), current, pool.shape[1]))
         undecided = undecided[current[undecided] > 0]
-        for part in row_blocks(undecided.size, GATHERED * pool.shape[1]):
+        for part in row_blocks(undecided.size, MEASURED * pool.shape[1]):
             some = undecided[part]
-            current[some] = np.minimum(current[some], measure(block[some], point))
+            current[some] = np.minimum(current[some], rounded(measure(block[some], point)))
 
 
 def _estimate(block: Features, point: Features) -> Features:
@@ -66,24 +80,27 @@ def _estimate(block: Features, point: Features) -> Features:
     return squares
 
 
-def _may_be_nearer_to_point(estimate: Features, current: Squares, width: int) -> npt.NDArray[np.bool_]:
-    """Whether the true distance may be smaller than `current`; an estimate that overflowed decides nothing.
+def _may_be_nearer_to_point(estimate: Features, current: Distances, width: int) -> npt.NDArray[np.bool_]:
+    """Whether the true distance may be smaller than `current` (k,): the estimate is not above all it could be then.
 
-    A sum of d squared differences is off by at most (d + 3) unit roundoffs of itself, whatever its order.
+    A sum of d squared differences is off by at most (d + 3) unit roundoffs of itself, whatever its order. Where it
+    overflowed, it is above whatever float32 holds.
     """
-    least = np.multiply(estimate, 1 - (width + 4) * ROUNDING, dtype=np.float64)
-    least -= width * UNDERFLOW
-    nearer = least < current
-    if not estimate.max() < np.inf:
-        nearer |= ~np.isfinite(estimate)
-    return nearer
+    with np.errstate(over="ignore", under="ignore"):
+        most = current * current
+        most *= 1 + (width + 8) * ROUNDING
+        most += width * UNDERFLOW
+    return ~(estimate > most)
 
 
 def gather(source: Features, at: Indices, into: Features) -> Features:
     """The rows `at` (k,) of `source`, written to the first rows of `into` (m, d), m >= k: these (k, d)."""
-    for part in row_blocks(len(at), GATHERED * source.shape[1]):
-        into[part] = source[at[part]]
-    return into[: len(at)]
+    out = into[: len(at)]
+    if source.flags.c_contiguous:
+        return np.take(source, at, axis=0, out=out, mode="clip")  # no other mode writes without a copy
+    for number, row in enumerate(at):  # take would copy the source
+        out[number] = source[row]
+    return out
 
 
 class Placed(NamedTuple):
@@ -122,13 +139,14 @@ class Frame:
             norms = np.einsum("ij,ij->i", centred, centred).astype(np.float64)
         return Placed(source, at, centred, norms)
 
-    def bound(self, left: Placed, right: Placed) -> Squares:
-        """For each row of `left` a number (k,) above its squared distance to the nearest of `right`."""
+    def bound(self, left: Placed, right: Placed) -> Distances:
+        """For each row of `left` a number (k,) not below its distance to the nearest of `right`."""
         with np.errstate(invalid="ignore"):
             above = self._products(left, right, 1 + self.error, np.inf).min(axis=1) + left.norms * (1 + self.error)
-        return np.where(left.norms < OVERFLOW, np.maximum(above, 0) + self.underflow, np.inf)
+        squares = np.where(left.norms < OVERFLOW, np.maximum(above, 0) + self.underflow, np.inf)
+        return rounded_up(np.sqrt(squares))
 
-    def lower(self, nearest: Squares, left: Placed, right: Placed) -> int:
+    def lower(self, nearest: Distances, left: Placed, right: Placed) -> int:
         """Lower each of `nearest` (k,) in place to the distance of its row of `left` to the nearest of `right`.
 
         What that took, in pairs of rows that were measured. Where products leave more undecided than `DIFFERENCES`
@@ -142,7 +160,7 @@ class Frame:
         measured = undecided.size
         for start in range(0, undecided.size, UNDECIDED_ROWS):
             some = undecided[start : start + UNDECIDED_ROWS]
-            rows, columns = np.nonzero(_may_be_nearer(products[some], nearest[some, None], below[some, None]))
+            rows, columns = np.nonzero(_may_be_nearer(products[some].T, nearest[some], below[some]).T)
             others = columns != best[some[rows]]  # near ties, and the best again
             if rows.size * DIFFERENCES > some.size * len(right.at):
                 _lower_all(nearest, left, right)
@@ -163,21 +181,24 @@ class Frame:
         return products
 
 
-def _may_be_nearer(products: Features, nearest: Squares, below: Squares) -> npt.NDArray[np.bool_]:
-    """Whether the true distance, at least `products + below`, may be smaller than `nearest`; where NaN, it may."""
+def _may_be_nearer(products: Features, nearest: Distances, below: Squares) -> npt.NDArray[np.bool_]:
+    """Whether the true squared distance, at least `products + below`, may be that of less than `nearest` (k,).
+
+    Products are (..., k); where they are NaN, it may.
+    """
     with np.errstate(invalid="ignore"):
-        return ~(products > nearest - below)
+        return ~(products > rounded_up(np.square(nearest, dtype=np.float64) - below))
 
 
-def _lower_all(nearest: Squares, left: Placed, right: Placed) -> None:
+def _lower_all(nearest: Distances, left: Placed, right: Placed) -> None:
     """Lower `nearest` (k,) by a plain pass for each row of `right`."""
     block = left.source[left.at]
     for row in right.at:
         lower_to_point(nearest, block, right.source[row])
 
 
-def _lower_pairs(nearest: Squares, left: Placed, right: Placed, rows: Indices, columns: Indices) -> None:
+def _lower_pairs(nearest: Distances, left: Placed, right: Placed, rows: Indices, columns: Indices) -> None:
     """Lower `nearest` at `rows` (p,) to the measured distances to the rows of `right` at `columns` (p,)."""
-    for part in row_blocks(rows.size, GATHERED * left.source.shape[1]):
+    for part in row_blocks(rows.size, MEASURED * left.source.shape[1]):
         near, far = left.source[left.at[rows[part]]], right.source[right.at[columns[part]]]
-        np.minimum.at(nearest, rows[part], measure(near, far))
+        np.minimum.at(nearest, rows[part], rounded(measure(near, far)))

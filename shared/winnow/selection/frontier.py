@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from winnow.selection.batch import Stop
-from winnow.selection.distances import Features, Frame, Indices, Placed, Squares, gather, lower_to_point
+from winnow.selection.distances import Distances, Features, Frame, Indices, Placed, gather, lower_to_point
 
 PICKED = -1.0  # below every distance, so that a picked row is never the farthest, even among duplicates
-ROOM = 1 << 17  # values of copied rows, 512 KiB; as many as there are candidates where these are more
-CORE, LARGEST_CORE = 256, 1024  # rows of the smallest core, and of the largest
+ROOM = 3 << 15  # values of copied rows, 384 KiB; half as many as candidates where these are more
+CORE, LARGEST_CORE = 192, 1024  # rows of the smallest core, and of the largest
 BLOCK = 256  # candidates at most that meet at once, and centres that they meet
 FIRST_CENTRES = 512  # centres at most that every candidate meets, for its first bound
-SCAN = 1 << 12  # bounds that are looked through at once
-MARKS = 1 << 16  # numbers that a mark can be
+SCAN = 1 << 11  # bounds that are looked through at once
+MARKS = 1 << 8  # numbers that a mark can be
 
 # What things cost, in values of a row that a plain pass reads, as timed on two cores: a row's own share of a pass,
 # a look through the bounds for each row, a value gathered, a pair of rows in a matrix product and a value of it, a
@@ -38,21 +38,22 @@ class Stopped(Exception):
 
 
 class Farthest(NamedTuple):
-    """A candidate and its squared distance to the nearest centre."""
+    """A candidate and its distance to the nearest centre."""
 
     row: int
-    square: float
+    distance: float
 
 
 class Frontier:
-    """Bounds (n,) on the squared distances of `pool` (n, d) to the nearest of `centres` (m, d) and of the picks.
+    """Bounds (n,) on the distances of `pool` (n, d) to the nearest of `centres` (m, d) and of the picks.
 
     Where bounds do not help, as counted in values read, the core becomes the whole pool: a plain pass a pick.
 
-    squares  (n,) bounds, exact for those that met every source; PICKED for picks
+    nearest  (n,) bounds, the distances themselves for those that met every source; PICKED for picks
     mark     (n,) a row was measured against the first `marks[mark]` sources, which are the centres, then the picks
-    values, rows, members  the core: exact squares (k,), features (k, d) and ascending row numbers (k,) of it;
-             where the core is the whole pool, `values` is `squares`, `rows` is the pool and `members` is None
+    picks    (budget,) of which there are `picked`
+    core     (k,) ascending row numbers of those that met every source; None where that is the whole pool
+    rows     (k, d) the core's rows
     outside  the highest bound that is not in the core; PICKED where there is none
     room     (r, d) the core's rows; while it is renewed a block of candidates, and beside it what they meet
 
@@ -63,13 +64,15 @@ class Frontier:
         self.pool = pool
         self.centres = centres
         self.distinct = _distinct_rows(centres)
-        self.picks: list[int] = []
+        self.picks = np.empty(budget, np.int64)
+        self.picked = 0
         self.should_stop = should_stop
         self.frame = Frame(pool)
-        self.squares = np.full(len(pool), np.inf)
-        self.mark = np.zeros(len(pool), np.uint16)
-        self.marks = [0]
-        rows = max(CORE, min(max(ROOM, len(pool)) // pool.shape[1], LARGEST_CORE))
+        self.nearest = np.full(len(pool), np.inf, np.float32)
+        self.mark = np.zeros(len(pool), np.uint8)
+        self.marks = np.zeros(min(budget + 2, MARKS), np.int64)
+        self.newest_mark = 0
+        rows = max(CORE, min(max(ROOM, len(pool) // 2) // pool.shape[1], LARGEST_CORE))
         self.room = np.empty((max(2, min(rows, len(pool))), pool.shape[1]), np.float32)
         self.block = min(len(self.room) // 2, BLOCK)
         self.next_core = CORE
@@ -88,54 +91,55 @@ class Frontier:
             self._bound_by_some_centres()
         while True:
             found = self._farthest_of_core(allowed)
-            if found and (found.square, -found.row) >= (self.outside.square, -self.outside.row):
+            if found and (found.distance, -found.row) >= (self.outside.distance, -self.outside.row):
                 return found
-            if not found and self.outside.square == PICKED:
+            if not found and self.outside.distance == PICKED:
                 return None
             self._renew_core(allowed)
 
     def reset(self) -> None:
         """Forget which rows were allowed."""
-        if self.members is not None:
+        if self.core is not None:
             self._leave_core()
 
     def pick(self, row: int) -> None:
         """Make `row` a centre and never find it again."""
-        self.picks.append(row)
-        self.squares[row] = PICKED
-        if self.members is not None and self.members.size:
-            self.values[self.members == row] = PICKED
-        if not self.distinct.size and len(self.picks) == 1:
-            self.mark[:] = self._now()  # the first of all centres: every distance is new
-            lower_to_point(self.squares, self.pool, self.pool[row])
+        self.picks[self.picked] = row
+        self.picked += 1
+        self.nearest[row] = PICKED
+        if self._sources() == 1:  # the first of all centres: every distance is new
+            self.mark[:] = self._now()
+            lower_to_point(self.nearest, self.pool, self.pool[row])
+        elif self.core is None:
+            lower_to_point(self.nearest, self.rows, self.pool[row])
         else:
-            lower_to_point(self.values, self.rows, self.pool[row])
+            distances = self.nearest[self.core]
+            lower_to_point(distances, self.rows, self.pool[row])
+            self.nearest[self.core] = distances
         self.picks_of_core += 1
-        self.spent += len(self.values) * (self.pool.shape[1] + PER_ROW)
+        self.spent += len(self.rows) * (self.pool.shape[1] + PER_ROW)
 
     def _farthest_of_core(self, allowed: Allowed | None) -> Farthest | None:
-        if not len(self.values):
+        if not len(self.rows):
             return None
-        values = self.values
+        values = self.nearest if self.core is None else self.nearest[self.core]
         if allowed is not None:
-            values = np.where(allowed if self.members is None else allowed[self.members], values, PICKED)
+            values = np.where(allowed if self.core is None else allowed[self.core], values, np.float32(PICKED))
         best = int(np.argmax(values))
         if values[best] == PICKED:
             return None
-        return Farthest(best if self.members is None else int(self.members[best]), float(values[best]))
+        return Farthest(best if self.core is None else int(self.core[best]), float(values[best]))
 
     # --- the core -------------------------------------------------------------------------------
 
     def _empty_core(self) -> None:
-        self.members: Indices | None = np.empty(0, np.int64)
-        self.values = np.empty(0)
+        self.core: Indices | None = np.empty(0, np.int64)
         self.rows = self.pool[:0]
         self.outside = Farthest(-1, np.inf)
 
     def _leave_core(self) -> None:
-        """Write back what the core knows."""
-        self.squares[self.members] = self.values
-        self.mark[self.members] = self._now()
+        """Note that those in the core have met all there are."""
+        self.mark[self.core] = self._now()
         self._empty_core()
 
     def _renew_core(self, allowed: Allowed | None) -> None:
@@ -148,18 +152,17 @@ class Frontier:
         top = self._highest(size + 1, allowed)
         self.outside = Farthest(len(self.pool), PICKED)
         if len(top) > size:
-            last = size - int(np.argmin(self.squares[top][::-1]))  # of the lowest bounds the highest row
-            self.outside = Farthest(int(top[last]), float(self.squares[top[last]]))
+            last = size - int(np.argmin(self.nearest[top][::-1]))  # of the lowest bounds the highest row
+            self.outside = Farthest(int(top[last]), float(self.nearest[top[last]]))
             top = np.delete(top, last)
-        values = self.squares[top]
         for start in range(0, len(top), self.block):
-            self._catch_up(values[start : start + self.block], top[start : start + self.block])
-        self.members, self.values, self.rows = top, values, gather(self.pool, top, self.room)
+            self._catch_up(top[start : start + self.block])
+        self.core, self.rows = top, gather(self.pool, top, self.room)
         self.spent += len(self.pool) * PER_BOUND + self.rows.size * PER_GATHERED
 
     def _size_core(self) -> int:
         """Larger where cores last for few picks, smaller where for many; all where they cost more than they save."""
-        if self.spent > 0.9 * len(self.picks) * self.pass_cost + self.may_lose:
+        if self.spent > 0.9 * self.picked * self.pass_cost + self.may_lose:
             return len(self.pool)
         if self.picks_of_core < self.next_core // 16:
             self.next_core = min(2 * self.next_core, len(self.room))
@@ -169,16 +172,16 @@ class Frontier:
         return self.next_core
 
     def _take_all(self) -> None:
-        for start, rows in self._blocks():
-            self._catch_up(self.squares[start : start + self.block], rows)
-        self.members, self.values, self.rows = None, self.squares, self.pool
+        for rows in self._blocks():
+            self._catch_up(rows)
+        self.core, self.rows = None, self.pool
         self.outside = Farthest(len(self.pool), PICKED)
 
     def _highest(self, count: int, allowed: Allowed | None) -> Indices:
         """The rows (up to `count`,) of the highest bounds, ascending; of equal ones the lowest rows."""
-        rows, bounds = np.empty(0, np.int64), np.empty(0)
-        for start in range(0, len(self.squares), SCAN):
-            part = self.squares[start : start + SCAN]
+        rows, bounds = np.empty(0, np.int64), np.empty(0, np.float32)
+        for start in range(0, len(self.nearest), SCAN):
+            part = self.nearest[start : start + SCAN]
             live = part > PICKED if allowed is None else (part > PICKED) & allowed[start : start + SCAN]
             if len(rows) == count:
                 live &= part > bounds.min()
@@ -190,75 +193,73 @@ class Frontier:
 
     # --- what a row has missed ------------------------------------------------------------------
 
-    def _catch_up(self, values: Squares, rows: Indices) -> None:
-        """Make `values` (k,) of `rows` (k,) of the pool, a block at most, exact."""
-        centres, met = self.distinct.size, np.array(self.marks)[self.mark[rows]]
-        if centres:
-            values[(met == 0) & (values > PICKED)] = np.inf  # a bound that no centre has is not to stay
-            self._meet(values, met, rows, centres)
-        self._meet(values, met, rows, self._sources())
+    def _catch_up(self, rows: Indices) -> None:
+        """Make the bounds of `rows` (k,), a block at most, their distances."""
+        centres, met = self.distinct.size, self.marks[self.mark[rows]]
+        if centres:  # a bound that no centre has is not to stay
+            self.nearest[rows[(met == 0) & (self.nearest[rows] > PICKED)]] = np.inf
+            self._meet(rows, met, centres)
+        self._meet(rows, met, self._sources())
 
-    def _meet(self, values: Squares, met: Indices, rows: Indices, until: int) -> None:
-        """Lower `values` to the distances to the sources up to `until`, of which the rows met so many `met` (k,)."""
-        stale = np.flatnonzero((met < until) & (values > 0))
+    def _meet(self, rows: Indices, met: Indices, until: int) -> None:
+        """Lower the bounds of `rows` to the distances to the sources up to `until`; of these they met `met` (k,)."""
+        stale = np.flatnonzero((met < until) & (self.nearest[rows] > 0))
         if not stale.size:
             return
         first, measured = int(met[stale].min()), 0
-        placed, fresh = self._place(self.pool, rows[stale]), values[stale]
+        placed, fresh = self.frame.place(self.pool, rows[stale], self.room[: self.block]), self.nearest[rows[stale]]
         for start in range(first, until, self.block):
             if self.should_stop():
                 raise Stopped
-            measured += self.frame.lower(fresh, placed, self._source_rows(start, min(start + self.block, until)))
-        values[stale], met[stale] = fresh, until
+            measured += self.frame.lower(fresh, placed, self._place_sources(start, min(start + self.block, until)))
+        self.nearest[rows[stale]], met[stale] = fresh, until
         if first >= self.distinct.size:  # a plain pass meets the centres as well
             self.spent += stale.size * (until - first) * (PER_PAIR + self.pool.shape[1] * PER_PRODUCT)
             self.spent += measured * self.pool.shape[1] * PER_MEASURED
 
-    def _source_rows(self, start: int, end: int) -> Placed:
+    def _place_sources(self, start: int, end: int) -> Placed:
         """Sources from `start` up to `end`: all centres, or all picks."""
         first = self.distinct.size
         if start < first:
-            return self._place_beside(self.centres, self.distinct[start:end])
-        return self._place_beside(self.pool, np.array(self.picks[start - first : end - first], np.int64))
+            return self.frame.place(self.centres, self.distinct[start:end], self.room[self.block :])
+        return self.frame.place(self.pool, self.picks[start - first : end - first], self.room[self.block :])
 
     def _sources(self) -> int:
-        return self.distinct.size + len(self.picks)
+        return self.distinct.size + self.picked
 
     def _now(self) -> int:
         """The mark of all sources there are now."""
-        if self.marks[-1] < self._sources():
-            if len(self.marks) == MARKS:  # half as many from now on: some rows met fewer than they did
-                self.marks = self.marks[::2]
+        if self.marks[self.newest_mark] < self._sources():
+            if self.newest_mark + 1 == len(self.marks):  # half as many from now on: some rows met fewer than they did
+                kept = self.marks[::2].copy()
+                self.marks[: len(kept)] = kept
+                self.newest_mark = len(kept) - 1
                 self.mark //= 2
-            self.marks.append(self._sources())
-        return len(self.marks) - 1
+            self.newest_mark += 1
+            self.marks[self.newest_mark] = self._sources()
+        return self.newest_mark
 
     def _bound_by_some_centres(self) -> None:
         """A first bound for every row: some centres are all that most rows ever meet."""
         count = min(FIRST_CENTRES, -(-self.distinct.size // 4))
         chosen = self.distinct[:: -(-self.distinct.size // count)]
-        for start, rows in self._blocks():
+        for rows in self._blocks():
             if self.should_stop():
                 raise Stopped
-            placed, part = self._place(self.pool, rows), self.squares[start : start + self.block]
+            placed, bounds = self.frame.place(self.pool, rows, self.room[: self.block]), self.nearest[rows]
             for first in range(0, len(chosen), self.block):
-                some = self._place_beside(self.centres, chosen[first : first + self.block])
-                np.minimum(part, self.frame.bound(placed, some), out=part)
+                some = self.frame.place(self.centres, chosen[first : first + self.block], self.room[self.block :])
+                np.minimum(bounds, self.frame.bound(placed, some), out=bounds)
+            self.nearest[rows] = bounds
         self.spent = 1.0  # a part of what a plain pass does with centres as well
 
-    def _blocks(self) -> Iterator[tuple[int, Indices]]:
-        """The first row of each block of the pool, and all of its rows."""
+    def _blocks(self) -> Iterator[Indices]:
+        """All rows of the pool, a block at a time."""
         for start in range(0, len(self.pool), self.block):
-            yield start, np.arange(start, min(start + self.block, len(self.pool)))
-
-    def _place(self, source: Features, at: Indices) -> Placed:
-        return self.frame.place(source, at, self.room[: self.block])
-
-    def _place_beside(self, source: Features, at: Indices) -> Placed:
-        return self.frame.place(source, at, self.room[self.block :])
+            yield np.arange(start, min(start + self.block, len(self.pool)))
 
 
-def _largest(values: Squares, count: int) -> Indices:
+def _largest(values: Distances, count: int) -> Indices:
     """Positions (up to `count`,) of the largest of `values`, ascending; of equal ones the first."""
     if len(values) <= count:
         return np.arange(len(values))
@@ -270,10 +271,13 @@ def _largest(values: Squares, count: int) -> Indices:
 def _distinct_rows(centres: Features) -> Indices:
     """The first of each kind of row: equal ones would be ties that no estimate can tell apart."""
     zero = np.float32(0)  # makes -0.0 the same as 0.0
-    digests = np.empty((len(centres), 2), np.uint64)
+    digests = np.empty(len(centres), np.uint64)
     for number, row in enumerate(centres):
-        digests[number] = np.frombuffer(hashlib.blake2b((row + zero).tobytes(), digest_size=16).digest(), np.uint64)
-    order = np.lexsort(digests.T)  # of equal ones the first comes first
-    new = np.ones(len(order), np.bool_)
-    new[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
-    return np.sort(order[new])
+        digests[number] = int.from_bytes(hashlib.blake2b((row + zero).tobytes(), digest_size=8).digest())
+    order = np.argsort(digests, kind="stable")  # of equal ones the first comes first
+    digests.sort()
+    repeats = 1 + np.flatnonzero(digests[1:] == digests[:-1])
+    same = [bool((centres[order[at]] == centres[order[at - 1]]).all()) for at in repeats]
+    first = np.delete(order, repeats[same]) if any(same) else order
+    first.sort()
+    return first

@@ -30,12 +30,12 @@ def k_center_greedy(
 ) -> Selection:
     """Pick `budget` rows of `pool`, each the farthest from all centres so far, and make it a centre.
 
-    Algorithm 1 of Reasat & Smith, where the existing centres are the images already selected. L2; ties go to
-    the lowest index; rows already picked are never picked again. Distances are exact to float64, and the same
-    input gives the same bits for any number of threads. Bounds spare it from reading most of the pool at most
-    picks. Beside the input it holds 10 bytes a row, at most 60 a centre and 80 a pick, and blocks: about 1 MiB, more
-    where 256 rows or 4 bytes a row are more, and half of these again where products cannot tell distances apart.
-    float32 arrays and memmaps are read where they lie, other floats are converted to float32 first.
+    Algorithm 1 of Reasat & Smith, where the existing centres are the images already selected. L2; distances are
+    those of float64, rounded to float32 as the scores are; ties go to the lowest index; rows already picked are never
+    picked again. The same input gives the same bits for any number of threads. Bounds spare it from reading most of
+    the pool at most picks. Beside the input it holds 5 bytes a row, at most 40 a centre and 12 a pick, and blocks:
+    about 3/4 MiB, more where 192 rows or 2 bytes a row are more, and half of these again where products cannot tell
+    distances apart. float32 arrays and memmaps are read where they lie, other floats are converted to float32 first.
 
     pool         (n, d) candidates
     centers      (m, d) features selected earlier, or None. Without any, the first pick is drawn from `seed`,
@@ -65,67 +65,72 @@ def k_center_greedy(
         radius = run.radius()
     except Stopped:
         radius = None
-    return Selection(
-        indices=np.array(run.picks, np.int64),
-        scores=np.sqrt(np.array(run.squares, np.float64)).astype(np.float32),
-        radius=radius,
-    )
+    done = frontier.picked
+    return Selection(indices=frontier.picks[:done].copy(), scores=run.scores[:done].copy(), radius=radius)
 
 
 class _Run:
-    """The picks so far with their squared distances, and where the next ones come from."""
+    """Where the next pick comes from, and the distance of each so far."""
 
     def __init__(self, frontier: Frontier, limits: Limits | None, first: int | None) -> None:
         self.frontier = frontier
         self.limits = limits
         self.first = first
-        self.picks: list[int] = []
-        self.squares: list[float] = []
+        self.scores = np.empty(len(frontier.picks), np.float32)
 
     def pick(self, budget: int, on_progress: Progress, should_stop: Stop) -> None:
         """Pick until `budget` or until stopped."""
         on_progress(0, budget)
-        while len(self.picks) < budget and not should_stop():
+        for done in range(budget):
+            if should_stop():
+                return
             found = self._next()
             if found is None:
-                raise ValueError(f"budget: limits allow {len(self.picks)} picks, got {budget}")
+                raise ValueError(f"budget: limits allow {done} picks, got {budget}")
             if self.limits:
                 self.limits.take(found.row)
             self.frontier.pick(found.row)
-            self.picks.append(found.row)
-            self.squares.append(found.square)
-            if found.square == np.inf:
-                self.squares[0] = max(float(self.frontier.squares.max()), 0.0)
-            _require_float32(self.squares[-1])
-            on_progress(len(self.picks), budget)
+            self.scores[done] = self._largest_left() if self._is_drawn(done) else found.distance
+            _require_float32(self.scores[done])
+            on_progress(done + 1, budget)
 
     def radius(self) -> float | None:
         """The largest distance left; None where nothing was measured."""
-        if self.first is not None and not self.picks:
+        if self._is_drawn(self.frontier.picked):
             return None
         if self.limits:
             self.frontier.reset()
         found = self.frontier.farthest()
-        return float(np.sqrt(found.square)) if found else 0.0
+        return found.distance if found else 0.0
 
     def _next(self) -> Farthest | None:
-        if self.first is not None and not self.picks:
+        if self.first is not None and self._is_drawn(self.frontier.picked):
             return Farthest(self.first, np.inf)
         return self.frontier.farthest(self.limits.allowed if self.limits else None)
 
+    def _is_drawn(self, pick: int) -> bool:
+        """Whether that pick has no distance of its own: nothing was selected before it."""
+        return self.first is not None and pick == 0
 
-def _require_float32(square: float) -> None:
-    if square > FARTHEST**2:
-        reason = f"rows lie {np.sqrt(square):.3g} apart, which float32 scores cannot hold"
+    def _largest_left(self) -> float:
+        return max(float(self.frontier.nearest.max()), 0.0)
+
+
+def _require_float32(distance: float) -> None:
+    if distance == np.inf:
+        reason = f"rows lie more than {FARTHEST:.3g} apart, which float32 scores cannot hold"
         raise ValueError(f"pool: {reason}; scale pool and centers down")
 
 
 def _draw_first(limits: Limits | None, rows: int, seed: int, budget: int) -> int:
     """A row that the seed draws of those allowed."""
-    open_rows = np.arange(rows) if limits is None else np.flatnonzero(_require_allowed(limits, rows))
+    generator = np.random.default_rng(require_seed(seed))
+    if limits is None:
+        return int(generator.integers(rows))
+    open_rows = np.flatnonzero(_require_allowed(limits, rows))
     if not open_rows.size:
         raise ValueError(f"budget: limits allow 0 picks, got {budget}")
-    return int(open_rows[np.random.default_rng(require_seed(seed)).integers(open_rows.size)])
+    return int(open_rows[generator.integers(open_rows.size)])
 
 
 def _require_allowed(limits: Limits, rows: int) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from winnow.selection.batch import Floats, require_finite, require_floats, row_blocks
-from winnow.selection.distances import OVERFLOW, ROUNDING, UNDERFLOW, Features, Squares, measure
+from winnow.selection.distances import OVERFLOW, ROUNDING, UNDERFLOW, Features, Squares, measure, rounded_up
 
 Mask = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.int64]
@@ -96,14 +96,9 @@ def possible_pairs(left: Features, right: Features, distance: float, origin: Ori
     with np.errstate(over="ignore", invalid="ignore"):
         estimates = (a * np.float32(-2.0)) @ b.T  # (k, m), the squared distances less the norms of left
         estimates += b_norms.astype(np.float32)
-        possible = ~(estimates > _rounded_up(limit + slack - a_norms)[:, None])
-        certain = estimates <= -_rounded_up(slack + a_norms - limit)[:, None]
+        possible = ~(estimates > rounded_up(limit + slack - a_norms)[:, None])
+        certain = estimates <= -rounded_up(slack + a_norms - limit)[:, None]
     return possible, certain & possible
-
-
-def _rounded_up(values: Squares) -> Features:
-    """As float32, none smaller."""
-    return np.nextafter(values.astype(np.float32), np.float32(np.inf))
 
 
 def pairs_within(left: Features, right: Features, distance: float, origin: Origin) -> tuple[Positions, Positions]:
