@@ -234,17 +234,20 @@ class PeakMemory:
     """The largest anonymous memory of this process inside the block, beyond what it had before: looked at often."""
 
     def __enter__(self) -> "PeakMemory":
-        self.peak, self.done, watching = 0, threading.Event(), threading.Event()
+        self.peak, self.lock = 0, threading.Lock()
+        self.done, watching = threading.Event(), threading.Event()
         self.watch = threading.Thread(target=self._watch, args=(watching,))
         self.watch.start()
         watching.wait()
         give_back()  # what was freed before is not to be had again for nothing
-        self.before = self.peak = anonymous_bytes()
+        with self.lock:
+            self.before = self.peak = anonymous_bytes()
         return self
 
     def _watch(self, watching: threading.Event) -> None:
         while not self.done.wait(0.005):
-            self.peak = max(self.peak, anonymous_bytes())
+            with self.lock:
+                self.peak = max(self.peak, anonymous_bytes())
             watching.set()  # what a look takes is there, and not the contender's
 
     def __exit__(self, *reason: object) -> None:

@@ -14,6 +14,11 @@ def draw(rows, width, seed):
     return np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
 
 
+def grid(rows, width, seed):
+    """Rows full of ties."""
+    return np.random.default_rng(seed).integers(-2, 3, (rows, width)).astype(np.float32)
+
+
 def same(a, b):
     return np.array_equal(a.indices, b.indices) and np.array_equal(a.scores, b.scores) and a.radius == b.radius
 
@@ -37,19 +42,20 @@ def slow_capped(pool, budget, centers, groups, cap):
     selected, picks = list(centers), []
     while len(picks) < budget:
         free = [i for i in range(len(pool)) if i not in picks and sum(groups[p] == groups[i] for p in picks) < cap]
-        far = {i: min(distance(pool[i], s) for s in selected) for i in free}
+        far = {i: np.float32(min(distance(pool[i], s) for s in selected)) for i in free}
         picks.append(max(free, key=lambda i: (far[i], -i)))
         selected.append(pool[picks[-1]])
     left = [min(distance(x, s) for s in selected) for i, x in enumerate(pool) if i not in picks]
     return picks, max(left, default=0.0)
 
 
+@pytest.mark.parametrize("make", [draw, grid])
 @pytest.mark.parametrize("core", [1, 5, 512])
 @pytest.mark.parametrize("cap", [1, 3])
-def test_limits_are_kept_and_the_radius_counts_rows_that_they_forbid(monkeypatch, cap, core):
+def test_limits_are_kept_and_the_radius_counts_rows_that_they_forbid(monkeypatch, make, cap, core):
     monkeypatch.setattr(frontier, "CORE", core)
     monkeypatch.setattr(frontier, "LARGEST_CORE", 4 * core)
-    pool, centers = draw(60, 4, 33), draw(2, 4, 34)
+    pool, centers = make(60, 4, 33), make(2, 4, 34)
     groups = np.random.default_rng(35).integers(0, 12, 60)
     got = k_center_greedy(pool, 12, centers=centers, limits=AtMostFromEach(groups, cap))
     picks, radius = slow_capped(pool, 12, centers, groups, cap)
@@ -82,6 +88,15 @@ def test_limits_that_allow_nothing():
     limits.allowed[:] = False
     with pytest.raises(ValueError, match="budget: limits allow 0 picks, got 2"):
         k_center_greedy(draw(5, 3, 30), 2, limits=limits)
+
+
+def test_a_radius_that_float32_cannot_hold_is_refused():
+    """Also where the row that lies so far is one that limits forbid, so that no score is its distance."""
+    pool = np.array([[0, 0], [3e38, 3e38], [1, 1]], np.float32)
+    limits = AtMostFromEach(np.zeros(3, int), 3)
+    limits.allowed[1] = False
+    with pytest.raises(ValueError, match="pool: rows lie more than"):
+        k_center_greedy(pool, 1, centers=pool[:1], limits=limits)
 
 
 def test_limits_of_another_length():

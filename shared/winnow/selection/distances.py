@@ -20,7 +20,8 @@ Distances = npt.NDArray[np.float32]
 Squares = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
-MEASURED = 256  # float64 differences fill a block of a 128th as many values: more rows at once are no faster
+MEASURED = 64  # float64 differences fill a block of a 64th as many values: more rows at once are no faster
+GATHERED = 128  # rows taken from where they lie, to be measured, fill a block of a 128th as many values
 PASS_ROWS = 1 << 14  # of narrow features that a plain pass looks at together
 UNDECIDED_ROWS = 64  # rows whose distances to a whole block of others are compared at once
 SAMPLE_ROWS = 1024  # rows that the middle of the features is taken from
@@ -36,9 +37,10 @@ def measure(left: Features, right: Features) -> Squares:
     Each row is summed by itself, in an order that d alone determines.
     """
     squares = np.empty(len(left))
+    point = right.astype(np.float64) if right.ndim == 1 else None
     for rows in row_blocks(len(left), MEASURED * left.shape[1]):
-        difference = left[rows].astype(np.float64)
-        difference -= (right[rows] if right.ndim == 2 else right).astype(np.float64)
+        difference = left[rows].astype(np.float64, order="C")
+        difference -= right[rows].astype(np.float64) if point is None else point
         squares[rows] = np.square(difference, out=difference).sum(axis=1)
     return squares
 
@@ -66,7 +68,7 @@ def lower_to_point(nearest: Distances, pool: Features, point: Features) -> None:
         current = nearest[rows]  # a view: writing to it writes to nearest
         undecided = np.flatnonzero(_may_be_nearer_to_point(_estimate(block, point), current, pool.shape[1]))
         undecided = undecided[current[undecided] > 0]
-        for part in row_blocks(undecided.size, MEASURED * pool.shape[1]):
+        for part in row_blocks(undecided.size, GATHERED * pool.shape[1]):
             some = undecided[part]
             current[some] = np.minimum(current[some], rounded(measure(block[some], point)))
 
@@ -83,8 +85,8 @@ def _estimate(block: Features, point: Features) -> Features:
 def _may_be_nearer_to_point(estimate: Features, current: Distances, width: int) -> npt.NDArray[np.bool_]:
     """Whether the true distance may be smaller than `current` (k,): the estimate is not above all it could be then.
 
-    A sum of d squared differences is off by at most (d + 3) unit roundoffs of itself, whatever its order. Where it
-    overflowed, it is above whatever float32 holds.
+    A sum of d squared differences is off by at most (d + 3) unit roundoffs of itself, whatever its order; that is
+    doubled here, with five more for the roundings of `most`. Where the sum overflowed, it is above all float32 holds.
     """
     with np.errstate(over="ignore", under="ignore"):
         most = current * current
@@ -96,9 +98,9 @@ def _may_be_nearer_to_point(estimate: Features, current: Distances, width: int) 
 def gather(source: Features, at: Indices, into: Features) -> Features:
     """The rows `at` (k,) of `source`, written to the first rows of `into` (m, d), m >= k: these (k, d)."""
     out = into[: len(at)]
-    if source.flags.c_contiguous:
-        return np.take(source, at, axis=0, out=out, mode="clip")  # no other mode writes without a copy
-    for number, row in enumerate(at):  # take would copy the source
+    if source.flags.c_contiguous and source.flags.aligned:
+        return np.take(source, at, axis=0, out=out, mode="clip")  # mode raise would write to a copy first
+    for number, row in enumerate(at):  # take would copy the whole source
         out[number] = source[row]
     return out
 
@@ -199,6 +201,6 @@ def _lower_all(nearest: Distances, left: Placed, right: Placed) -> None:
 
 def _lower_pairs(nearest: Distances, left: Placed, right: Placed, rows: Indices, columns: Indices) -> None:
     """Lower `nearest` at `rows` (p,) to the measured distances to the rows of `right` at `columns` (p,)."""
-    for part in row_blocks(rows.size, MEASURED * left.source.shape[1]):
+    for part in row_blocks(rows.size, 2 * GATHERED * left.source.shape[1]):
         near, far = left.source[left.at[rows[part]]], right.source[right.at[columns[part]]]
         np.minimum.at(nearest, rows[part], rounded(measure(near, far)))

@@ -22,7 +22,7 @@ CORE, LARGEST_CORE = 192, 1024  # rows of the smallest core, and of the largest
 BLOCK = 256  # candidates at most that meet at once, and centres that they meet
 FIRST_CENTRES = 512  # centres at most that every candidate meets, for its first bound
 SCAN = 1 << 11  # bounds that are looked through at once
-MARKS = 1 << 8  # numbers that a mark can be
+MARKS = 255  # numbers that a mark can be
 
 # What things cost, in values of a row that a plain pass reads, as timed on two cores: a row's own share of a pass,
 # a look through the bounds for each row, a value gathered, a pair of rows in a matrix product and a value of it, a
@@ -196,7 +196,7 @@ class Frontier:
     def _catch_up(self, rows: Indices) -> None:
         """Make the bounds of `rows` (k,), a block at most, their distances."""
         centres, met = self.distinct.size, self.marks[self.mark[rows]]
-        if centres:  # a bound that no centre has is not to stay
+        if centres:  # a bound that is an estimate, of rows that met none: it is no distance
             self.nearest[rows[(met == 0) & (self.nearest[rows] > PICKED)]] = np.inf
             self._meet(rows, met, centres)
         self._meet(rows, met, self._sources())
@@ -231,9 +231,10 @@ class Frontier:
         """The mark of all sources there are now."""
         if self.marks[self.newest_mark] < self._sources():
             if self.newest_mark + 1 == len(self.marks):  # half as many from now on: some rows met fewer than they did
-                kept = self.marks[::2].copy()
-                self.marks[: len(kept)] = kept
-                self.newest_mark = len(kept) - 1
+                kept = self.marks[1::2].copy()  # the first mark stays, and the second: all centres
+                self.marks[1 : 1 + len(kept)] = kept
+                self.newest_mark = len(kept)
+                self.mark += 1
                 self.mark //= 2
             self.newest_mark += 1
             self.marks[self.newest_mark] = self._sources()

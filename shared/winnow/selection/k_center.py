@@ -1,7 +1,6 @@
 """k-center greedy: spread the picks so that no candidate is far from a selected one (coreset)."""
 
 import numpy as np
-import numpy.typing as npt
 
 from winnow.selection.batch import (
     Floats,
@@ -33,9 +32,10 @@ def k_center_greedy(
     Algorithm 1 of Reasat & Smith, where the existing centres are the images already selected. L2; distances are
     those of float64, rounded to float32 as the scores are; ties go to the lowest index; rows already picked are never
     picked again. The same input gives the same bits for any number of threads. Bounds spare it from reading most of
-    the pool at most picks. Beside the input it holds 5 bytes a row, at most 40 a centre and 12 a pick, and blocks:
+    the pool at most picks. Beside the input it holds 5 bytes a row, at most 50 a centre and 24 a pick, and blocks:
     about 3/4 MiB, more where 192 rows or 2 bytes a row are more, and half of these again where products cannot tell
-    distances apart. float32 arrays and memmaps are read where they lie, other floats are converted to float32 first.
+    distances apart; with `limits` up to 8 bytes a row more, and blocks of 4 MiB where rows are not contiguous. float32
+    arrays and memmaps are read where they lie, other floats are converted to float32 first.
 
     pool         (n, d) candidates
     centers      (m, d) features selected earlier, or None. Without any, the first pick is drawn from `seed`,
@@ -57,9 +57,12 @@ def k_center_greedy(
     candidates = require_features("pool", pool)
     budget = require_budget("pool", len(candidates), budget)
     existing = require_centers(centers, candidates.shape[1])
-    first = _draw_first(limits, len(candidates), seed, budget)
+    seed = require_seed(seed)
+    if limits is not None:
+        _require_allowed(limits, len(candidates))
+    first = None if len(existing) else _draw_first(limits, len(candidates), seed, budget)
     frontier = Frontier(candidates, existing, budget, should_stop or _never)
-    run = _Run(frontier, limits, None if len(existing) else first)
+    run = _Run(frontier, limits, first)
     try:
         run.pick(budget, on_progress or _ignore, should_stop or _never)
         radius = run.radius()
@@ -70,7 +73,10 @@ def k_center_greedy(
 
 
 class _Run:
-    """Where the next pick comes from, and the distance of each so far."""
+    """Where the next pick comes from, and the distance of each so far.
+
+    first  the first pick, where nothing is selected yet
+    """
 
     def __init__(self, frontier: Frontier, limits: Limits | None, first: int | None) -> None:
         self.frontier = frontier
@@ -89,55 +95,56 @@ class _Run:
                 raise ValueError(f"budget: limits allow {done} picks, got {budget}")
             if self.limits:
                 self.limits.take(found.row)
+            is_drawn = self._drawn() is not None
             self.frontier.pick(found.row)
-            self.scores[done] = self._largest_left() if self._is_drawn(done) else found.distance
-            _require_float32(self.scores[done])
+            self.scores[done] = _in_float32(self._largest_left() if is_drawn else found.distance)
             on_progress(done + 1, budget)
 
     def radius(self) -> float | None:
         """The largest distance left; None where nothing was measured."""
-        if self._is_drawn(self.frontier.picked):
+        if self._drawn() is not None:
             return None
         if self.limits:
             self.frontier.reset()
         found = self.frontier.farthest()
-        return found.distance if found else 0.0
+        return _in_float32(found.distance) if found else 0.0
 
     def _next(self) -> Farthest | None:
-        if self.first is not None and self._is_drawn(self.frontier.picked):
-            return Farthest(self.first, np.inf)
+        drawn = self._drawn()
+        if drawn is not None:
+            return Farthest(drawn, np.inf)
         return self.frontier.farthest(self.limits.allowed if self.limits else None)
 
-    def _is_drawn(self, pick: int) -> bool:
-        """Whether that pick has no distance of its own: nothing was selected before it."""
-        return self.first is not None and pick == 0
+    def _drawn(self) -> int | None:
+        """The pick that comes next because nothing is selected, by the seed alone; None from then on."""
+        return None if self.frontier.picked else self.first
 
     def _largest_left(self) -> float:
         return max(float(self.frontier.nearest.max()), 0.0)
 
 
-def _require_float32(distance: float) -> None:
+def _in_float32(distance: float) -> float:
     if distance == np.inf:
         reason = f"rows lie more than {FARTHEST:.3g} apart, which float32 scores cannot hold"
         raise ValueError(f"pool: {reason}; scale pool and centers down")
+    return distance
 
 
 def _draw_first(limits: Limits | None, rows: int, seed: int, budget: int) -> int:
     """A row that the seed draws of those allowed."""
-    generator = np.random.default_rng(require_seed(seed))
+    generator = np.random.default_rng(seed)
     if limits is None:
         return int(generator.integers(rows))
-    open_rows = np.flatnonzero(_require_allowed(limits, rows))
+    open_rows = np.flatnonzero(limits.allowed)
     if not open_rows.size:
         raise ValueError(f"budget: limits allow 0 picks, got {budget}")
     return int(open_rows[generator.integers(open_rows.size)])
 
 
-def _require_allowed(limits: Limits, rows: int) -> npt.NDArray[np.bool_]:
+def _require_allowed(limits: Limits, rows: int) -> None:
     allowed = limits.allowed
     if allowed.shape != (rows,) or allowed.dtype != np.bool_:
         raise ValueError(f"limits: allowed needs {rows} booleans, got {allowed.dtype} {allowed.shape}")
-    return allowed
 
 
 def _never() -> bool:
