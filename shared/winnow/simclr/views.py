@@ -18,6 +18,7 @@ MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 REFERENCE_SIZE = 224  # blur_sigma is in pixels at this size
 _GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma, as Pillow and torchvision use
+_SMALLEST_SPREAD = 1e-12  # of the channels of a pixel, in its hue: greys have none, and keep their colour
 _NUMBERS = 16  # uniform numbers drawn for each view
 
 
@@ -153,7 +154,7 @@ def jitter(x: Tensor, drawn: Parameters) -> Tensor:
 def luma(x: Tensor) -> Tensor:
     """(n, 3, H, W) → (n, 1, H, W), ITU-R 601."""
     red, green, blue = x.unbind(1)
-    return (_GREY[0] * red + _GREY[1] * green + _GREY[2] * blue).unsqueeze(1)
+    return (_GREY[0] * red).add(green, alpha=_GREY[1]).add(blue, alpha=_GREY[2]).unsqueeze(1)
 
 
 def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
@@ -161,27 +162,25 @@ def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
     red, green, blue = x.unbind(1)
     high = torch.maximum(torch.maximum(red, green), blue)
     spread = high - torch.minimum(torch.minimum(red, green), blue)
-    of_green = torch.where(green == high, 2 * spread + blue - red, 4 * spread + red - green)
-    sector = torch.where(red == high, green - blue, of_green) / torch.where(spread > 0, spread, 1.0)
-    hue = sector + 6 * turns[:, None, None]  # (n, H, W), in sixths of a circle
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1)
-    k = (offsets + hue.unsqueeze(1)) % 6  # (n, 3, H, W)
-    weight = torch.minimum(k, 4 - k).clamp(0, 1)
-    return high.unsqueeze(1) - spread.unsqueeze(1) * weight
+    of_green = torch.where(green == high, (blue - red).add(spread, alpha=2), (red - green).add(spread, alpha=4))
+    hue = torch.where(red == high, green - blue, of_green) / spread.clamp(min=_SMALLEST_SPREAD)
+    hue = hue + 6 * turns[:, None, None]  # (n, H, W), in sixths of a circle
+    hue = hue - 6 * (hue / 6).floor()
+    missing = torch.stack([2 - (hue - 3).abs(), (hue - 2).abs() - 1, (hue - 4).abs() - 1], 1)  # (n, 3, H, W)
+    return torch.addcmul(high.unsqueeze(1), spread.unsqueeze(1), missing.clamp(0, 1), value=-1)
 
 
 def blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Separable Gaussian blur of (n, 3, H, W), `sigma` (n,) in pixels; 0 leaves an image as it is."""
     radius = min(radius, min(x.shape[2:]) - 1)
-    offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)  # (k,)
-    kernel = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]) ** 2)  # (n, k)
-    kernel = kernel / kernel.sum(1, keepdim=True)
+    offsets = torch.arange(radius + 1, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]) ** 2)  # (n, radius + 1): its right half
+    kernel = (kernel / (2 * kernel.sum(1, keepdim=True) - 1))[:, :, None, None, None]
     for axis, pad in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
-        length = x.shape[axis]
-        padded = F.pad(x, pad, mode="reflect")
-        x = torch.zeros_like(x)
-        for j in range(2 * radius + 1):
-            x.addcmul_(padded.narrow(axis, j, length), kernel[:, j, None, None, None])
+        padded, length = F.pad(x, pad, mode="reflect"), x.shape[axis]
+        x = x * kernel[:, 0]
+        for j in range(1, radius + 1):
+            x.addcmul_(padded.narrow(axis, radius - j, length) + padded.narrow(axis, radius + j, length), kernel[:, j])
     return x
 
 
