@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from winnow.selection import distances, frontier, k_center_greedy
-from winnow.selection.distances import Frame, measure
+from winnow.selection.distances import Frame, lower_to_point, measure, rounded_up
 from winnow.selection.frontier import PER_ROW, PICKED, Frontier
 
 
@@ -80,7 +80,7 @@ def test_sizes_change_nothing(monkeypatch, block, marks):
     assert_equals_plain(pool, 120, centres)
 
 
-@pytest.mark.parametrize("marks", [3, 6, 255])
+@pytest.mark.parametrize("marks", [3, 6, frontier.MARKS])
 def test_marks_that_run_out_change_nothing(monkeypatch, marks):
     shrink(monkeypatch, CORE=2, LARGEST_CORE=128, FIRST_CENTRES=5, SCAN=64, MARKS=marks, TOLERATED=1e9)
     assert_equals_plain(draw(900, 12, 3), 600, draw(60, 12, 4))
@@ -163,6 +163,25 @@ def test_bounds_are_above_the_distances(offset, scale):
     assert np.array_equal(np.minimum(lowered, nearest), nearest)
     assert np.array_equal(np.minimum(lowered, bounds), lowered)
     assert np.array_equal(lowered, nearest)
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=1))
+def test_nothing_is_rounded_up_to_less(values):
+    assert (rounded_up(np.array(values)) >= np.array(values)).all()
+
+
+def test_squares_that_float32_rounds_up_to_twice_hide_nothing():
+    """Each of four squares is half of the least that float32 has, or a little more, and counts as all of it."""
+    row = np.full((1, 4), 2.66e-23, np.float32)
+    nearest = np.array([5.5e-23], np.float32)
+    lower_to_point(nearest, row, np.zeros(4, np.float32))
+    assert nearest == to_the_nearest(row, np.zeros((1, 4), np.float32)) < np.float32(5.5e-23)
+
+
+def test_how_rows_lie_in_memory_changes_no_bit_of_what_is_measured():
+    rows, others = draw(300, 40, 9), draw(300, 40, 10)
+    for right in (others, others[0]):
+        assert np.array_equal(measure(np.asfortranarray(rows), right), measure(rows, right))
 
 
 def test_bounds_are_close_where_features_have_an_offset():
