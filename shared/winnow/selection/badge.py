@@ -13,8 +13,8 @@ from winnow.selection.batch import (
     row_blocks,
 )
 from winnow.selection.choice import Unlimited, lowest_allowed
-from winnow.selection.distances import Features, Squares, measure
-from winnow.selection.neighbours import as_features, require_features, squares_to_point
+from winnow.selection.distances import Features, Squares, measure, squares_to_point
+from winnow.selection.neighbours import as_features, require_features
 from winnow.selection.predictions import require_predictions
 
 LARGEST = float(np.finfo(np.float32).max)
