@@ -12,7 +12,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from winnow.domain import EncoderSpec
 from winnow.simclr import checkpoint
-from winnow.simclr.small_maps import with_products
+from winnow.simclr.convolutions import converted
 
 
 class Images(Protocol):
@@ -44,7 +44,9 @@ def build(spec: EncoderSpec, seed: int) -> SimclrModel:
         torch.manual_seed(seed % 2**63)
         encoder = getattr(torchvision.models, spec.name)(weights=None)
         encoder.fc = nn.Identity()
-        model = SimclrModel(with_products(encoder), _head(spec))
+        # The largest of what a ReLU lets through is what it lets through of the largest: a quarter as many values.
+        encoder.relu, encoder.maxpool = nn.Identity(), nn.Sequential(encoder.maxpool, encoder.relu)
+        model = SimclrModel(converted(encoder), _head(spec))
     return model.to(memory_format=torch.channels_last)
 
 

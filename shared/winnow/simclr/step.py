@@ -61,13 +61,20 @@ class Step:
 
     def _project(self, x: Tensor, samples: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            size = BLOCK if x.device.type == "cpu" else len(x)
-            blocks = list(zip(x.split(size), samples.split(size), strict=True))
-            both = torch.cat([self._views(*block, keys[view]) for view in (0, 1) for block in blocks])  # (2n, 3, H, W)
-            both = both.contiguous(memory_format=torch.channels_last)
+            both = self._make(x, samples, keys)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
             z0, z1 = self._network(both).chunk(2)  # (n, d) each
         return z0, z1
+
+    def _make(self, x: Tensor, samples: Tensor, keys: Tensor) -> Tensor:
+        """Both views of each image, one after the other: (2n, 3, H, W), channels last."""
+        block = BLOCK if x.device.type == "cpu" else len(x)
+        shape = 2 * len(x), x.shape[3], *x.shape[1:3]
+        both = torch.empty(shape, device=x.device, memory_format=torch.channels_last)
+        for key, side in zip(keys, both.chunk(2), strict=True):
+            for of_images, of_samples, made in zip(*(one.split(block) for one in (x, samples, side)), strict=True):
+                made.copy_(self._views(of_images, of_samples, key))
+        return both
 
     def _in_chunks(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:
         """Gradient caching (Gao et al. 2021): z of all chunks without graphs, the loss's gradient at z, then each chunk

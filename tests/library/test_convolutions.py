@@ -1,10 +1,11 @@
-"""Products in place of convolutions: the same function and the same gradients, where they apply and nowhere else."""
+"""Other ways to convolve: the same function and the same gradients, where they apply and nowhere else."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from winnow.simclr.small_maps import Conv2d, with_products
+from winnow.simclr import small_maps
+from winnow.simclr.convolutions import Conv2d, converted
 
 Shape = tuple[int, int]
 
@@ -17,8 +18,13 @@ def pair(kernel: Shape, stride: int, padding: Shape, channels: Shape = (5, 7)) -
     return plain.to(memory_format=torch.channels_last), made.to(memory_format=torch.channels_last)
 
 
-def is_product(y: Tensor) -> bool:
-    return y.grad_fn is not None and "Product" in y.grad_fn.name()
+def way(y: Tensor) -> str:
+    """How it was made, before a bias was added."""
+    made = y.grad_fn
+    while made is not None and "Add" in made.name():
+        made = made.next_functions[0][0]
+    name = made.name() if made is not None else "nothing"
+    return next((way for way in ("Products", "Winograd", "Convolution") if way in name), name)
 
 
 SMALL = [
@@ -40,7 +46,7 @@ def test_it_is_the_convolution(size: Shape, kernel: Shape, stride: int, padding:
     x = torch.randn(4, 5, *size, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
     outputs = [convolve(one) for convolve, one in zip((plain, made), inputs, strict=True)]
-    assert is_product(outputs[1]) and not is_product(outputs[0])
+    assert [way(y) for y in outputs] == ["Convolution", "Products"]
     above = torch.randn_like(outputs[0])
     for y in outputs:
         y.backward(above)
@@ -74,21 +80,63 @@ def test_gradients_agree_with_differences() -> None:
 def test_larger_maps_are_convolved(size: Shape, kernel: Shape, stride: int, padding: Shape) -> None:
     plain, made = pair(kernel, stride, padding)
     x = torch.randn(4, 5, *size, dtype=torch.float64)
-    assert not is_product(made(x))
+    assert way(made(x)) == "Convolution"
     assert torch.equal(made(x), plain(x))
 
 
-def test_autocast_is_left_its_convolution() -> None:
-    _, made = pair((3, 3), 1, (1, 1))
-    made.float()
+def wide(channels: Shape = (128, 128), *, stride: int = 1, padding: int | str = 1, bias: bool = False) -> Conv2d:
+    torch.manual_seed(1)
+    return Conv2d(*channels, 3, stride, padding, bias=bias).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("made", "size", "taken"),
+    [
+        (wide(), (4, 4), "Winograd"),
+        (wide(), (12, 12), "Winograd"),
+        (wide(), (7, 8), "Winograd"),
+        (wide((128, 256)), (4, 4), "Winograd"),
+        (wide((256, 256), bias=True), (6, 6), "Winograd"),
+        (wide((64, 128)), (4, 4), "Convolution"),
+        (wide((128, 64)), (4, 4), "Convolution"),
+        (wide(), (28, 28), "Convolution"),
+        (wide(), (4, 64), "Convolution"),
+        (wide(stride=2), (8, 8), "Convolution"),
+        (wide(padding=0), (6, 6), "Convolution"),
+        (wide(padding="same"), (4, 4), "Convolution"),
+        (wide().double(), (4, 4), "Convolution"),
+        (wide(), (3, 3), "Winograd"),
+        (wide(), (2, 2), "Products"),
+        (wide(stride=2), (4, 4), "Products"),
+    ],
+)
+def test_each_map_is_convolved_in_the_way_that_suits_it(made: Conv2d, size: Shape, taken: str) -> None:
+    x = torch.randn(2, made.in_channels, *size, dtype=made.weight.dtype).contiguous(memory_format=torch.channels_last)
+    y = made(x)
+    assert way(y) == taken
+    plain = nn.functional.conv2d(x, made.weight, made.bias, made.stride, made.padding)
+    torch.testing.assert_close(y, plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (6, 6)])
+def test_autocast_is_left_its_convolution(size: Shape) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        assert made(torch.randn(2, 5, 2, 2)).dtype == torch.bfloat16
+        y = wide()(torch.randn(2, 128, *size))
+    assert y.dtype == torch.bfloat16
+    assert way(y) == "Convolution"
+
+
+@pytest.mark.parametrize(("sizes", "padding"), [((5, 1), (1, 0)), ((1, 1), (0, 0))])
+def test_a_kernel_larger_than_the_padded_map_sees_nothing(sizes: Shape, padding: Shape) -> None:
+    assert small_maps.windows(sizes, (3, 3), (1, 1), padding) is None
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+        Conv2d(2, 3, 3, padding=padding)(torch.randn(1, 2, *sizes))
 
 
 def test_a_network_keeps_its_parameters() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Sequential(nn.Conv2d(4, 4, 3, bias=False), nn.ReLU()))
     before = dict(network.named_parameters())
-    made = with_products(network)
+    made = converted(network)
     assert all(parameter is before[name] for name, parameter in made.named_parameters())
     assert [type(module) for module in made.modules()].count(Conv2d) == 2
     x = torch.randn(1, 3, 6, 6)

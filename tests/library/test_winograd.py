@@ -1,0 +1,126 @@
+"""Winograd's convolutions against float64 ones: the values, both gradients, and what float32 loses."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from winnow.simclr import winograd
+
+Three = tuple[Tensor, Tensor, Tensor]
+SIZES = [(1, 1), (2, 3), (3, 3), (4, 4), (5, 7), (6, 6), (8, 9), (12, 12), (14, 3), (24, 24)]
+
+
+def drawn(count: int, made: int, taken: int, size: tuple[int, int], dtype: torch.dtype) -> Three:
+    """Maps as they leave a ReLU, weights as a network starts with, and a gradient above."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(count, taken, *size, generator=generator, dtype=torch.float64).relu()
+    weight = torch.randn(made, taken, 3, 3, generator=generator, dtype=torch.float64) * (2 / (9 * taken)) ** 0.5
+    above = torch.randn(count, made, *size, generator=generator, dtype=torch.float64)
+    x, weight, above = (one.to(dtype).contiguous(memory_format=torch.channels_last) for one in (x, weight, above))
+    return x, weight, above
+
+
+def by_winograd(x: Tensor, weight: Tensor, above: Tensor) -> Three:
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    return _results(winograd.convolve(x, weight), x, weight, above)
+
+
+def directly(x: Tensor, weight: Tensor, above: Tensor) -> Three:
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    return _results(F.conv2d(x, weight, padding=1), x, weight, above)
+
+
+def _results(y: Tensor, x: Tensor, weight: Tensor, above: Tensor) -> Three:
+    y.backward(above)
+    assert x.grad is not None and weight.grad is not None
+    return y.detach(), x.grad, weight.grad
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_it_is_the_convolution_and_its_gradients(size: tuple[int, int]) -> None:
+    given = drawn(3, 5, 4, size, torch.float64)
+    for found, wanted in zip(by_winograd(*given), directly(*given), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_gradients_agree_with_differences() -> None:
+    x, weight, _ = drawn(2, 3, 2, (4, 3), torch.float64)
+    assert torch.autograd.gradcheck(winograd.convolve, (x.requires_grad_(), weight.requires_grad_()))
+
+
+@pytest.mark.parametrize("needed", [(True, False), (False, True)])
+def test_a_gradient_that_nobody_needs_is_not_made(needed: tuple[bool, bool]) -> None:
+    x, weight, above = drawn(2, 3, 2, (6, 6), torch.float64)
+    _, of_x, of_weight = directly(x, weight, above)
+    winograd.convolve(x.requires_grad_(needed[0]), weight.requires_grad_(needed[1])).backward(above)
+    for one, wanted, is_needed in zip((x, weight), (of_x, of_weight), needed, strict=True):
+        assert (one.grad is not None) == is_needed
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("channels", "side"), [(128, 12), (128, 8), (256, 6), (256, 4), (512, 3)])
+def test_float32_loses_at_most_five_times_what_a_direct_convolution_loses(channels: int, side: int) -> None:
+    given = drawn(4, channels, channels, (side, side), torch.float32)
+    exact = directly(*(one.double() for one in given))
+    for found, plain, true in zip(by_winograd(*given), directly(*given), exact, strict=True):
+        assert off(found, true) < 3e-6
+        assert off(found, true) < 5 * max(off(plain, true), 4e-7)
+
+
+def off(found: Tensor, true: Tensor) -> float:
+    """The root mean square of the error, by the spread of the values."""
+    return ((found - true).square().mean().sqrt() / true.std()).item()
+
+
+def test_the_same_bits_again() -> None:
+    given = drawn(4, 128, 128, (6, 6), torch.float32)
+    once, again = by_winograd(*given), by_winograd(*(one.clone() for one in given))
+    assert all(torch.equal(one, other) for one, other in zip(once, again, strict=True))
+
+
+def test_maps_that_lie_otherwise_in_memory_give_the_same() -> None:
+    x, weight, above = drawn(3, 5, 4, (6, 6), torch.float64)
+    for found, wanted in zip(
+        by_winograd(x.contiguous(), weight.contiguous(), above.contiguous()), by_winograd(x, weight, above), strict=True
+    ):
+        assert torch.equal(found, wanted)
+
+
+def test_no_maps_give_none() -> None:
+    x, weight, above = drawn(0, 3, 2, (6, 6), torch.float64)
+    y, of_x, of_weight = by_winograd(x, weight, above)
+    assert (y.shape, of_x.shape) == ((0, 3, 6, 6), (0, 2, 6, 6))
+    assert torch.equal(of_weight, torch.zeros_like(weight))
+
+
+def test_second_derivatives_are_refused() -> None:
+    x, weight, above = drawn(2, 3, 2, (4, 4), torch.float64)
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad(winograd.convolve(x, weight), x, above.requires_grad_(), create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+@pytest.mark.parametrize("outputs", winograd.TILES)
+def test_a_tile_is_a_correlation(outputs: int) -> None:
+    """y_i = Σ d_(i+k) g_k, whatever the tile is padded with."""
+    generator = torch.Generator().manual_seed(3)
+    inputs, taps = (torch.randn(count, generator=generator, dtype=torch.float64) for count in (outputs, 3))
+    tile = winograd.Filter(outputs)
+    ((of_inputs, to_outputs),) = tile.along(outputs)
+    values = (tile.of_kernel @ taps.numpy()) * (of_inputs @ inputs.numpy())
+    wanted = F.pad(inputs, (1, 1)).unfold(0, 3, 1) @ taps
+    np.testing.assert_allclose(to_outputs @ values, wanted.numpy(), rtol=0, atol=1e-12)
+
+
+def test_products_are_counted_as_they_are_made() -> None:
+    """A map of 6x6 has 2x2 tiles of 3x3 outputs and 5x5 points; each band reads four of six rows."""
+    made, taken = 256, 128
+    points, positions = 4 * 25, 6 * 6
+    transforms = points * 4 * 6 * taken + points * positions // 2 * made
+    found = winograd.plan(6, 6, torch.float32).products(made, taken)
+    assert found == 3 * points * made * taken + 2 * transforms
