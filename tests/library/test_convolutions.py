@@ -1,5 +1,7 @@
 """Other ways to convolve: the same function and the same gradients, where they apply and nowhere else."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -99,8 +101,10 @@ def wide(channels: Shape = (128, 128), *, stride: int = 1, padding: int | str = 
         (wide((256, 256), bias=True), (6, 6), "Winograd"),
         (wide((64, 128)), (4, 4), "Convolution"),
         (wide((128, 64)), (4, 4), "Convolution"),
-        (wide(), (28, 28), "Convolution"),
-        (wide(), (4, 64), "Convolution"),
+        (wide(), (16, 16), "Winograd"),
+        (wide(), (24, 24), "Convolution"),
+        (wide((512, 512)), (3, 33), "Convolution"),
+        (wide((512, 512)), (33, 3), "Convolution"),
         (wide(stride=2), (8, 8), "Convolution"),
         (wide(padding=0), (6, 6), "Convolution"),
         (wide(padding="same"), (4, 4), "Convolution"),
@@ -119,11 +123,42 @@ def test_each_map_is_convolved_in_the_way_that_suits_it(made: Conv2d, size: Shap
 
 
 @pytest.mark.parametrize("size", [(2, 2), (6, 6)])
+@pytest.mark.parametrize("special", [{"groups": 2}, {"dilation": 2}, {"padding_mode": "reflect"}])
+def test_what_is_more_than_kernel_and_stride_is_torchs(special: dict[str, Any], size: Shape) -> None:
+    torch.manual_seed(1)
+    made = Conv2d(256, 256, 3, padding=1, **special)
+    plain = nn.Conv2d(256, 256, 3, padding=1, **special)
+    plain.load_state_dict(made.state_dict())
+    x = torch.randn(2, 256, *(side + special.get("dilation", 1) for side in size))
+    assert torch.equal(made(x), plain(x))
+
+
+@pytest.mark.parametrize("size", [(2, 2), (6, 6)])
+def test_a_lone_map_is_torchs(size: Shape) -> None:
+    x = torch.randn(128, *size)
+    assert torch.equal(wide()(x), nn.functional.conv2d(x, wide().weight, padding=1))
+
+
+@pytest.mark.parametrize("size", [(2, 2), (6, 6)])
+def test_another_device_is_left_its_convolution(size: Shape) -> None:
+    y = wide().to("meta")(torch.empty(2, 128, *size, device="meta"))
+    assert way(y) == "Convolution"
+
+
+@pytest.mark.parametrize("size", [(2, 2), (6, 6)])
 def test_autocast_is_left_its_convolution(size: Shape) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         y = wide()(torch.randn(2, 128, *size))
     assert y.dtype == torch.bfloat16
     assert way(y) == "Convolution"
+
+
+@pytest.mark.parametrize("size", [(2, 2), (6, 6)])
+def test_a_compiler_is_left_its_convolution(size: Shape) -> None:
+    made, x = wide(), torch.randn(2, 128, *size)
+    y = torch.compile(made, backend="eager", fullgraph=True)(x)
+    assert torch.equal(y, nn.functional.conv2d(x, made.weight, padding=1))
+    assert way(made(x)) != "Convolution"
 
 
 @pytest.mark.parametrize(("sizes", "padding"), [((5, 1), (1, 0)), ((1, 1), (0, 0))])

@@ -28,7 +28,7 @@ class Conv2d(nn.Conv2d):
         is_bare = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
         is_counted = not isinstance(self.padding, str)  # "same" and "valid" are torch's to resolve
         is_here = input.ndim == 4 and input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        return is_bare and is_counted and is_here
+        return is_bare and is_counted and is_here and not torch.compiler.is_compiling()  # which knows no other way
 
     def _keeps_size(self) -> bool:
         return (self.kernel_size, self.stride, self.padding) == ((3, 3), (1, 1), (1, 1))
