@@ -176,3 +176,11 @@ def test_a_network_keeps_its_parameters() -> None:
     assert [type(module) for module in made.modules()].count(Conv2d) == 2
     x = torch.randn(1, 3, 6, 6)
     assert made(x).shape == (1, 4, 4, 4)
+
+
+def test_a_network_keeps_what_its_convolutions_are() -> None:
+    torch.manual_seed(1)
+    plain = nn.Conv2d(4, 6, (3, 5), 2, (1, 2), dilation=(1, 2), groups=2, padding_mode="circular")
+    x = torch.randn(2, 4, 12, 12)
+    wanted = plain(x)
+    assert torch.equal(converted(nn.Sequential(plain))(x), wanted)
