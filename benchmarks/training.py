@@ -10,7 +10,7 @@ lightly  LightlySSL's SimCLR as its documentation sets it up (SimCLRTransform, N
          row says so
 embed    embeddings exported to a memory-mapped .npy, images a second
 
-torchvision, asked for with --only, is the ceiling with torchvision's own convolutions: what small_maps.py is worth.
+torchvision, asked for with --only, is the ceiling with torchvision's own network: what convolutions.py is worth.
 
 Each is a process of its own, one after the other, `--repeats` times in turn; the median counts. Patches are synthetic
 tissue, so that every machine measures the same; `--images` of them are drawn at the start and not timed.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from winnow.domain import EncoderSpec
 from winnow.simclr import build, checkpoint, load_encoder
 from winnow.simclr.checkpoint import Counters
+from winnow.simclr.convolutions import Conv2d
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -41,7 +42,7 @@ def test_the_encoder_is_torchvisions(name: str, side: int) -> None:
     plain = getattr(torchvision.models, name)(weights=None)
     plain.fc = nn.Identity()
     plain.load_state_dict(made.state_dict())
-    x = torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = torch.randn(32, 3, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     exact = outcome(plain, x)
     for part, found in outcome(made, x).items():
         assert off(found, exact[part]) < 1e-9, part
@@ -52,6 +53,12 @@ def test_the_encoder_is_torchvisions(name: str, side: int) -> None:
     assert losses[0].keys() == losses[1].keys() == exact.keys()
     assert median(losses[0].values()) < 5 * median(losses[1].values())
     assert max(losses[0].values()) < 5 * max(losses[1].values())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_every_convolution_may_choose_its_way(name: str) -> None:
+    modules = list(build(EncoderSpec.model_validate({"name": name}), 3).modules())
+    assert {type(module) for module in modules if isinstance(module, nn.Conv2d)} == {Conv2d}
 
 
 def outcome(encoder: nn.Module, x: Tensor) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 Where a 3x3 kernel slides over a map of 2x2, most of its taps lie on the padding. A direct convolution multiplies them
 all the same, and the processor's library has no good kernel for the weights' gradient there. A product for each
-position multiplies what is inside. Residual networks end in such maps on patches of 32 to 96 pixels.
+position multiplies what is inside. Residual networks come to such maps on patches of 32 to 96 pixels.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def windows(sizes: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Windows |
         for length, taps, step, before in zip(sizes, kernel, stride, padding, strict=True)
     )
     positions = len(down) * len(across)
-    if not 0 < positions <= MOST_POSITIONS:
+    if not 0 < positions <= MOST_POSITIONS or not all(of_map.start < of_map.stop for of_map, _ in down + across):
         return None
     found = tuple(tuple(Window((y[0], x[0]), (y[1], x[1])) for x in across) for y in down)
     inside = sum(window.taps for row in found for window in row)
@@ -68,12 +68,12 @@ class _Products(torch.autograd.Function):
         y = x.new_empty(len(x), len(ctx.windows), len(weight))  # (n, p q, o)
         for position, window in enumerate(ctx.windows):
             torch.mm(_inside(x, window.of_map), _inside(weight, window.of_kernel).t(), out=y[:, position])
-        return y.view(len(x), len(seen), -1, len(weight)).permute(0, 3, 1, 2)
+        return y.unflatten(1, (len(seen), -1)).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        above = gradients[0].permute(0, 2, 3, 1).reshape(len(x), -1, len(weight))  # (n, p q, o)
+        above = gradients[0].permute(0, 2, 3, 1).flatten(1, 2)  # (n, p q, o)
         of_x, of_weight = (
             torch.zeros_like(one, memory_format=torch.channels_last) if needed else None
             for one, needed in zip((x, weight), ctx.needs_input_grad[:2], strict=True)

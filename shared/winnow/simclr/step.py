@@ -61,13 +61,13 @@ class Step:
 
     def _project(self, x: Tensor, samples: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            both = self._make(x, samples, keys)
+            both = self._both_views(x, samples, keys)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
             z0, z1 = self._network(both).chunk(2)  # (n, d) each
         return z0, z1
 
-    def _make(self, x: Tensor, samples: Tensor, keys: Tensor) -> Tensor:
-        """Both views of each image, one after the other: (2n, 3, H, W), channels last."""
+    def _both_views(self, x: Tensor, samples: Tensor, keys: Tensor) -> Tensor:
+        """The first view of every image, then the second of every image: (2n, 3, H, W), channels last in memory."""
         block = BLOCK if x.device.type == "cpu" else len(x)
         shape = 2 * len(x), x.shape[3], *x.shape[1:3]
         both = torch.empty(shape, device=x.device, memory_format=torch.channels_last)

@@ -19,12 +19,15 @@ from torch.autograd.function import once_differentiable
 
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
 """Where polynomials are known; infinity is the last. Of the choices of small fractions these round the least (Barabasz
-et al. 2020, arXiv:1803.10986): float32 results are off by two to five times what a direct convolution's are."""
+et al. 2020, arXiv:1803.10986): float32 results are off by a few times what a direct convolution's are."""
 
 TILES = (3, 4)
 """Sides of tiles. With larger ones values differ so much in size that float32 loses more."""
 
 LEAST_CHANNELS = 128
+LEAST_MAPS = 32
+"""For fewer maps, what is made of the kernel takes the time that is saved."""
+
 LONGEST = 32
 """Positions along the side of a map; beyond, the matrices themselves are large."""
 
@@ -60,8 +63,10 @@ class Plan:
 
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether a 3x3 convolution of x (n, c, h, w) with stride 1 and padding 1 takes less time this way."""
-    made, taken, height, width = *weight.shape[:2], *x.shape[2:]
-    if x.dtype != torch.float32 or min(made, taken) < LEAST_CHANNELS or max(height, width) > LONGEST:
+    maps, _, height, width = x.shape
+    made, taken = weight.shape[:2]
+    is_wide, is_small = min(made, taken) >= LEAST_CHANNELS, max(height, width) <= LONGEST
+    if x.dtype != torch.float32 or maps < LEAST_MAPS or not (is_wide and is_small):
         return False
     return plan(height, width, x.dtype).products(made, taken) <= MOST_PRODUCTS * 3 * 9 * height * width * made * taken
 
@@ -155,23 +160,23 @@ def _side(length: int) -> int:
 
 
 class Filter:
-    """F(m, 3): m outputs are C ((B g) * (A d)), d being m + 2 inputs and g 3 taps.
+    """F(m, 3): m outputs are Aᵀ ((G g) * (Bᵀ d)), d being m + 2 inputs and g 3 taps (Lavin and Gray, Eq. 6).
 
-    B and the transposed C are the values of polynomials with 3 and m coefficients; A interpolates, transposed.
+    G and A are the values of polynomials with 3 and m coefficients; B interpolates.
     """
 
     def __init__(self, outputs: int) -> None:
         self.outputs, self.points = outputs, outputs + 2
-        self.of_kernel = self._values(3)  # B
-        self._of_inputs = np.linalg.inv(self._values(self.points)).T  # A
-        self._to_outputs = self._values(outputs).T  # C
+        self.of_kernel = self._values(3)  # G
+        self._of_inputs = np.linalg.inv(self._values(self.points)).T  # Bᵀ
+        self._to_outputs = self._values(outputs).T  # Aᵀ
 
     def _values(self, coefficients: int) -> NDArray[np.float64]:
         at_points = np.vander(np.array(POINTS[: self.points - 1]), coefficients, increasing=True)
         return np.vstack([at_points, np.eye(coefficients)[-1]])  # at infinity the highest coefficient is left
 
     def along(self, length: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """A (p, length) and C (length, p) of each tile along a line, beyond whose ends zeros lie."""
+        """Bᵀ (p, length) and Aᵀ (length, p) of each tile along a line, beyond whose ends zeros lie."""
         for first in range(0, length, self.outputs):
             of_inputs, to_outputs = (np.zeros((length + self.points, self.points)) for _ in range(2))
             of_inputs[first : first + self.points] = self._of_inputs.T
