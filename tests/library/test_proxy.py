@@ -105,20 +105,26 @@ def test_the_floor_is_the_arms_own_proxy() -> None:
 
 
 def test_training_on_tissue_beats_the_untrained_encoder(tmp_path: Path) -> None:
-    images, names = tissue(420, 32)
+    """Over several seeds: of one, twelve epochs on 200 patches may end worse than none, as the rounding has it."""
+    images, names = tissue(1200, 32)
     classes = sorted(set(names))
     labels = np.array([classes.index(name) for name in names])
-    every = np.arange(420, dtype=np.int64)
+    every = np.arange(1200, dtype=np.int64)
     pool, labelled, test = every[:200], every[200:300], every[300:]
-    untrained = floors.untrained_floor(images, labelled, labels[labelled], test, classes=len(classes), spec=SPEC)
+
+    def score(probabilities: np.ndarray) -> float:
+        return metrics.score(probabilities, labels[test], classes=classes, positive="TUM")["macro_f1"]
+
+    learned, untrained = [], []
+    for seed in range(10, 15):
+        spec = SPEC.model_copy(update={"seed": seed})
+        trained = train_round(images, pool, spec=spec, number=0, workspace=tmp_path / str(seed), start=None)
+        encoder = load_encoder(spec.encoder, trained.state, "cpu")
+        features = embed(encoder, images, labelled)
+        proxy = fit_proxy(features, labels[labelled], classes=len(classes), spec=spec.proxy, seed=0)
+        learned.append(score(proxy.probabilities(embed(encoder, images, test))))
+        floor = floors.untrained_floor(images, labelled, labels[labelled], test, classes=len(classes), spec=spec)
+        untrained.append(score(floor))
+    assert np.mean(learned) > np.mean(untrained), (learned, untrained)
     histogram = floors.colour_histogram_floor(images, labelled, labels[labelled], test, classes=len(classes))
-    trained = train_round(images, pool, spec=SPEC, number=0, workspace=tmp_path, start=None)
-    encoder = load_encoder(SPEC.encoder, trained.state, "cpu")
-    proxy = fit_proxy(embed(encoder, images, labelled), labels[labelled], classes=len(classes), spec=SPEC.proxy, seed=0)
-    learned = proxy.probabilities(embed(encoder, images, test))
-    scores = [
-        metrics.score(p, labels[test], classes=classes, positive="TUM")["macro_f1"]
-        for p in (learned, untrained, histogram)
-    ]
-    assert scores[0] > scores[1], scores
-    assert scores[2] > 1.5 / len(classes), "colour alone tells tissue apart better than chance"
+    assert score(histogram) > 1.5 / len(classes), "colour alone tells tissue apart better than chance"
