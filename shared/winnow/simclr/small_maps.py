@@ -37,12 +37,18 @@ Windows = tuple[tuple[Window, ...], ...]
 
 def windows(sizes: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Windows | None:
     """What the output positions of a convolution over a map (h, w) see; None where products gain nothing."""
-    down, across = (
-        [_seen(first, length, taps) for first in range(-before, length + before - taps + 1, step)]
+    starts = [
+        range(-before, length + before - taps + 1, step)
         for length, taps, step, before in zip(sizes, kernel, stride, padding, strict=True)
+    ]
+    positions = len(starts[0]) * len(starts[1])
+    if not 0 < positions <= MOST_POSITIONS:
+        return None
+    down, across = (
+        [_seen(first, length, taps) for first in along]
+        for along, length, taps in zip(starts, sizes, kernel, strict=True)
     )
-    positions = len(down) * len(across)
-    if not 0 < positions <= MOST_POSITIONS or not all(of_map.start < of_map.stop for of_map, _ in down + across):
+    if not all(of_map.start < of_map.stop for of_map, _ in down + across):
         return None
     found = tuple(tuple(Window((y[0], x[0]), (y[1], x[1])) for x in across) for y in down)
     inside = sum(window.taps for row in found for window in row)
