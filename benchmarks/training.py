@@ -10,7 +10,10 @@ lightly  LightlySSL's SimCLR as its documentation sets it up (SimCLRTransform, N
          row says so
 embed    embeddings exported to a memory-mapped .npy, images a second
 
-torchvision, asked for with --only, is the ceiling with torchvision's own network: what convolutions.py is worth.
+Asked for with --only:
+
+torchvision  the ceiling with torchvision's own network: what convolutions.py is worth
+tuned        the ceiling with cuDNN's algorithms found by trial (torch.backends.cudnn.benchmark), on a GPU
 
 Each is a process of its own, one after the other, `--repeats` times in turn; the median counts. Patches are synthetic
 tissue, so that every machine measures the same; `--images` of them are drawn at the start and not timed.
@@ -37,7 +40,7 @@ import numpy as np
 from winnow_trainer import memory
 
 CONTENDERS = ("winnow", "ceiling", "lightly", "embed")
-EXTRA = ("torchvision",)
+EXTRA = ("torchvision", "tuned")
 UNITS = {"embed": "images/s"}
 
 
@@ -127,7 +130,7 @@ def report(size: int, batch: int, rows: list[dict[str, Any]]) -> None:
         memory = max(row["memory"] for row in own) / 2**20
         unit = UNITS.get(contender, "pairs/s")
         print(f"  {contender:8} {medians[contender]:10,.1f} {unit}  ({spread})  {memory:,.0f} MiB")
-    for one, other in (("winnow", "ceiling"), ("winnow", "lightly"), ("ceiling", "torchvision")):
+    for one, other in (("winnow", "ceiling"), ("winnow", "lightly"), ("ceiling", "torchvision"), ("tuned", "ceiling")):
         if {one, other} <= set(medians):
             print(f"  {one} / {other}: {medians[one] / medians[other]:.2f}")
 
@@ -195,6 +198,14 @@ def run_torchvision(options: argparse.Namespace) -> dict[str, Any]:
     return run_alone(options, plain_network(options).to(memory_format=torch.channels_last))
 
 
+def run_tuned(options: argparse.Namespace) -> dict[str, Any]:
+    """The ceiling when cuDNN has tried each algorithm for each convolution."""
+    import torch
+
+    torch.backends.cudnn.benchmark = True
+    return run_ceiling(options)
+
+
 def run_alone(options: argparse.Namespace, plain: Any) -> dict[str, Any]:
     import torch
 
@@ -205,7 +216,7 @@ def run_alone(options: argparse.Namespace, plain: Any) -> dict[str, Any]:
     spec, device, size, batch = spec_of(options), options.device, options.sizes[0], options.batches[0]
     network: Any = plain.to(device).train()
     if options.compiled == "on" or (options.compiled == "auto" and device.startswith("cuda")):
-        network = Compiled(network, "network", print, graphs=batch <= SMALL_BATCH)
+        network = Compiled(network, "network", print, rows=2 * batch, graphs=batch <= SMALL_BATCH)
     optimizer = make_optimiser(spec.simclr, plain.parameters())
     x = torch.randn(2 * batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
 

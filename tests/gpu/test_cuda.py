@@ -8,9 +8,11 @@ import pytest
 import torch
 from library.arrays import ArrayImages, tissue
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from winnow.domain import ExperimentSpec
 from winnow.simclr import Rig, TrainedRound, checkpoint, embed, load_encoder, train_round
+from winnow.simclr.optimisers import make_optimiser
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -82,6 +84,42 @@ def test_compiled_steps_fall_back_nowhere_and_change_little(images: ArrayImages,
     assert not [note for note in compiled.notes if "gave up" in note]
     assert fast.losses == pytest.approx(slow.losses, rel=0.05)
     assert fast.losses[-1] < fast.losses[0]
+
+
+@pytest.mark.parametrize(
+    ("compiled", "settings"),
+    [
+        ("off", {}),
+        ("off", {"optimizer": "lars"}),
+        ("off", {"chunk": 16}),
+        ("on", {"precision": "bf16"}),
+        ("on", {"precision": "bf16", "chunk": 16}),
+    ],
+)
+def test_a_step_waits_for_nothing(images: ArrayImages, compiled: Any, settings: dict[str, Any]) -> None:
+    rig, wanted = Rig("cuda", compiled=compiled), spec(**settings)
+    rig.prepare(wanted, images, 0, None)
+    optimizer = make_optimiser(wanted.simclr, rig.model.parameters())
+    keys = rig.views.keys(0).to(rig.device)
+    warm_up = 6  # what is compiled, recorded and found out the first times waits
+    try:
+        for number, (x, samples) in enumerate(rig.feed(images, INDICES).batches([INDICES[:64]] * (warm_up + 2))):
+            if number == warm_up:
+                torch.cuda.set_sync_debug_mode("error")
+            optimizer.zero_grad(set_to_none=True)
+            rig.step(x, samples, keys, len(x))
+            optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_rounds_of_other_sizes_compile_nothing_anew(images: ArrayImages, tmp_path: Path) -> None:
+    rig, compiled = Rig("cuda", compiled="on"), []
+    for size in (150, 149, 141, 130):
+        arguments = {"spec": spec(precision="bf16"), "number": 0, "start": None, "rig": rig}
+        train_round(images, INDICES[:size], workspace=tmp_path / str(size), **arguments)
+        compiled.append(counters["stats"]["unique_graphs"])
+    assert compiled[0] > 0 and len(set(compiled)) == 1
 
 
 @pytest.mark.parametrize("compiled", ["off", "on"])

@@ -1,5 +1,6 @@
 """A step in chunks equals the plain one; what the compiler cannot do is done without it."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ def test_a_function_that_does_not_compile_runs_as_it_is_and_the_reason_is_noted(
         return torch.sin(x) * 2
 
     notes: list[str] = []
-    compiled = Compiled(double, "network", notes.append, graphs=False)
+    compiled = Compiled(double, "network", notes.append, rows=1000, graphs=False)
     x = torch.linspace(0, 1, 1000)
     try:
         with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
@@ -74,11 +75,56 @@ def test_a_function_that_does_not_compile_runs_as_it_is_and_the_reason_is_noted(
     assert "torch.compile gave up on the network" in note
 
 
+def test_a_gradient_that_does_not_compile_is_made_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.backends.common import aot_autograd
+
+    def fail(*_: Any) -> Any:
+        raise NotImplementedError("no kernel for it")
+
+    backend = aot_autograd(fw_compiler=lambda graph, _: graph.forward, bw_compiler=fail)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    notes: list[str] = []
+    network = without_norms()
+    compiled = Compiled(network, "network", notes.append, rows=IMAGES, graphs=False)
+    x = torch.rand(IMAGES, 3, SIZE, SIZE)
+    try:
+        for _ in range(2):
+            network.zero_grad()
+            compiled(x).square().sum().backward()
+    finally:
+        torch._dynamo.reset()
+    (note,) = notes
+    assert "no kernel for it" in note
+    made = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+    network.zero_grad()
+    network(x).square().sum().backward()
+    assert made and all(torch.equal(a, p.grad) for a, p in zip(made, network.parameters(), strict=True))
+
+
 def test_errors_of_the_function_itself_are_not_swallowed() -> None:
     def fail(x: Tensor) -> Tensor:
         return x.reshape(7)
 
-    compiled = Compiled(fail, "network", pytest.fail, graphs=False)
+    compiled = Compiled(fail, "network", pytest.fail, rows=3, graphs=False)
     compiled._fast = fail
     with pytest.raises(RuntimeError, match="invalid for input"):
         compiled(torch.zeros(3))
+
+
+def test_only_full_batches_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round's last batch has another size in each round, and compiling it would take longer than all of them."""
+    taken: list[int] = []
+
+    def compile_(plain: Any, **_: Any) -> Any:
+        return lambda *arguments: (taken.append(len(arguments[0])), plain(*arguments))[1]
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    views = Views(ViewsSpec(), SIZE, 3)
+    for chunk, team, full in ((None, Team(), 10), (4, Team(), 4), (None, Team(rank=1, size=3), 3)):
+        settings = SimclrSpec(batch_size=IMAGES, chunk=chunk)
+        step = Step(without_norms(), views, settings, team, compiled=True, note=pytest.fail)
+        x = torch.from_numpy(tissue(IMAGES, SIZE)[0].array)
+        for size in (full, full - 1, full):
+            step._project(x[:size], torch.arange(size), views.keys(0))
+        assert taken == [full, full, 2 * full] * 2  # views twice, the network once
+        taken.clear()

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from winnow.domain import Arm, ExperimentSpec
 from winnow.errors import InvalidInput, TrainingFailed
 from winnow.simclr import Progress, Rig, TrainedRound, TrainingStopped, checkpoint, train_round
+from winnow.simclr.checkpoint import Counters
 from winnow.simclr.optimisers import learning_rate
+from winnow.simclr.train import _Losses
 
 INDICES = np.arange(22, dtype=np.int64)
 
@@ -141,6 +143,22 @@ def test_training_lowers_the_loss(images: ArrayImages, tmp_path: Path) -> None:
 def test_an_exploding_loss_says_what_to_do(images: ArrayImages, tmp_path: Path) -> None:
     with pytest.raises(TrainingFailed, match=r"lower simclr\.learning_rate"):
         train(images, tmp_path, spec=spec(learning_rate=1e30))
+
+
+def test_losses_that_are_read_together_count_by_their_images_and_the_first_bad_one_is_named() -> None:
+    counters = Counters(round=2, epoch=5, step=40)
+    losses = _Losses(counters)
+    losses.read()
+    assert losses.last is None
+    for loss, images in ((4.0, 128), (2.0, 64)):
+        losses.add(torch.tensor(loss), images, 1e-3)
+    assert losses.waiting == 2 and counters.loss_images == 0
+    losses.read()
+    assert (losses.waiting, losses.last, counters.loss_sum, counters.loss_images) == (0, 2.0, 640.0, 192)
+    for counters.step, loss in ((41, 3.0), (42, float("nan")), (43, 1.0)):
+        losses.add(torch.tensor(loss), 128, 1e-3)
+    with pytest.raises(TrainingFailed, match=r"became nan \(round 2, epoch 5, step 42, learning rate 0\.001"):
+        losses.read()
 
 
 def test_one_image_cannot_be_contrasted(images: ArrayImages, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def shared_nt_xent(z0: Tensor, z1: Tensor, temperature: float, count: int, team:
         similarity = torch.cat([z0, z1]) @ torch.cat([all0, all1]).T / temperature  # (2n_r, 2n)
         own = torch.arange(start, start + len(z0), device=z0.device)  # (n_r,)
         rows = torch.arange(2 * len(z0), device=z0.device)
-        similarity = similarity.index_put((rows, torch.cat([own, own + count])), similarity.new_tensor(float("-inf")))
+        itself = torch.cat([own, own + count])
+        similarity = similarity.index_put((rows, itself), similarity.new_full((), float("-inf")))
         partner = torch.cat([own + count, own])  # (2n_r,)
         return F.cross_entropy(similarity, partner, reduction="sum") * (team.size / (2 * count))

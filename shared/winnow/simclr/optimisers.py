@@ -66,7 +66,7 @@ class Lars(torch.optim.Optimizer):
                     self._update(weight, weight.grad, group)
 
     def _update(self, weight: Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
-        rate = torch.as_tensor(group["lr"], dtype=weight.dtype, device=weight.device)
+        rate: float | Tensor = group["lr"]
         if weight.ndim > 1:
             size, slope = weight.norm(), gradient.norm() + group["weight_decay"] * weight.norm()
             adapted = torch.where((size > 0) & (slope > 0), group["trust"] * size / slope, torch.ones_like(size))

@@ -75,6 +75,8 @@ class Rig:
         self._take_step(spec.simclr)
 
     def _take_step(self, settings: SimclrSpec) -> None:
+        if self._compiled:
+            torch.compiler.reset()  # what was compiled before holds memory, and counts against a limit of torch's
         self.step = Step(self.network, self.views, settings, self.team, compiled=self._compiled, note=self.note)
 
     def _require_precision(self, spec: ExperimentSpec) -> None:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch._functorch.config  # torch.compile's, and without a public name
 from torch import Tensor, nn
 
 from winnow.domain import SimclrSpec
@@ -25,7 +26,8 @@ class Step:
 
     Args:
         network: x (2n, 3, H, W) → z (2n, d). views: makes them.
-        compiled: have torch.compile fuse both; where that fails, the reason is noted and they run as they are.
+        compiled: have torch.compile fuse both for full minibatches, or full chunks. The last of an epoch, whose size is
+            another in each round, runs as it is; where compiling fails all do, and the reason is noted.
         chunk: images a pass; None for the whole minibatch. See `_in_chunks`.
     """
 
@@ -38,8 +40,13 @@ class Step:
         self.chunk = settings.chunk
         # A graph's replay overwrites the gradients of the one before, which chunks add up.
         graphs = settings.batch_size <= SMALL_BATCH and settings.chunk is None
-        self._network = Compiled(network, "network", note, graphs=graphs) if compiled else network
-        self._views = Compiled(views.make, "views", note, graphs=False) if compiled else views.make
+        full = len(range(team.rank, settings.batch_size, team.size))
+        full = min(full, settings.chunk or full)
+        self._make, self._block = views.make, None if compiled else BLOCK
+        self._network = Compiled(network, "network", note, rows=2 * full, graphs=graphs) if compiled else network
+        self._write = (
+            Compiled(self._write_views, "views", note, rows=full, graphs=False) if compiled else self._write_views
+        )
 
     def __call__(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:
         """Leave the gradients in the network's parameters.
@@ -68,13 +75,16 @@ class Step:
 
     def _both_views(self, x: Tensor, samples: Tensor, keys: Tensor) -> Tensor:
         """The first view of every image, then the second of every image: (2n, 3, H, W), channels last in memory."""
-        block = BLOCK if x.device.type == "cpu" else len(x)
+        block = self._block if self._block and x.device.type == "cpu" else len(x)
         shape = 2 * len(x), x.shape[3], *x.shape[1:3]
         both = torch.empty(shape, device=x.device, memory_format=torch.channels_last)
         for key, side in zip(keys, both.chunk(2), strict=True):
             for of_images, of_samples, made in zip(*(one.split(block) for one in (x, samples, side)), strict=True):
-                made.copy_(self._views(of_images, of_samples, key))
+                self._write(of_images, of_samples, key, made)
         return both
+
+    def _write_views(self, x: Tensor, samples: Tensor, key: Tensor, made: Tensor) -> None:
+        made.copy_(self._make(x, samples, key))
 
     def _in_chunks(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:
         """Gradient caching (Gao et al. 2021): z of all chunks without graphs, the loss's gradient at z, then each chunk
@@ -102,25 +112,32 @@ class Step:
 
 
 class Compiled:
-    """A function under torch.compile, or as it is where that fails; the reason is noted once."""
+    """A function under torch.compile, or as it is where that fails; the reason is noted once.
 
-    def __init__(self, plain: Callable[..., Tensor], name: str, note: Note, *, graphs: bool) -> None:
+    Compiling takes up to minutes, and is for arguments of `rows` rows alone: for others the function runs as it is.
+    """
+
+    def __init__(self, plain: Callable[..., Any], name: str, note: Note, *, rows: int, graphs: bool) -> None:
         self._plain = plain
         self._name = name
         self._note = note
+        self._rows = rows
         mode = "reduce-overhead" if graphs else None
-        self._fast: Callable[..., Tensor] | None = torch.compile(plain, mode=mode, dynamic=False)
+        self._fast: Callable[..., Any] | None = torch.compile(plain, mode=mode, dynamic=False)
 
-    def __call__(self, *arguments: Any) -> Tensor:
-        if self._fast is not None:
+    def __call__(self, *arguments: Any) -> Any:
+        if self._fast is not None and len(arguments[0]) == self._rows:
             try:
-                return self._fast(*arguments)
+                # The gradient is compiled now as well: where that fails in backward(), there is no other way left.
+                with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+                    return self._fast(*arguments)
             except Exception as error:
                 if not _is_the_compilers(error):
                     raise
                 self._fast = None
-                first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                self._note(f"torch.compile gave up on the {self._name} and it runs as it is: {first}")
+                cause = getattr(error, "inner_exception", error)
+                reason = " ".join([f"{type(cause).__name__}:", *str(cause).strip().splitlines()[:1]])
+                self._note(f"torch.compile gave up on the {self._name} and it runs as it is: {reason}")
         return self._plain(*arguments)
 
 

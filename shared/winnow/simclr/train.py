@@ -21,7 +21,8 @@ from winnow.simclr.model import Images
 from winnow.simclr.optimisers import learning_rate, make_optimiser
 from winnow.simclr.rig import Rig
 
-LOSS_EVERY = 20  # steps between reads of the loss on a GPU: each one waits for the device
+LOSSES_AT_ONCE = 20
+"""Steps whose losses are read together on a GPU: a read waits for the device, which then waits for the next step."""
 PROFILED = {"skip_first": 2, "wait": 0, "warmup": 2, "active": 6, "repeat": 1}
 PROFILED_STEPS = 10
 """Steps that a round must have for a trace of the last six of them."""
@@ -128,9 +129,10 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     steps = len(_batches(indices, settings, team.size))
     before, span = spec.schedule_span(number)
     clock = _Clock(total=epochs * steps, done=counters.epoch * steps + counters.step)
-    loss_read: float | None = None
+    losses = _Losses(counters)
 
     def keep() -> Path:
+        losses.read()  # a state that training cannot go on from is not kept
         return _keep(workspace, model, optimizer, counters, on_checkpoint) if team.leads else workspace
 
     # The loop is long on purpose: it reads top to bottom, and everything it changes is in `counters`.
@@ -166,18 +168,17 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
                     fetched = rig.feed(images, indices).batches(shares[at:])
                     continue
                 batch = batches[at]
-                if rig.device == "cpu" or counters.step % LOSS_EVERY == 0 or counters.step == steps - 1:
-                    loss_read = _finite(loss.item(), counters, rate)
-                    counters.loss_sum += loss_read * len(batch)
-                    counters.loss_images += len(batch)
+                losses.add(loss, len(batch), rate)
                 at += 1
+                if rig.device == "cpu" or losses.waiting == LOSSES_AT_ONCE or at == len(batches):
+                    losses.read()
                 counters.visits += len(batch)
                 counters.step += 1
                 counters.seconds["load"] += loaded - began
                 counters.seconds["train"] += time.perf_counter() - loaded
                 count_step()
                 if on_progress is not None:
-                    on_progress(clock.tick(counters, epochs, steps, len(batch), loss_read))
+                    on_progress(clock.tick(counters, epochs, steps, len(batch), losses.last))
             counters.losses.append(counters.loss_sum / max(counters.loss_images, 1))
             counters.epoch, counters.step, counters.loss_sum, counters.loss_images = counters.epoch + 1, 0, 0.0, 0
             if counters.epoch % settings.checkpoint_every == 0 and counters.epoch < epochs:
@@ -185,6 +186,40 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
 
     state = checkpoint.save(workspace / "state", model, optimizer, counters) if team.leads else workspace
     return TrainedRound(state, counters.visits, counters.seconds, counters.losses, list(rig.notes))
+
+
+class _Losses:
+    """The losses of an epoch, added to the counters when they are read; until then they lie on the device."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._unread: list[tuple[torch.Tensor, int, str]] = []
+        self.last: float | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Steps whose losses were not read."""
+        return len(self._unread)
+
+    def add(self, loss: torch.Tensor, images: int, rate: float) -> None:
+        """Keep the loss of the step under way, a mean over so many images."""
+        where = f"epoch {self._counters.epoch}, step {self._counters.step}, learning rate {rate:g}"
+        self._unread.append((loss, images, where))
+
+    def read(self) -> None:
+        """Raises TrainingFailed if one of them is not finite."""
+        if not self._unread:
+            return
+        unread, self._unread = self._unread, []
+        for loss, (_, images, where) in zip(torch.stack([one for one, *_ in unread]).tolist(), unread, strict=True):
+            if not math.isfinite(loss):
+                raise TrainingFailed(
+                    f"the loss became {loss} (round {self._counters.round}, {where}); lower simclr.learning_rate, "
+                    "raise simclr.temperature, or set simclr.precision to fp32"
+                )
+            self.last = loss
+            self._counters.loss_sum += loss * images
+            self._counters.loss_images += images
 
 
 class _Clock:
@@ -261,13 +296,3 @@ def _keep(
         if path != written:
             checkpoint.remove(path)
     return written
-
-
-def _finite(loss: float, counters: Counters, rate: float) -> float:
-    if not math.isfinite(loss):
-        where = f"round {counters.round}, epoch {counters.epoch}, step {counters.step}"
-        raise TrainingFailed(
-            f"the loss became {loss} ({where}, learning rate {rate:g}); lower simclr.learning_rate, raise "
-            "simclr.temperature, or set simclr.precision to fp32"
-        )
-    return loss

@@ -5,6 +5,7 @@ greyscale, Gaussian blur, ImageNet normalisation. torchvision shuffles the jitte
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,9 +66,7 @@ class Views:
     def make(self, images: Tensor, samples: Tensor, key: Tensor) -> Tensor:
         """The same by key, one of `keys`: nothing here is read back from the device."""
         drawn = self._draw(samples, key)
-        x = resample(scale(images), drawn)
-        x = jitter(x, drawn)
-        x = torch.lerp(x, luma(x).expand_as(x), drawn.grey[:, None, None, None])
+        x = recolour(resample(scale(images), drawn), drawn)
         if self.spec.blur > 0:
             x = blur(x, drawn.sigma, self._radius)
         return standardise(x)
@@ -120,7 +119,7 @@ def scale(images: Tensor) -> Tensor:
 
 def standardise(x: Tensor) -> Tensor:
     """Subtract ImageNet's mean and divide by its deviation, per channel."""
-    mean, deviation = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (MEAN, DEVIATION))
+    mean, deviation = (torch.stack([x.new_full((), v) for v in one]).view(1, 3, 1, 1) for one in (MEAN, DEVIATION))
     return (x - mean) / deviation
 
 
@@ -142,32 +141,41 @@ def resample(x: Tensor, drawn: Parameters) -> Tensor:
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False).clamp(0, 1)
 
 
-def jitter(x: Tensor, drawn: Parameters) -> Tensor:
-    """Brightness, contrast, saturation, hue. A factor of 1 and a shift of 0 leave an image as it is."""
-    x = (x * drawn.brightness[:, None, None, None]).clamp(0, 1)
-    middle = luma(x).mean((2, 3), keepdim=True)  # (n, 1, 1, 1)
-    x = torch.lerp(middle.expand_as(x), x, drawn.contrast[:, None, None, None]).clamp(0, 1)
-    x = torch.lerp(luma(x).expand_as(x), x, drawn.saturation[:, None, None, None]).clamp(0, 1)
-    return shift_hue(x, drawn.hue)
+def recolour(x: Tensor, drawn: Parameters) -> Tensor:
+    """Brightness, contrast, saturation, hue, greyscale. Factors of 1, no turn and no grey leave an image as it is.
+
+    The channels (n, H, W) stay apart until the end: torch.compile makes one kernel of it then, which reads and writes
+    each pixel once.
+    """
+    brightness, contrast, saturation, hue, grey = (
+        one[:, None, None] for one in (drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue, drawn.grey)
+    )
+    channels = [(one * brightness).clamp(0, 1) for one in x.unbind(1)]
+    middle = _luma(channels).mean((1, 2), keepdim=True)  # (n, 1, 1)
+    channels = [torch.lerp(middle.expand_as(one), one, contrast).clamp(0, 1) for one in channels]
+    luma = _luma(channels)
+    channels = _shift_hue([torch.lerp(luma, one, saturation).clamp(0, 1) for one in channels], hue)
+    luma = _luma(channels)
+    return torch.stack([torch.lerp(one, luma, grey) for one in channels], 1)
 
 
-def luma(x: Tensor) -> Tensor:
-    """(n, 3, H, W) → (n, 1, H, W), ITU-R 601."""
-    red, green, blue = x.unbind(1)
-    return (_GREY[0] * red).add(green, alpha=_GREY[1]).add(blue, alpha=_GREY[2]).unsqueeze(1)
+def _luma(channels: Sequence[Tensor]) -> Tensor:
+    """ITU-R 601."""
+    red, green, blue = channels
+    return (_GREY[0] * red).add(green, alpha=_GREY[1]).add(blue, alpha=_GREY[2])
 
 
-def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
-    """Rotate the hue of (n, 3, H, W) images in HSV by `turns` (n,) of a full circle."""
-    red, green, blue = x.unbind(1)
+def _shift_hue(channels: Sequence[Tensor], turns: Tensor) -> list[Tensor]:
+    """Rotate the hue in HSV by `turns` (n, 1, 1) of a full circle."""
+    red, green, blue = channels
     high = torch.maximum(torch.maximum(red, green), blue)
     spread = high - torch.minimum(torch.minimum(red, green), blue)
     of_green = torch.where(green == high, (blue - red).add(spread, alpha=2), (red - green).add(spread, alpha=4))
     hue = torch.where(red == high, green - blue, of_green) / spread.clamp(min=_SMALLEST_SPREAD)
-    hue = hue + 6 * turns[:, None, None]  # (n, H, W), in sixths of a circle
+    hue = hue + 6 * turns  # in sixths of a circle
     hue = hue - 6 * (hue / 6).floor()
-    missing = torch.stack([2 - (hue - 3).abs(), (hue - 2).abs() - 1, (hue - 4).abs() - 1], 1)  # (n, 3, H, W)
-    return torch.addcmul(high.unsqueeze(1), spread.unsqueeze(1), missing.clamp(0, 1), value=-1)
+    missing = (2 - (hue - 3).abs(), (hue - 2).abs() - 1, (hue - 4).abs() - 1)
+    return [torch.addcmul(high, spread, one.clamp(0, 1), value=-1) for one in missing]
 
 
 def blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
