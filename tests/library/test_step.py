@@ -63,7 +63,7 @@ def test_a_function_that_does_not_compile_runs_as_it_is_and_the_reason_is_noted(
         return torch.sin(x) * 2
 
     notes: list[str] = []
-    compiled = Compiled(double, "network", notes.append, rows=1000, graphs=False)
+    compiled = Compiled(double, "network", notes.append, rows={1000}, graphs=False)
     x = torch.linspace(0, 1, 1000)
     try:
         with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
@@ -85,7 +85,7 @@ def test_a_gradient_that_does_not_compile_is_made_without(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     notes: list[str] = []
     network = without_norms()
-    compiled = Compiled(network, "network", notes.append, rows=IMAGES, graphs=False)
+    compiled = Compiled(network, "network", notes.append, rows={IMAGES}, graphs=False)
     x = torch.rand(IMAGES, 3, SIZE, SIZE)
     try:
         for _ in range(2):
@@ -105,13 +105,19 @@ def test_errors_of_the_function_itself_are_not_swallowed() -> None:
     def fail(x: Tensor) -> Tensor:
         return x.reshape(7)
 
-    compiled = Compiled(fail, "network", pytest.fail, rows=3, graphs=False)
+    compiled = Compiled(fail, "network", pytest.fail, rows={3}, graphs=False)
     compiled._fast = fail
     with pytest.raises(RuntimeError, match="invalid for input"):
         compiled(torch.zeros(3))
 
 
-def test_only_full_batches_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("chunk", "team", "compiled"),
+    [(None, Team(), {10}), (4, Team(), {4, 2}), (5, Team(), {5}), (11, Team(), {10}), (None, Team(1, 3), {3})],
+)
+def test_only_full_batches_and_their_chunks_are_compiled(
+    monkeypatch: pytest.MonkeyPatch, chunk: int | None, team: Team, compiled: set[int]
+) -> None:
     """A round's last batch has another size in each round, and compiling it would take longer than all of them."""
     taken: list[int] = []
 
@@ -119,12 +125,10 @@ def test_only_full_batches_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None
         return lambda *arguments: (taken.append(len(arguments[0])), plain(*arguments))[1]
 
     monkeypatch.setattr(torch, "compile", compile_)
-    views = Views(ViewsSpec(), SIZE, 3)
-    for chunk, team, full in ((None, Team(), 10), (4, Team(), 4), (None, Team(rank=1, size=3), 3)):
-        settings = SimclrSpec(batch_size=IMAGES, chunk=chunk)
-        step = Step(without_norms(), views, settings, team, compiled=True, note=pytest.fail)
-        x = torch.from_numpy(tissue(IMAGES, SIZE)[0].array)
-        for size in (full, full - 1, full):
-            step._project(x[:size], torch.arange(size), views.keys(0))
-        assert taken == [full, full, 2 * full] * 2  # views twice, the network once
+    views, settings = Views(ViewsSpec(), SIZE, 3), SimclrSpec(batch_size=IMAGES, chunk=chunk)
+    step = Step(without_norms(), views, settings, team, compiled=True, note=pytest.fail)
+    x = torch.from_numpy(tissue(IMAGES, SIZE)[0].array)
+    for size in range(1, IMAGES + 1):
         taken.clear()
+        step._project(x[:size], torch.arange(size), views.keys(0))
+        assert taken == ([size, size, 2 * size] if size in compiled else [])  # views twice, the network once

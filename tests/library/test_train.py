@@ -145,6 +145,36 @@ def test_an_exploding_loss_says_what_to_do(images: ArrayImages, tmp_path: Path) 
         train(images, tmp_path, spec=spec(learning_rate=1e30))
 
 
+GROUPED = "cpu:0"
+"""The processor by a name that has losses read as on a GPU, several at once."""
+
+
+def test_losses_read_together_are_those_read_singly(images: ArrayImages, tmp_path: Path) -> None:
+    wanted = spec(batch_size=2, epochs=3, checkpoint_every=1)  # 11 steps an epoch
+    singly = train(images, tmp_path / "singly", spec=wanted)
+    seen: list[float | None] = []
+    with pytest.raises(TrainingStopped):
+        train(
+            images,
+            tmp_path / "together",
+            spec=wanted,
+            rig=Rig(GROUPED),
+            should_stop=StopAfter(17),
+            on_progress=lambda progress: seen.append(progress.loss),
+        )
+    together = train(images, tmp_path / "together", spec=wanted, rig=Rig(GROUPED))
+    assert seen[:10] == [None] * 10 and seen[10] is not None, "read once an epoch of so few steps"
+    assert together.losses == singly.losses and len(singly.losses) == 3
+    assert same(together.state, singly.state)
+
+
+def test_no_checkpoint_is_kept_from_beyond_a_loss_that_is_not_finite(images: ArrayImages, tmp_path: Path) -> None:
+    wanted = spec(learning_rate=1e30, batch_size=2)
+    with pytest.raises(TrainingFailed, match="step 1,"):
+        train(images, tmp_path, spec=wanted, rig=Rig(GROUPED), should_stop=StopAfter(8))
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
 def test_losses_that_are_read_together_count_by_their_images_and_the_first_bad_one_is_named() -> None:
     counters = Counters(round=2, epoch=5, step=40)
     losses = _Losses(counters)

@@ -53,8 +53,12 @@ class Rig:
         self._images: Images | None = None
         self._resident: ResidentFeed | None = None
 
-    def prepare(self, spec: ExperimentSpec, images: Images, number: int, origin: Path | None) -> None:
-        """Fill `model` with the weights in `origin` (or random ones), and make `step` for this spec."""
+    def prepare(self, spec: ExperimentSpec, images: Images, count: int, number: int, origin: Path | None) -> None:
+        """Fill `model` with the weights in `origin` (or random ones), and make `step` for this spec.
+
+        Args:
+            count: images of the round. number: the round's.
+        """
         key = (spec.encoder, spec.views, spec.simclr, images.image_size)
         if key != self._key:
             self._build(spec, images.image_size)
@@ -65,6 +69,8 @@ class Rig:
         else:
             checkpoint.load_weights(self.model, origin)
         self.model.train()
+        if self._compiled and count < spec.simclr.batch_size:
+            self.note(f"{count} images make no full batch of {spec.simclr.batch_size}: they run without torch.compile")
 
     def _build(self, spec: ExperimentSpec, image_size: int) -> None:
         self.notes.clear()

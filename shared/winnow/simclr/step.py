@@ -1,6 +1,6 @@
 """One training step: views, network, loss, gradients. Whole, or in chunks where the minibatch does not fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import nullcontext
 from typing import Any
 
@@ -26,8 +26,8 @@ class Step:
 
     Args:
         network: x (2n, 3, H, W) → z (2n, d). views: makes them.
-        compiled: have torch.compile fuse both for full minibatches, or full chunks. The last of an epoch, whose size is
-            another in each round, runs as it is; where compiling fails all do, and the reason is noted.
+        compiled: have torch.compile fuse both for full minibatches, or their chunks. The last of an epoch, whose size
+            is another in each round, runs as it is; where compiling fails all do, and the reason is noted.
         chunk: images a pass; None for the whole minibatch. See `_in_chunks`.
     """
 
@@ -40,13 +40,14 @@ class Step:
         self.chunk = settings.chunk
         # A graph's replay overwrites the gradients of the one before, which chunks add up.
         graphs = settings.batch_size <= SMALL_BATCH and settings.chunk is None
-        full = len(range(team.rank, settings.batch_size, team.size))
-        full = min(full, settings.chunk or full)
         self._make, self._block = views.make, None if compiled else BLOCK
-        self._network = Compiled(network, "network", note, rows=2 * full, graphs=graphs) if compiled else network
-        self._write = (
-            Compiled(self._write_views, "views", note, rows=full, graphs=False) if compiled else self._write_views
-        )
+        self._network: Callable[..., Any] = network
+        self._write: Callable[..., Any] = self._write_views
+        if compiled:
+            full = len(range(team.rank, settings.batch_size, team.size))
+            rows = {full} if settings.chunk is None else {min(full, settings.chunk), full % settings.chunk}
+            self._network = Compiled(network, "network", note, rows={2 * n for n in rows}, graphs=graphs)
+            self._write = Compiled(self._write_views, "views", note, rows=rows, graphs=False)
 
     def __call__(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:
         """Leave the gradients in the network's parameters.
@@ -114,10 +115,11 @@ class Step:
 class Compiled:
     """A function under torch.compile, or as it is where that fails; the reason is noted once.
 
-    Compiling takes up to minutes, and is for arguments of `rows` rows alone: for others the function runs as it is.
+    Compiling takes up to minutes, and is for arguments with one of these numbers of `rows`; with others the function
+    runs as it is.
     """
 
-    def __init__(self, plain: Callable[..., Any], name: str, note: Note, *, rows: int, graphs: bool) -> None:
+    def __init__(self, plain: Callable[..., Any], name: str, note: Note, *, rows: Set[int], graphs: bool) -> None:
         self._plain = plain
         self._name = name
         self._note = note
@@ -126,7 +128,7 @@ class Compiled:
         self._fast: Callable[..., Any] | None = torch.compile(plain, mode=mode, dynamic=False)
 
     def __call__(self, *arguments: Any) -> Any:
-        if self._fast is not None and len(arguments[0]) == self._rows:
+        if self._fast is not None and len(arguments[0]) in self._rows:
             try:
                 # The gradient is compiled now as well: where that fails in backward(), there is no other way left.
                 with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):

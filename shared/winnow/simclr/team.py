@@ -148,7 +148,10 @@ def _sum(x: Tensor) -> Tensor:
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the minibatches of all processes, for processors: torch's SyncBatchNorm is for GPUs alone."""
+    """BatchNorm over the minibatches of all processes, for processors: torch's SyncBatchNorm is for GPUs alone.
+
+    Sums are taken in float32 at least, as torch's own BatchNorm does.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:
@@ -159,15 +162,16 @@ class SharedBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         axes = [axis for axis in range(input.ndim) if axis != 1]
         shape = [1, -1, *[1] * (input.ndim - 2)]
-        own = input.new_full((1,), input.numel() / input.shape[1])
-        sums, number = _sum(torch.cat([input.sum(axes), own])).split([self.num_features, 1])
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        own = x.new_full((1,), x.numel() / x.shape[1])
+        sums, number = _sum(torch.cat([x.sum(axes), own])).split([self.num_features, 1])
         mean = sums / number  # (c,)
-        centred = input - mean.view(shape)  # the mean first: E[x²] - E[x]² would cancel
+        centred = x - mean.view(shape)  # the mean first: E[x²] - E[x]² would cancel
         variance = _sum((centred * centred).sum(axes)) / number
         if self.track_running_stats:
             self._remember(mean.detach(), (variance * number / (number - 1)).detach())
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale.view(shape) + self.bias.view(shape)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
         assert self.momentum is not None and self.running_mean is not None and self.running_var is not None

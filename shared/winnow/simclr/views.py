@@ -144,8 +144,8 @@ def resample(x: Tensor, drawn: Parameters) -> Tensor:
 def recolour(x: Tensor, drawn: Parameters) -> Tensor:
     """Brightness, contrast, saturation, hue, greyscale. Factors of 1, no turn and no grey leave an image as it is.
 
-    The channels (n, H, W) stay apart until the end: torch.compile makes one kernel of it then, which reads and writes
-    each pixel once.
+    The channels (n, H, W) stay apart until the end: torch.compile makes two kernels of it then, one that reads pixels
+    for the mean that contrast needs, and one that reads and writes them once for all the rest.
     """
     brightness, contrast, saturation, hue, grey = (
         one[:, None, None] for one in (drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue, drawn.grey)
