@@ -147,6 +147,22 @@ def test_epochs_views_seeds_and_samples_differ() -> None:
     assert torch.equal(base, draw(1, 0, 0))
 
 
+@pytest.mark.parametrize("sample", [0, 1, 12_345, 2**40])
+def test_the_numbers_are_splitmix64s(sample: int) -> None:
+    """The generator's own sequence, from a start for each sample, in whole numbers of Python."""
+    word, golden = 1 << 64, 0x9E3779B97F4A7C15
+
+    def mix(x: int) -> int:
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % word
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % word
+        return x ^ (x >> 31)
+
+    key = key_of(5, 2, 1)
+    start = mix((sample * golden + key) % word)
+    expected = [(mix((start + which * golden) % word) >> 40) / 2**24 for which in range(1, 17)]
+    assert uniforms(torch.tensor([sample]), 16, torch.tensor(key))[0].tolist() == expected
+
+
 def test_the_numbers_are_uniform_and_uncorrelated() -> None:
     u = uniforms(torch.arange(50_000), 16, torch.tensor(key_of(3, 1, 0))).double()
     assert u.min() >= 0 and u.max() < 1

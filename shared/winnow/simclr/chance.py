@@ -11,6 +11,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 _WORD = 1 << 64
+_UNGOLDEN = pow(_GOLDEN, -1, _WORD)
 
 
 def key_of(seed: int, epoch: int, view: int) -> int:
@@ -26,7 +27,8 @@ def uniforms(samples: Tensor, count: int, key: Tensor) -> Tensor:
     """
     which = torch.arange(1, count + 1, device=samples.device, dtype=torch.int64)  # (count,)
     of_sample = _mix(samples * _signed(_GOLDEN) + key)  # (n,)
-    words = _mix(of_sample[:, None] + which * _signed(_GOLDEN))  # (n, count)
+    # of_sample + which * golden; torch.compile takes `which * golden` for an index of 32 bits on a GPU, and gives up.
+    words = _mix((of_sample[:, None] * _signed(_UNGOLDEN) + which) * _signed(_GOLDEN))  # (n, count)
     return _shift(words, 40).to(torch.float32) / (1 << 24)
 
 

@@ -1,0 +1,149 @@
+"""What torch.compile makes of the views for a GPU compiles to its machine code: seen without one, which is imagined.
+
+Nothing is run. The operations are traced on a processor, lowered by Inductor for a GPU, and compiled by Triton.
+"""
+
+import copy
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.utils._triton as found
+from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.device_interface import CudaInterface
+from torch._guards import TracingContext, tracing
+from torch._inductor import compile_fx, config
+from torch._inductor.async_compile import AsyncCompile
+from torch._inductor.codecache import PyCodeCache
+from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.runtime import triton_helpers
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from winnow.domain import ViewsSpec
+from winnow.simclr.views import Views
+
+triton = pytest.importorskip("triton", reason="Triton is not for this machine")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu asks the GPU itself")
+
+GPU = torch.device("cuda:0")
+HOPPER = SimpleNamespace(
+    name="imagined",
+    major=9,
+    minor=0,
+    multi_processor_count=132,
+    total_memory=80 * 2**30,
+    warp_size=32,
+    regs_per_multiprocessor=65536,
+    max_threads_per_multi_processor=2048,
+    max_threads_per_block=1024,
+    shared_memory_per_block=49152,
+    shared_memory_per_block_optin=232448,
+    L2_cache_size=50 * 2**20,
+    clock_rate=1980000,
+    memory_clock_rate=2619000,
+    memory_bus_width=5120,
+)
+
+
+class Driver:
+    """What Triton asks of a driver before anything runs."""
+
+    def get_current_target(self) -> Any:
+        return triton.backends.compiler.GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return GPU
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
+    """The names of kernels that were compiled, on a machine that thinks it has a GPU."""
+    made: list[str] = []
+
+    def compile_kernel(_: Any, name: str, source: str, device_str: str = "cuda") -> Any:
+        kernel = getattr(PyCodeCache.load(source), name)
+        kernel.precompile(warm_cache_only=True)  # to machine code, and not onto a device
+        made.append(name)
+        return kernel
+
+    for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    for name, value in {
+        "is_available": True,
+        "device_count": 1,
+        "current_device": 0,
+        "get_device_properties": HOPPER,
+        "get_device_capability": (9, 0),
+        "get_rng_state": torch.zeros(16, dtype=torch.uint8),
+        "set_rng_state": None,
+        "synchronize": None,
+        "_lazy_init": None,
+        "_exchange_device": 0,
+        "_maybe_exchange_device": 0,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, functools.partial(lambda known, *_, **__: known, value))
+    for holder in (CudaInterface, CudaInterface.Worker):
+        monkeypatch.setattr(holder, "get_device_properties", staticmethod(lambda *_: HOPPER))
+    monkeypatch.setattr(CudaInterface, "get_compute_capability", staticmethod(lambda *_: 90))
+    monkeypatch.setattr("torch._subclasses.fake_tensor.init_gpu_context", lambda *_: None)
+    monkeypatch.setattr(triton_helpers, "set_driver_to_gpu", lambda: None)
+    monkeypatch.setattr(AsyncCompile, "triton", compile_kernel)
+    monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
+    forget()
+    with config.patch({"fx_graph_cache": False, "compile_threads": 1}):
+        yield made
+    forget()
+
+
+def forget() -> None:
+    """What torch remembers of the machine."""
+    for one in vars(found).values():
+        if hasattr(one, "cache_clear"):
+            one.cache_clear()
+    torch._dynamo.reset()
+
+
+def trace(function: Any, arguments: tuple[Tensor, ...]) -> torch.fx.GraphModule:
+    """The operations that torch.compile would lower."""
+    traced: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
+        traced.append(copy.deepcopy(graph))
+        return graph.forward
+
+    backend = aot_autograd(fw_compiler=keep, decompositions=select_decomp_table())
+    torch.compile(function, backend=backend, dynamic=False, fullgraph=True)(*arguments)
+    (graph,) = traced
+    return graph
+
+
+@pytest.fixture
+def graph() -> torch.fx.GraphModule:
+    size, count = 64, 32
+    views = Views(ViewsSpec(), size, 0)
+    given = torch.zeros(count, size, size, 3, dtype=torch.uint8), torch.arange(count), views.keys(0)[0]
+    return trace(views.make, given)
+
+
+def test_views_compile_for_a_gpu(graph: torch.fx.GraphModule, kernels: list[str]) -> None:
+    for node in graph.graph.nodes:
+        if "device" in node.kwargs:
+            node.kwargs = {**node.kwargs, "device": GPU}
+    graph.recompile()
+    mode = FakeTensorMode()
+    shapes = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+    with mode:
+        there = [torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device=GPU) for one in shapes]
+    FakeTensorProp(graph, mode).propagate_dont_convert_inputs(*there)
+    with mode, tracing(TracingContext(mode)):
+        compile_fx.compile_fx_inner(graph, there)
+    assert len(kernels) > 5
