@@ -108,7 +108,7 @@ def test_compiled_steps_fall_back_nowhere_and_change_little(tmp_path: Path, batc
 )
 def test_a_step_waits_for_nothing(images: ArrayImages, compiled: Any, settings: dict[str, Any]) -> None:
     rig, wanted = Rig("cuda", compiled=compiled), spec(**settings)
-    rig.prepare(wanted, images, len(INDICES), 0, None)
+    rig.prepare(wanted, images, 0, None, count=len(INDICES))
     optimizer = make_optimiser(wanted.simclr, rig.model.parameters())
     keys = rig.views.keys(0).to(rig.device)
     warm_up = 6  # what is compiled, recorded and found out the first times waits

@@ -79,7 +79,7 @@ def test_a_gradient_that_does_not_compile_is_made_without(monkeypatch: pytest.Mo
     from torch._dynamo.backends.common import aot_autograd
 
     def fail(*_: Any) -> Any:
-        raise NotImplementedError("no kernel for it")
+        raise RuntimeError("no kernel for it")
 
     backend = aot_autograd(fw_compiler=lambda graph, _: graph.forward, bw_compiler=fail)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))

@@ -84,6 +84,8 @@ class PackedImages:
         is_ordered = np.array_equal(order, np.arange(len(order)))
         cuts = np.searchsorted(ascending, self._starts)
         for shard, start, low, high in zip(self._shards, self._starts, cuts, cuts[1:], strict=False):
+            if low == high:
+                continue
             rows = ascending[low:high] - start
             if is_ordered:
                 np.take(shard, rows, axis=0, out=out[low:high], mode="clip")  # the mode that copies once

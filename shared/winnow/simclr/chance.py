@@ -11,7 +11,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 _WORD = 1 << 64
-_UNGOLDEN = pow(_GOLDEN, -1, _WORD)
+_UNGOLDEN = pow(_GOLDEN, -1, _WORD)  # its inverse
 
 
 def key_of(seed: int, epoch: int, view: int) -> int:

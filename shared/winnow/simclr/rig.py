@@ -53,11 +53,11 @@ class Rig:
         self._images: Images | None = None
         self._resident: ResidentFeed | None = None
 
-    def prepare(self, spec: ExperimentSpec, images: Images, count: int, number: int, origin: Path | None) -> None:
+    def prepare(self, spec: ExperimentSpec, images: Images, number: int, origin: Path | None, *, count: int) -> None:
         """Fill `model` with the weights in `origin` (or random ones), and make `step` for this spec.
 
         Args:
-            count: images of the round. number: the round's.
+            number: the round's. count: its images.
         """
         key = (spec.encoder, spec.views, spec.simclr, images.image_size)
         if key != self._key:

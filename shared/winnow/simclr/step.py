@@ -40,11 +40,12 @@ class Step:
         self.chunk = settings.chunk
         # A graph's replay overwrites the gradients of the one before, which chunks add up.
         graphs = settings.batch_size <= SMALL_BATCH and settings.chunk is None
-        self._make, self._block = views.make, None if compiled else BLOCK
+        self._views = views
+        self._block = None if compiled else BLOCK
         self._network: Callable[..., Any] = network
         self._write: Callable[..., Any] = self._write_views
         if compiled:
-            full = len(range(team.rank, settings.batch_size, team.size))
+            full = team.sizes(settings.batch_size)[team.rank]
             rows = {full} if settings.chunk is None else {min(full, settings.chunk), full % settings.chunk}
             self._network = Compiled(network, "network", note, rows={2 * n for n in rows}, graphs=graphs)
             self._write = Compiled(self._write_views, "views", note, rows=rows, graphs=False)
@@ -85,7 +86,7 @@ class Step:
         return both
 
     def _write_views(self, x: Tensor, samples: Tensor, key: Tensor, made: Tensor) -> None:
-        made.copy_(self._make(x, samples, key))
+        made.copy_(self._views.make(x, samples, key))
 
     def _in_chunks(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:
         """Gradient caching (Gao et al. 2021): z of all chunks without graphs, the loss's gradient at z, then each chunk

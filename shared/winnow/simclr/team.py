@@ -55,6 +55,10 @@ class Team:
         """This process's part of a minibatch: every size-th sample."""
         return batch[self.rank :: self.size]
 
+    def sizes(self, count: int) -> list[int]:
+        """How many of a minibatch of `count` samples each process has."""
+        return [len(range(rank, count, self.size)) for rank in range(self.size)]
+
     def agree(self, stop: bool) -> bool:
         """What the leader says, heard by all in the same step."""
         if self.size == 1:
@@ -94,7 +98,7 @@ class Team:
         """
         if self.size == 1:
             return z, 0
-        sizes = [len(range(rank, count, self.size)) for rank in range(self.size)]
+        sizes = self.sizes(count)
         start = sum(sizes[: self.rank])
         return _Gather.apply(z, sizes, start), start  # pyright: ignore[reportReturnType]  # apply is untyped
 

@@ -121,7 +121,7 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     resumed = checkpoint.newest(workspace, number)
     counters = checkpoint.load_counters(resumed) if resumed else Counters(round=number)
     origin = resumed or start
-    rig.prepare(spec, images, len(indices), number, origin)
+    rig.prepare(spec, images, number, origin, count=len(indices))
     model = rig.model
     optimizer = make_optimiser(settings, model.parameters())
     if origin and (resumed or not spec.resets_optimizer):
