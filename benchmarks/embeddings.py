@@ -27,8 +27,8 @@ class Crops:
     def __len__(self) -> int:
         return len(self._pixels)
 
-    def take(self, indices: Any) -> Any:
-        return self._pixels[indices]
+    def take(self, indices: Any, out: Any = None) -> Any:
+        return np.take(self._pixels, indices, axis=0, out=out)
 
 
 def main() -> None:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from library.arrays import ArrayImages, tissue
+from library.team_member import train as train_together
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from winnow.domain import ExperimentSpec
-from winnow.simclr import Rig, TrainedRound, checkpoint, embed, load_encoder, train_round
+from winnow.simclr import Rig, TrainedRound, checkpoint, embed, load_encoder, train_round, untrained_encoder
 from winnow.simclr.optimisers import make_optimiser
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -131,6 +132,35 @@ def test_rounds_of_other_sizes_compile_nothing_anew(images: ArrayImages, tmp_pat
         train_round(images, INDICES[:size], workspace=tmp_path / str(size), **arguments)
         compiled.append(graphs())
     assert compiled[0] < compiled[1] and len(set(compiled[1:])) == 1 and not rig.notes
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("chunks", [None, (11, 10)])
+def test_two_gpus_equal_one(tmp_path: Path, chunks: tuple[int, int] | None) -> None:
+    """In float64, compiled. Two shares of 11 and 10 images in chunks are as one of 21: tests/library/test_team.py."""
+    one, two = (
+        train_together(
+            tmp_path / str(number),
+            processes=number,
+            device="cuda",
+            simclr={"batch_size": 21, "chunk": chunks and chunks[number - 1]},
+        )
+        for number in (1, 2)
+    )
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    assert two["picks"] == one["picks"] and not two["notes"] and not one["notes"]
+
+
+def test_embedding_waits_for_no_batch_but_the_one_before(images: ArrayImages) -> None:
+    rig, encoder = plain(), untrained_encoder(spec().encoder, 0, "cuda")
+    embed(encoder, images, INDICES, rig=rig, batch_size=32)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = embed(encoder, images, INDICES, rig=rig, batch_size=32)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = embed(untrained_encoder(spec().encoder, 0, "cpu"), images, INDICES)
+    assert np.allclose(found, expected, rtol=0.01, atol=0.01 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("compiled", ["off", "on"])

@@ -14,8 +14,8 @@ class ArrayImages:
     def image_size(self) -> int:
         return self.array.shape[1]
 
-    def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self.array[indices]
+    def take(self, indices: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        return np.take(self.array, indices, axis=0, out=out)
 
 
 def tissue(count: int, size: int = 32, *, balance: dict[str, float] | None = None) -> tuple[ArrayImages, list[str]]:

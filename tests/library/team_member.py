@@ -1,14 +1,18 @@
-"""One process of a team, started by torch's launcher: trains a round and writes what came out of it.
+"""One process of a team, started by torch's launcher (`train`): trains a round and writes what came out of it.
 
-python -m torch.distributed.run --nproc-per-node 2 team_member.py OUT; alone without the launcher.
+python -m torch.distributed.run --nproc-per-node 2 team_member.py OUT DEVICE CHANGES; alone without the launcher.
+CHANGES are of the spec, as JSON.
 
 The network computes in float64. In float32 another order of summation already moves some activations across ReLU's
 edge, and Adam, whose first step is the gradient's sign, makes whole steps of that: a wrong gradient would hide there.
 """
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,29 +43,53 @@ class Exact(Team):
         return super().wrap(network)
 
 
-def main(out: Path) -> None:
+def train(out: Path, *, processes: int, device: str = "cpu", **changes: Any) -> dict[str, Any]:
+    """Have so many processes train together; what their leader found."""
+    out.mkdir()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    member = [__file__, str(out), device, json.dumps(changes)]
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run(
+        [sys.executable, *(launcher if processes > 1 else []), *member],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return json.loads((out / "found.json").read_text())
+
+
+def merged(spec: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    deeper = {name: merged(spec[name], value) for name, value in changes.items() if isinstance(value, dict)}
+    return spec | changes | deeper
+
+
+def main(out: Path, device: str, changes: str) -> None:
     torch.set_num_threads(1)
-    team = Exact.join("cpu")
+    team = Exact.join(device)
     images = tissue(COUNT, SIZE)[0]
     losses: list[float | None] = []
+    spec = ExperimentSpec.model_validate(merged(SPEC.model_dump(mode="json"), json.loads(changes)))
     trained = train_round(
         images,
         np.arange(COUNT - 20, dtype=np.int64),
-        spec=SPEC,
+        spec=spec,
         number=0,
         workspace=out / "work",
         start=None,
-        rig=Rig(team=team),
+        rig=Rig(device, team=team),
         on_progress=lambda progress: losses.append(progress.loss),
     )
     if team.leads:
-        encoder = load_encoder(SPEC.encoder, trained.state, "cpu")
+        encoder = load_encoder(spec.encoder, trained.state, "cpu")
         features = embed(encoder, images, np.arange(COUNT, dtype=np.int64))
         picks = k_center_greedy(features[-20:], 8, centers=features[:-20])
-        found = {"losses": losses, "visits": trained.visits, "picks": picks.indices.tolist(), "size": team.size}
-        (out / "found.json").write_text(json.dumps(found))
+        found = {"losses": losses, "visits": trained.visits, "picks": picks.indices.tolist()}
+        (out / "found.json").write_text(json.dumps(found | {"size": team.size, "notes": trained.notes}))
     team.leave()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -45,6 +45,14 @@ def test_take_gives_the_patches_in_the_order_asked(eleven: PackedImages, wanted:
     assert np.array_equal(taken, patches(11)[indices])
     assert taken.flags.c_contiguous
     assert taken.dtype == np.uint8
+    given = np.empty_like(taken)
+    assert eleven.take(indices, given) is given and np.array_equal(given, taken)
+
+
+def test_room_of_another_shape_is_refused(eleven: PackedImages) -> None:
+    for shape, kind in ((3, SIZE, SIZE, 3), np.uint8), ((2, SIZE, SIZE, 3), np.int64):
+        with pytest.raises(ValueError, match="out must be uint8"):
+            eleven.take(np.array([0, 1]), np.empty(shape, kind))
 
 
 def test_length_and_size(eleven: PackedImages) -> None:

@@ -50,9 +50,9 @@ def test_resident_patches_stay_and_new_ones_join_them() -> None:
     class Counted(ArrayImages):
         taken = 0
 
-        def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        def take(self, indices: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
             self.taken += len(indices)
-            return super().take(indices)
+            return super().take(indices, out)
 
     images = Counted(IMAGES.array)
     feed = ResidentFeed(images, 20, "cpu")

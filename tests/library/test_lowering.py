@@ -1,6 +1,7 @@
-"""What torch.compile makes of the views for a GPU compiles to its machine code: seen without one, which is imagined.
+"""What torch.compile makes of views, and of BatchNorm over processes, compiles to a GPU's machine code.
 
-Nothing is run. The operations are traced on a processor, lowered by Inductor for a GPU, and compiled by Triton.
+The GPU is imagined and nothing is run on it: operations are traced on a processor, lowered by Inductor for a GPU, and
+compiled by Triton.
 """
 
 import copy
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.utils._triton as found
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.device_interface import CudaInterface
+from torch._functorch.aot_autograd import make_boxed_func
 from torch._guards import TracingContext, tracing
 from torch._inductor import compile_fx, config
 from torch._inductor.async_compile import AsyncCompile
@@ -24,8 +27,10 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.runtime import triton_helpers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from winnow.domain import ViewsSpec
+from winnow.simclr.team import SharedBatchNorm, Team
 from winnow.simclr.views import Views
 
 triton = pytest.importorskip("triton", reason="Triton is not for this machine")
@@ -112,29 +117,23 @@ def forget() -> None:
     torch._dynamo.reset()
 
 
-def trace(function: Any, arguments: tuple[Tensor, ...]) -> torch.fx.GraphModule:
-    """The operations that torch.compile would lower."""
+def trace(function: Any, *arguments: Tensor) -> list[torch.fx.GraphModule]:
+    """The operations that torch.compile would lower: forward, then, where there is one, the gradient."""
     traced: list[torch.fx.GraphModule] = []
 
     def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
         traced.append(copy.deepcopy(graph))
-        return graph.forward
+        return make_boxed_func(graph.forward)
 
     backend = aot_autograd(fw_compiler=keep, decompositions=select_decomp_table())
-    torch.compile(function, backend=backend, dynamic=False, fullgraph=True)(*arguments)
-    (graph,) = traced
-    return graph
+    made = torch.compile(function, backend=backend, dynamic=False, fullgraph=True)(*arguments)
+    if made.requires_grad:
+        made.sum().backward()
+    return traced
 
 
-@pytest.fixture
-def graph() -> torch.fx.GraphModule:
-    size, count = 64, 32
-    views = Views(ViewsSpec(), size, 0)
-    given = torch.zeros(count, size, size, 3, dtype=torch.uint8), torch.arange(count), views.keys(0)[0]
-    return trace(views.make, given)
-
-
-def test_views_compile_for_a_gpu(graph: torch.fx.GraphModule, kernels: list[str]) -> None:
+def lower(graph: torch.fx.GraphModule) -> None:
+    """Have Inductor and Triton compile a traced graph for the imagined GPU."""
     for node in graph.graph.nodes:
         if "device" in node.kwargs:
             node.kwargs = {**node.kwargs, "device": GPU}
@@ -146,4 +145,39 @@ def test_views_compile_for_a_gpu(graph: torch.fx.GraphModule, kernels: list[str]
     FakeTensorProp(graph, mode).propagate_dont_convert_inputs(*there)
     with mode, tracing(TracingContext(mode)):
         compile_fx.compile_fx_inner(graph, there)
+
+
+@pytest.fixture
+def views() -> list[torch.fx.GraphModule]:
+    size, count = 64, 32
+    views = Views(ViewsSpec(), size, 0)
+    return trace(
+        views.make, torch.zeros(count, size, size, 3, dtype=torch.uint8), torch.arange(count), views.keys(0)[0]
+    )
+
+
+def test_views_compile_for_a_gpu(views: list[torch.fx.GraphModule], kernels: list[str]) -> None:
+    (graph,) = views
+    lower(graph)
     assert len(kernels) > 5
+
+
+@pytest.fixture
+def shared_norm() -> Iterator[list[torch.fx.GraphModule]]:
+    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    norm = SharedBatchNorm(nn.BatchNorm2d(16), Team(rank=0, size=2))
+    x = torch.rand(8, 16, 14, 14).to(torch.bfloat16, memory_format=torch.channels_last)
+    yield trace(norm, x.requires_grad_())
+    dist.destroy_process_group()
+
+
+def test_batch_norm_over_processes_compiles_for_a_gpu(
+    shared_norm: list[torch.fx.GraphModule], kernels: list[str]
+) -> None:
+    """In one graph each way, whose processes meet once."""
+    for graph, collective in zip(shared_norm, ("all_gather_into_tensor", "all_reduce"), strict=True):
+        called = [str(node.target) for node in graph.graph.nodes if "c10d" in str(node.target)]
+        assert called == [f"_c10d_functional.{collective}.default", "_c10d_functional.wait_tensor.default"]
+        kernels.clear()
+        lower(graph)
+        assert kernels

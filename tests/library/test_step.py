@@ -113,7 +113,14 @@ def test_errors_of_the_function_itself_are_not_swallowed() -> None:
 
 @pytest.mark.parametrize(
     ("chunk", "team", "compiled"),
-    [(None, Team(), {10}), (4, Team(), {4, 2}), (5, Team(), {5}), (11, Team(), {10}), (None, Team(1, 3), {3})],
+    [
+        (None, Team(), {10}),
+        (4, Team(), {3, 4}),
+        (5, Team(), {5}),
+        (11, Team(), {10}),
+        (None, Team(1, 3), {3}),
+        (3, Team(1, 3), {1, 2}),  # the first process has four of ten, and so needs two chunks
+    ],
 )
 def test_only_full_batches_and_their_chunks_are_compiled(
     monkeypatch: pytest.MonkeyPatch, chunk: int | None, team: Team, compiled: set[int]
@@ -132,3 +139,17 @@ def test_only_full_batches_and_their_chunks_are_compiled(
         taken.clear()
         step._project(x[:size], torch.arange(size), views.keys(0))
         assert taken == ([size, size, 2 * size] if size in compiled else [])  # views twice, the network once
+
+
+@pytest.mark.parametrize(
+    ("batch", "chunk", "team", "graphs"),
+    [(256, None, Team(), True), (257, None, Team(), False), (128, 64, Team(), False), (128, None, Team(0, 2), False)],
+)
+def test_cuda_graphs_are_for_small_whole_batches_of_one_process(
+    monkeypatch: pytest.MonkeyPatch, batch: int, chunk: int | None, team: Team, graphs: bool
+) -> None:
+    modes: list[str | None] = []
+    monkeypatch.setattr(torch, "compile", lambda plain, *, mode, **_: (modes.append(mode), plain)[1])
+    settings = SimclrSpec(batch_size=batch, chunk=chunk)
+    Step(without_norms(), Views(ViewsSpec(), SIZE, 3), settings, team, compiled=True, note=pytest.fail)
+    assert modes == ["reduce-overhead" if graphs else None, None]  # the network's, and never the views'

@@ -15,6 +15,7 @@ from winnow.errors import InvalidInput, TrainingFailed
 from winnow.simclr import Progress, Rig, TrainedRound, TrainingStopped, checkpoint, train_round
 from winnow.simclr.checkpoint import Counters
 from winnow.simclr.optimisers import learning_rate
+from winnow.simclr.team import Team
 from winnow.simclr.train import _Losses
 
 INDICES = np.arange(22, dtype=np.int64)
@@ -191,7 +192,9 @@ def test_losses_that_are_read_together_count_by_their_images_and_the_first_bad_o
         losses.read()
 
 
-def test_one_image_cannot_be_contrasted(images: ArrayImages, tmp_path: Path) -> None:
+def test_too_few_images_are_refused(images: ArrayImages, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"batch_size.*9 processes.*WINNOW_DEVICES"):
+        train(images, tmp_path, rig=Rig(team=Team(0, 9)))
     with pytest.raises(InvalidInput, match="needs 2"):
         train_round(images, INDICES[:1], spec=spec(), number=0, workspace=tmp_path, start=None)
 

@@ -16,7 +16,7 @@ from winnow.simclr.convolutions import Conv2d
 from winnow.simclr.loss import nt_xent
 from winnow.simclr.optimisers import make_optimiser
 from winnow.simclr.step import Step
-from winnow.simclr.team import Team
+from winnow.simclr.team import SharedBatchNorm, Team
 from winnow.simclr.views import Views, normalise
 
 SIZE, IMAGES = 32, 6
@@ -53,6 +53,7 @@ def test_views_network_and_loss_take_nothing_from_the_host() -> None:
         network = nn.Sequential(
             Conv2d(3, 8, 3, device="cuda"),
             nn.BatchNorm2d(8, device="cuda"),
+            SharedBatchNorm(nn.BatchNorm2d(8, device="cuda"), Team()),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(8, 4, device="cuda"),

@@ -68,17 +68,21 @@ class PackedImages:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Copies of patches in the order asked: int64 (n,) → uint8 (n, S, S, 3), C-contiguous.
+    def take(self, indices: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Copies of patches in the order asked: int64 (n,) → uint8 (n, S, S, 3), C-contiguous, in `out` if given.
 
-        Reads each shard once, in ascending order. Raises IndexError for an index outside 0..len-1.
+        Reads each shard once, in ascending order. Raises IndexError for an index outside 0..len-1, ValueError for an
+        `out` of another shape or type.
         """
         wanted = np.asarray(indices)
         if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
             raise IndexError(f"indices must be integers of shape (n,), not {wanted.dtype} of shape {wanted.shape}")
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"indices reach from {wanted.min()} to {wanted.max()}; there are {len(self)} images")
-        out = np.empty((wanted.size, self.image_size, self.image_size, 3), np.uint8)
+        shape = wanted.size, self.image_size, self.image_size, 3
+        out = np.empty(shape, np.uint8) if out is None else out
+        if out.shape != shape or out.dtype != np.uint8:
+            raise ValueError(f"out must be uint8 {shape}, not {out.dtype} {out.shape}")
         order = np.argsort(wanted, kind="stable")
         ascending = wanted[order].astype(np.int64)
         is_ordered = np.array_equal(order, np.arange(len(order)))

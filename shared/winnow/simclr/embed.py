@@ -1,6 +1,6 @@
 """Features h of many images, straight into an array or a memory-mapped `.npy`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -50,11 +50,11 @@ def embed(
     done = 0
     with deterministic(rig.device, precision):
         result = _make((len(indices), _width(encoder, images, rig.device)), out)
-        for x, _ in rig.feed(images, indices, once=True).batches(parts):
+        fed = rig.feed(images, indices, once=True).batches(parts)
+        for h in _read(_features(encoder, x, precision) for x, _ in fed):
             if should_stop is not None and should_stop():
                 raise TrainingStopped(out or Path())
-            h = _features(encoder, x, precision)
-            result[done : done + len(h)] = h.cpu().numpy()
+            result[done : done + len(h)] = h
             done += len(h)
             if on_progress is not None:
                 on_progress(done, len(indices))
@@ -65,6 +65,27 @@ def embed(
 def _features(encoder: nn.Module, x: Tensor, precision: str) -> Tensor:
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
         return encoder(normalise(x).contiguous(memory_format=torch.channels_last)).float()
+
+
+def _read(made: Iterable[Tensor]) -> Iterator[NDArray[np.float32]]:
+    """Each of them on the host. A GPU computes the next one meanwhile."""
+    under_way: list[tuple[Tensor, torch.cuda.Event]] = []
+    for h in made:
+        if not h.is_cuda:
+            yield h.numpy()
+            continue
+        copied = torch.cuda.Event()
+        under_way.append((h.to("cpu", non_blocking=True), copied))
+        copied.record(torch.cuda.current_stream(h.device))
+        if len(under_way) > 1:
+            yield _arrived(*under_way.pop(0))
+    for one in under_way:
+        yield _arrived(*one)
+
+
+def _arrived(h: Tensor, copied: "torch.cuda.Event") -> NDArray[np.float32]:
+    copied.synchronize()
+    return h.numpy()
 
 
 def _width(encoder: nn.Module, images: Images, device: str) -> int:

@@ -77,7 +77,7 @@ class ResidentFeed:
         for first in range(0, len(missing), _UPLOAD):
             part = missing[first : first + _UPLOAD]
             rows = slice(self._held, self._held + len(part))
-            self._pixels[rows] = torch.from_numpy(self._images.take(part)).to(self._device)
+            self._pixels[rows].copy_(_taken(self._images, part, self._device), non_blocking=True)
             self._place[part] = np.arange(rows.start, rows.stop)
             self._held += len(part)
         return True
@@ -86,7 +86,9 @@ class ResidentFeed:
         if not order:
             return
         samples = np.concatenate(order)
-        both = torch.from_numpy(np.stack([samples, self._place[samples]])).to(self._device)  # one copy an epoch
+        both = torch.from_numpy(np.stack([samples, self._place[samples]]))
+        if self._pixels.is_cuda:
+            both = both.pin_memory().to(self._device, non_blocking=True)  # one copy an epoch, and no wait for it
         start = 0
         for batch in order:
             part = both[:, start : start + len(batch)]
@@ -136,14 +138,23 @@ class StreamedFeed:
             ready.put(error)
 
     def _copy(self, batch: NDArray[np.int64], stream: "torch.cuda.Stream | None") -> Fetched:
-        host = torch.from_numpy(self._images.take(batch)), torch.from_numpy(np.ascontiguousarray(batch))
+        pixels, samples = _taken(self._images, batch, self._device), torch.from_numpy(np.ascontiguousarray(batch))
         if stream is None:
-            return host, None
+            return (pixels, samples), None
         with torch.cuda.stream(stream):
-            pixels, samples = (part.pin_memory().to(self._device, non_blocking=True) for part in host)
+            pixels = pixels.to(self._device, non_blocking=True)
+            samples = samples.pin_memory().to(self._device, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record(stream)
         return (pixels, samples), copied
+
+
+def _taken(images: Images, indices: NDArray[np.int64], device: str) -> Tensor:
+    """(n, H, W, 3) on the host; where a GPU fetches them, in memory that it can read while the host goes on."""
+    shape = len(indices), images.image_size, images.image_size, 3
+    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=device.startswith("cuda"))
+    images.take(indices, pixels.numpy())
+    return pixels
 
 
 def resident_rows(images: Images, count: int, free_bytes: int, *, share: float = RESIDENT_SHARE) -> int:

@@ -21,8 +21,8 @@ class Images(Protocol):
     @property
     def image_size(self) -> int: ...
 
-    def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(n,) sample indices → (n, H, W, 3)."""
+    def take(self, indices: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(n,) sample indices → (n, H, W, 3), in `out` where it is given."""
         ...
 
 

@@ -1,5 +1,6 @@
 """One training step: views, network, loss, gradients. Whole, or in chunks where the minibatch does not fit."""
 
+import math
 from collections.abc import Callable, Set
 from contextlib import nullcontext
 from typing import Any
@@ -38,15 +39,16 @@ class Step:
         self._team = team
         self._plain = network
         self.chunk = settings.chunk
-        # A graph's replay overwrites the gradients of the one before, which chunks add up.
-        graphs = settings.batch_size <= SMALL_BATCH and settings.chunk is None
+        # A graph's replay overwrites the gradients of the one before, which chunks add up. A team's wait for each other
+        # in mid-network, and share their gradients while they are made.
+        graphs = settings.batch_size <= SMALL_BATCH and settings.chunk is None and team.size == 1
         self._views = views
         self._block = None if compiled else BLOCK
         self._network: Callable[..., Any] = network
         self._write: Callable[..., Any] = self._write_views
         if compiled:
-            full = team.sizes(settings.batch_size)[team.rank]
-            rows = {full} if settings.chunk is None else {min(full, settings.chunk), full % settings.chunk}
+            share, passes = team.sizes(settings.batch_size)[team.rank], self._passes(settings.batch_size)
+            rows = {share // passes, math.ceil(share / passes)}
             self._network = Compiled(network, "network", note, rows={2 * n for n in rows}, graphs=graphs)
             self._write = Compiled(self._write_views, "views", note, rows=rows, graphs=False)
 
@@ -60,13 +62,17 @@ class Step:
         Returns:
             The loss of the whole minibatch, a scalar on the device, without gradient.
         """
-        if self.chunk is not None and self.chunk < len(x):
-            loss = self._in_chunks(x, samples, keys, count)
+        if (passes := self._passes(count)) > 1:
+            loss = self._in_chunks(x, samples, keys, count, passes)
         else:
             z0, z1 = self._project(x, samples, keys)
             loss = shared_nt_xent(z0, z1, self._settings.temperature, count, self._team)
             loss.backward()
         return self._team.total(loss.detach()) / self._team.size
+
+    def _passes(self, count: int) -> int:
+        """Chunks that each process takes its share of a minibatch in: as many in all, for they wait for each other."""
+        return 1 if self.chunk is None else math.ceil(max(self._team.sizes(count)) / self.chunk)
 
     def _project(self, x: Tensor, samples: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -88,19 +94,19 @@ class Step:
     def _write_views(self, x: Tensor, samples: Tensor, key: Tensor, made: Tensor) -> None:
         made.copy_(self._views.make(x, samples, key))
 
-    def _in_chunks(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:
+    def _in_chunks(self, x: Tensor, samples: Tensor, keys: Tensor, count: int, passes: int) -> Tensor:
         """Gradient caching (Gao et al. 2021): z of all chunks without graphs, the loss's gradient at z, then each chunk
-        once more with its graph. Memory is one chunk's. BatchNorm sees a chunk at a time, and learns from it once.
+        once more with its graph. Memory is one chunk's. BatchNorm sees a chunk at a time, and learns from it once:
+        chunks are of one size, up to an image.
         """
-        assert self.chunk is not None
-        parts = list(zip(x.split(self.chunk), samples.split(self.chunk), strict=True))
+        parts = list(zip(x.tensor_split(passes), samples.tensor_split(passes), strict=True))
         with torch.no_grad(), _forgetful(self._plain):
             made = [tuple(z.clone() for z in self._project(*part, keys)) for part in parts]  # CUDA graphs reuse z
         z0, z1 = (torch.cat(side).detach().requires_grad_() for side in zip(*made, strict=True))
         loss = shared_nt_xent(z0, z1, self._settings.temperature, count, self._team)
         loss.backward()
         assert z0.grad is not None and z1.grad is not None
-        slopes = zip(z0.grad.split(self.chunk), z1.grad.split(self.chunk), strict=True)
+        slopes = zip(z0.grad.tensor_split(passes), z1.grad.tensor_split(passes), strict=True)
         for number, (part, slope) in enumerate(zip(parts, slopes, strict=True)):
             with self._unsynchronised(number + 1 < len(parts)):
                 torch.autograd.backward(self._project(*part, keys), slope)

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 PATIENCE = timedelta(days=30)
 """How long the others wait for the leader's next word: it may be idle between rounds."""
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True)
@@ -106,23 +106,29 @@ class Team:
         """`network` with BatchNorm over the whole minibatch and gradients averaged over the team."""
         if self.size == 1:
             return network
-        on_gpu = next(network.parameters()).is_cuda
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network) if on_gpu else _with_shared_statistics(network)
+        _share_statistics(network, self)
         return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
+def _all_of(z: Tensor, sizes: list[int]) -> Tensor:
+    """(sizes[rank], ...) of each rank → (sum of sizes, ...), in rank order."""
+    longest = max(sizes)
+    if len(z) < longest:
+        z = torch.cat([z, z.new_zeros(longest - len(z), *z.shape[1:])])
+    found = z.new_empty(len(sizes) * longest, *z.shape[1:])
+    dist.all_gather_into_tensor(found, z.contiguous())
+    if min(sizes) == longest:
+        return found
+    return torch.cat([part[:size] for part, size in zip(found.split(longest), sizes, strict=True)])
+
+
 class _Gather(torch.autograd.Function):
-    """all_gather of parts of unequal length, whose gradient is summed over the team."""
+    """`_all_of`, whose gradient is summed over the team."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, sizes: list[int], start: int) -> Tensor:
         ctx.rows = slice(start, start + len(z))
-        longest = max(sizes)
-        padded = z.new_zeros(longest, z.shape[1])
-        padded[: len(z)] = z
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        return _all_of(z, sizes)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -131,31 +137,16 @@ class _Gather(torch.autograd.Function):
         return gradient[ctx.rows], None, None
 
 
-class _Sum(torch.autograd.Function):
-    """all_reduce whose gradient is all-reduced, too."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
-def _sum(x: Tensor) -> Tensor:
-    return _Sum.apply(x)  # pyright: ignore[reportReturnType]  # apply is untyped
-
-
 class SharedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the minibatches of all processes, for processors: torch's SyncBatchNorm is for GPUs alone.
-
-    Sums are taken in float32 at least, as torch's own BatchNorm does.
+    """BatchNorm over the minibatches of all processes, of any number of axes: one gather a layer, and a sum for its
+    gradient. Unlike torch's SyncBatchNorm it runs on processors too, never waits for the host, and torch.compile goes
+    through it.
     """
+
+    def __init__(self, of: nn.BatchNorm1d | nn.BatchNorm2d, team: Team) -> None:
+        super().__init__(of.num_features, of.eps, of.momentum, dtype=of.weight.dtype, device=of.weight.device)
+        self.load_state_dict(of.state_dict())
+        self._team = team
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:
@@ -164,18 +155,10 @@ class SharedBatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        axes = [axis for axis in range(input.ndim) if axis != 1]
-        shape = [1, -1, *[1] * (input.ndim - 2)]
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
-        own = x.new_full((1,), x.numel() / x.shape[1])
-        sums, number = _sum(torch.cat([x.sum(axes), own])).split([self.num_features, 1])
-        mean = sums / number  # (c,)
-        centred = x - mean.view(shape)  # the mean first: E[x²] - E[x]² would cancel
-        variance = _sum((centred * centred).sum(axes)) / number
+        made, mean, variance, number = _normalise(input, self.weight, self.bias, self.eps, self._team)
         if self.track_running_stats:
-            self._remember(mean.detach(), (variance * number / (number - 1)).detach())
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+            self._remember(mean, variance * number / (number - 1))
+        return made
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
         assert self.momentum is not None and self.running_mean is not None and self.running_var is not None
@@ -185,12 +168,71 @@ class SharedBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance, self.momentum)
 
 
-def _with_shared_statistics(network: nn.Module) -> nn.Module:
+class _Normalise(torch.autograd.Function):
+    """The output of BatchNorm, the moments it was made with, and its gradient (Ioffe and Szegedy 2015, section 3).
+
+    Computed in float32 at least, as torch's own does, from nothing but the input and its moments: left to itself,
+    autograd would keep a map in float32 for each layer.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, eps: float, team: Team
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x = _wide(input)
+        mean, variance, number = _moments(x, team)
+        rate = torch.rsqrt(variance + eps)
+        ctx.team = team
+        ctx.save_for_backward(input, weight, mean, rate, number)
+        ctx.mark_non_differentiable(mean, variance, number)
+        made = (x - _by_channel(mean, x)) * _by_channel(weight * rate, x) + _by_channel(bias, x)
+        return made.to(input.dtype), mean, variance, number
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        input, weight, mean, rate, number = ctx.saved_tensors
+        x, slope = _wide(input), _wide(gradients[0])
+        normal = (x - _by_channel(mean, x)) * _by_channel(rate, x)
+        own = torch.stack([_per_channel(slope), _per_channel(slope * normal)])  # (2, c)
+        level, tilt = ctx.team.total(own) / number  # (c,) each
+        made = (slope - _by_channel(level, x) - normal * _by_channel(tilt, x)) * _by_channel(weight * rate, x)
+        return made.to(input.dtype), own[1], own[0], None, None
+
+
+def _normalise(input: Tensor, weight: Tensor, bias: Tensor, eps: float, team: Team) -> tuple[Tensor, ...]:
+    return _Normalise.apply(input, weight, bias, eps, team)  # pyright: ignore[reportReturnType]  # apply is untyped
+
+
+def _moments(x: Tensor, team: Team) -> tuple[Tensor, Tensor, Tensor]:
+    """(c,) each: mean, variance and how many values they are of, over the team (Chan et al. 1979)."""
+    variance, mean = torch.var_mean(x, _axes(x), correction=0)
+    own = torch.stack([mean, variance, torch.full_like(mean, x.numel() // x.shape[1])])[None]
+    of_each = own if team.size == 1 else _all_of(own, [1] * team.size)
+    means, variances, numbers = of_each.unbind(1)  # (processes, c) each
+    number = numbers.sum(0)
+    mean = (means * numbers).sum(0) / number
+    return mean, ((variances + (means - mean).square()) * numbers).sum(0) / number, number
+
+
+def _axes(x: Tensor) -> list[int]:
+    return [axis for axis in range(x.ndim) if axis != 1]
+
+
+def _per_channel(x: Tensor) -> Tensor:
+    return x.sum(_axes(x))
+
+
+def _by_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(1, -1, *[1] * (x.ndim - 2))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _share_statistics(network: nn.Module, team: Team) -> None:
     for name, child in network.named_children():
         if isinstance(child, NORMS):
-            shared = SharedBatchNorm(child.num_features, child.eps, child.momentum, dtype=child.weight.dtype)
-            shared.load_state_dict(child.state_dict())
-            setattr(network, name, shared)
+            setattr(network, name, SharedBatchNorm(child, team))
         else:
-            _with_shared_statistics(child)
-    return network
+            _share_statistics(child, team)

@@ -20,6 +20,7 @@ from winnow.simclr.determinism import deterministic
 from winnow.simclr.model import Images
 from winnow.simclr.optimisers import learning_rate, make_optimiser
 from winnow.simclr.rig import Rig
+from winnow.simclr.team import Team
 
 LOSSES_AT_ONCE = 20
 """Steps whose losses are read together on a GPU: a read waits for the device, which then waits for the next step."""
@@ -107,15 +108,13 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     In a team every process calls this with the same arguments; the leader alone writes, reports and is asked to stop.
 
     Raises:
-        InvalidInput: fewer than two images, or fewer than processes.
+        InvalidInput: fewer than two images, or, of the round or of a batch, fewer than processes.
         TrainingFailed: the loss is not finite, or memory ran out.
         TrainingStopped: `should_stop` said so; a checkpoint was written.
     """
     rig = rig or Rig()
     team, settings = rig.team, spec.simclr
-    if len(indices) < max(2, team.size):
-        needed = f"needs 2, and one for each of {team.size} processes; got {len(indices)}"
-        raise InvalidInput("budget", f"SimCLR contrasts images with each other and {needed}")
+    _require_enough(len(indices), settings, team)
     workspace.mkdir(parents=True, exist_ok=True)
     epochs = settings.epochs if epochs is None else epochs
     resumed = checkpoint.newest(workspace, number)
@@ -143,7 +142,12 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
             )
             batches = _batches(order, settings, team.size)[counters.step :]
             if spec.visits is not None:
-                batches = _affordable(batches, spec.visits - visits_before - counters.visits)
+                left = spec.visits - visits_before - counters.visits
+                if left < team.size:
+                    rig.note(f"the last {left} image visits are not one for each of {team.size} processes: given up")
+                    counters.visits += left
+                    break
+                batches = _affordable(batches, left, team.size)
             shares = [team.share(batch) for batch in batches]
             keys = rig.views.keys(counters.epoch).to(rig.device)  # (2,)
             fetched, at = rig.feed(images, indices).batches(shares), 0
@@ -247,6 +251,15 @@ class _Clock:
         )
 
 
+def _require_enough(count: int, settings: SimclrSpec, team: Team) -> None:
+    if count < max(2, team.size):
+        needed = f"needs 2, and one for each of {team.size} processes; got {count}"
+        raise InvalidInput("budget", f"SimCLR contrasts images with each other and {needed}")
+    if settings.batch_size < team.size:
+        needed = f"an image for each of {team.size} processes; raise it, or lower the worker's WINNOW_DEVICES"
+        raise InvalidInput("simclr.batch_size", f"a batch of {settings.batch_size} lacks {needed}")
+
+
 def _batches(order: NDArray[np.int64], settings: SimclrSpec, processes: int = 1) -> list[NDArray[np.int64]]:
     """Batches of one epoch. A last one of a lone image, or that leaves a process without one, is left out."""
     size = settings.batch_size
@@ -255,11 +268,11 @@ def _batches(order: NDArray[np.int64], settings: SimclrSpec, processes: int = 1)
     return [batch for batch in batches if len(batch) >= smallest]
 
 
-def _affordable(batches: Sequence[NDArray[np.int64]], left: int) -> list[NDArray[np.int64]]:
+def _affordable(batches: Sequence[NDArray[np.int64]], left: int, processes: int) -> list[NDArray[np.int64]]:
     """The batches that this many image visits pay for, the last one cut short."""
     kept: list[NDArray[np.int64]] = []
     for batch in batches:
-        if left < 2:
+        if left < max(2, processes):
             break
         kept.append(batch[:left])
         left -= len(kept[-1])
