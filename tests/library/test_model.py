@@ -13,6 +13,7 @@ from winnow.domain import EncoderSpec
 from winnow.simclr import build, checkpoint, load_encoder
 from winnow.simclr.checkpoint import Counters
 from winnow.simclr.convolutions import Conv2d
+from winnow.simclr.model import unfilled
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -33,6 +34,17 @@ def test_a_loaded_encoder_gives_the_trained_ones_features(name: str, tmp_path: P
         assert wanted.shape == (3, spec.features)
         torch.testing.assert_close(loaded(x), wanted, rtol=1e-3, atol=1e-4)
     assert not [module for module in loaded.modules() if isinstance(module, nn.BatchNorm2d)], "one pass, not two"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_nothing_of_an_unfilled_model_stays_when_a_state_is_loaded(name: str) -> None:
+    spec = EncoderSpec.model_validate({"name": name, "head_batch_norm": True})
+    made, plain = unfilled(spec), build(spec, 0)
+    held = dict(made.named_parameters()) | dict(made.named_buffers())
+    assert held.keys() == made.state_dict().keys()
+    for part, value in plain.state_dict().items():
+        assert (held[part].shape, held[part].stride(), held[part].dtype) == (value.shape, value.stride(), value.dtype)
+        assert held[part].device == value.device
 
 
 @pytest.mark.parametrize(("name", "side"), [("resnet18", 96), ("resnet50", 64)])

@@ -16,7 +16,7 @@ from winnow.domain import ExperimentSpec, SimclrSpec, derive_seed
 from winnow.errors import TrainingFailed
 from winnow.simclr import checkpoint
 from winnow.simclr.feed import RESIDENT_SHARE, Feed, HostFeed, ResidentFeed, StreamedFeed, resident_rows
-from winnow.simclr.model import Images, SimclrModel, build
+from winnow.simclr.model import Images, SimclrModel, build, unfilled
 from winnow.simclr.step import Step
 from winnow.simclr.team import Team
 from winnow.simclr.views import Views
@@ -75,7 +75,7 @@ class Rig:
     def _build(self, spec: ExperimentSpec, image_size: int) -> None:
         self.notes.clear()
         self._require_precision(spec)
-        self.model: SimclrModel = build(spec.encoder, 0).to(self.device)
+        self.model: SimclrModel = unfilled(spec.encoder, self.device)
         self.network: nn.Module = self.team.wrap(self.model)
         self.views = Views(spec.views, image_size, 0)
         self._take_step(spec.simclr)
@@ -130,7 +130,7 @@ class Rig:
         else:
             raise TrainingFailed(
                 f"out of memory with batches of {settings.batch_size} at {images.image_size} pixels, {chunk} images a "
-                f"pass and no patches on the device ({reason.splitlines()[0]}); lower simclr.batch_size or chunk, "
+                f"pass and {held} patches on the device ({reason.splitlines()[0]}); lower simclr.batch_size or chunk, "
                 "use a smaller image_size, or set simclr.precision to bf16"
             )
         self._resident = None
