@@ -9,6 +9,7 @@ edge, and Adam, whose first step is the gradient's sign, makes whole steps of th
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,15 +50,20 @@ def train(out: Path, *, processes: int, device: str = "cpu", **changes: Any) -> 
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     member = [__file__, str(out), device, json.dumps(changes)]
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    ended = subprocess.run(
+    started = subprocess.Popen(
         [sys.executable, *(launcher if processes > 1 else []), *member],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=500,
-        check=False,
+        start_new_session=True,
     )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    try:
+        _, said = started.communicate(timeout=300)
+    except BaseException:
+        os.killpg(started.pid, signal.SIGKILL)  # the launcher alone would leave its members behind
+        raise
+    assert started.returncode == 0, said[-3000:]
     return json.loads((out / "found.json").read_text())
 
 

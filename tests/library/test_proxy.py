@@ -1,5 +1,6 @@
 """The proxy, embeddings and floors; and that training on tissue beats the untrained encoder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from winnow import metrics
 from winnow.domain import ExperimentSpec, ProxySpec, derive_seed
 from winnow.errors import InvalidInput
 from winnow.simclr import Proxy, embed, fit_proxy, floors, load_encoder, train_round, untrained_encoder
+from winnow.simclr.embed import one_behind
 
 
 def clouds(classes: int, n: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -85,9 +87,20 @@ def test_embedding_keeps_order_and_writes_a_memmap(tmp_path: Path) -> None:
     indices = np.array([5, 1, 9, 0, 3], np.int64)
     whole = embed(encoder, images, indices, batch_size=2, out=tmp_path / "h.npy")
     assert whole.shape == (5, 512) and whole.dtype == np.float32
-    assert np.allclose(embed(encoder, images, indices[2:3]), whole[2], atol=1e-4)
+    assert np.allclose(embed(encoder, images, indices), whole, atol=1e-4)
     assert np.array_equal(np.load(tmp_path / "h.npy", allow_pickle=False), whole)
     assert embed(encoder, images, indices[:0]).shape == (0, 512)
+
+
+def test_a_batch_is_asked_for_when_the_next_one_was_started() -> None:
+    done: list[str] = []
+
+    def start(name: str) -> Callable[[], str]:
+        done.append(f"start {name}")
+        return lambda: (done.append(f"finish {name}"), name)[1]
+
+    assert list(one_behind(start(name) for name in "abc")) == ["a", "b", "c"]
+    assert done == ["start a", "start b", "finish a", "start c", "finish b", "finish c"]
 
 
 def test_the_floor_is_the_arms_own_proxy() -> None:

@@ -63,7 +63,7 @@ def test_a_function_that_does_not_compile_runs_as_it_is_and_the_reason_is_noted(
         return torch.sin(x) * 2
 
     notes: list[str] = []
-    compiled = Compiled(double, "network", notes.append, rows={1000}, graphs=False)
+    compiled = Compiled(double, "network", notes.append, graphs=False)
     x = torch.linspace(0, 1, 1000)
     try:
         with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
@@ -85,7 +85,7 @@ def test_a_gradient_that_does_not_compile_is_made_without(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     notes: list[str] = []
     network = without_norms()
-    compiled = Compiled(network, "network", notes.append, rows={IMAGES}, graphs=False)
+    compiled = Compiled(network, "network", notes.append, graphs=False)
     x = torch.rand(IMAGES, 3, SIZE, SIZE)
     try:
         for _ in range(2):
@@ -105,25 +105,15 @@ def test_errors_of_the_function_itself_are_not_swallowed() -> None:
     def fail(x: Tensor) -> Tensor:
         return x.reshape(7)
 
-    compiled = Compiled(fail, "network", pytest.fail, rows={3}, graphs=False)
+    compiled = Compiled(fail, "network", pytest.fail, graphs=False)
     compiled._fast = fail
     with pytest.raises(RuntimeError, match="invalid for input"):
         compiled(torch.zeros(3))
 
 
-@pytest.mark.parametrize(
-    ("chunk", "team", "compiled"),
-    [
-        (None, Team(), {10}),
-        (4, Team(), {3, 4}),
-        (5, Team(), {5}),
-        (11, Team(), {10}),
-        (None, Team(1, 3), {3}),
-        (3, Team(1, 3), {1, 2}),  # the first process has four of ten, and so needs two chunks
-    ],
-)
-def test_only_full_batches_and_their_chunks_are_compiled(
-    monkeypatch: pytest.MonkeyPatch, chunk: int | None, team: Team, compiled: set[int]
+@pytest.mark.parametrize(("chunk", "team"), [(None, Team()), (4, Team()), (None, Team(0, 2)), (None, Team(1, 2))])
+def test_full_batches_alone_are_compiled_by_all_processes_or_none(
+    monkeypatch: pytest.MonkeyPatch, chunk: int | None, team: Team
 ) -> None:
     """A round's last batch has another size in each round, and compiling it would take longer than all of them."""
     taken: list[int] = []
@@ -135,10 +125,20 @@ def test_only_full_batches_and_their_chunks_are_compiled(
     views, settings = Views(ViewsSpec(), SIZE, 3), SimclrSpec(batch_size=IMAGES, chunk=chunk)
     step = Step(without_norms(), views, settings, team, compiled=True, note=pytest.fail)
     x = torch.from_numpy(tissue(IMAGES, SIZE)[0].array)
-    for size in range(1, IMAGES + 1):
+    for count in range(team.size, IMAGES + 1):
         taken.clear()
-        step._project(x[:size], torch.arange(size), views.keys(0))
-        assert taken == ([size, size, 2 * size] if size in compiled else [])  # views twice, the network once
+        rows = team.sizes(count)[team.rank]
+        step._project(x[:rows], torch.arange(rows), views.keys(0), count)
+        assert taken == ([rows, rows, 2 * rows] if count == IMAGES else [])  # views twice, the network once
+
+
+def test_processes_of_unequal_shares_compile_nothing_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("is compiled"))
+    notes: list[str] = []
+    views, settings = Views(ViewsSpec(), SIZE, 3), SimclrSpec(batch_size=IMAGES)
+    Step(without_norms(), views, settings, Team(0, 3), compiled=True, note=notes.append)
+    (note,) = notes
+    assert "batches of 10" in note and "3 processes" in note
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,19 @@ def test_statistics_of_bf16_are_taken_in_float32() -> None:
     assert torch.allclose(shared.running_var, plain.running_var, rtol=1e-5)
 
 
+def test_the_gradient_of_bf16_is_summed_in_float32() -> None:
+    plain, shared = both_norms(4)
+    plain.double()
+    given, slope = (torch.randn(64, 4, 60, 61, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (0, 1))
+    found = [
+        torch.autograd.grad(norm(x.requires_grad_()), [x, norm.weight, norm.bias], slope.to(x.dtype))
+        for norm, x in ((plain, given.double()), (shared, given.clone()))
+    ]
+    for part, (expected, made) in enumerate(zip(*found, strict=True)):
+        off = torch.linalg.vector_norm(made - expected) / torch.linalg.vector_norm(expected)
+        assert off < (3e-3 if part == 0 else 1e-5)  # the first is itself rounded to bf16
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_shared_batch_norm_keeps_one_map_for_the_gradient_as_batch_norm_does(dtype: torch.dtype) -> None:
     x = torch.rand(8, 4, 32, 32, requires_grad=True).to(dtype)

@@ -125,7 +125,8 @@ def test_visits_stop_at_the_limit(images: ArrayImages, tmp_path: Path) -> None:
     limited = spec().model_copy(update={"visits": 130})
     assert train(images, tmp_path, spec=limited, visits_before=100).visits == 30
     assert train(images, tmp_path / "odd", spec=limited, visits_before=107).visits == 22, "a lone image has no other"
-    assert train(images, tmp_path / "spent", spec=limited, visits_before=129).visits == 0
+    spent = train(images, tmp_path / "spent", spec=limited, visits_before=129)
+    assert (spent.visits, spent.images_per_second, spent.waiting_share) == (0, 0.0, 0.0)
 
 
 def test_partial_batches_are_kept_or_dropped(images: ArrayImages, tmp_path: Path) -> None:
@@ -195,6 +196,8 @@ def test_losses_that_are_read_together_count_by_their_images_and_the_first_bad_o
 def test_too_few_images_are_refused(images: ArrayImages, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"batch_size.*9 processes.*WINNOW_DEVICES"):
         train(images, tmp_path, rig=Rig(team=Team(0, 9)))
+    with pytest.raises(InvalidInput, match="one for each of 23 processes; got 22"):
+        train(images, tmp_path, rig=Rig(team=Team(0, 23)))
     with pytest.raises(InvalidInput, match="needs 2"):
         train_round(images, INDICES[:1], spec=spec(), number=0, workspace=tmp_path, start=None)
 

@@ -62,7 +62,7 @@ def test_views_network_and_loss_take_nothing_from_the_host() -> None:
         x, samples = on_gpu(IMAGES, SIZE, SIZE, 3, dtype=torch.uint8), on_gpu(IMAGES, dtype=torch.int64)
         keys = on_gpu(2, dtype=torch.int64)
         with Crossings() as crossings:
-            loss = nt_xent(*step._project(x, samples, keys), 0.1)
+            loss = nt_xent(*step._project(x, samples, keys, IMAGES), 0.1)
             normalise(x)
     assert loss.device.type == "cuda" and loss.shape == ()
     assert not crossings.seen

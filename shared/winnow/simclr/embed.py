@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from winnow.simclr.model import Images
 from winnow.simclr.rig import Rig
 from winnow.simclr.train import TrainingStopped
 from winnow.simclr.views import normalise
+
+T = TypeVar("T")
 
 
 def embed(
@@ -51,7 +53,7 @@ def embed(
     with deterministic(rig.device, precision):
         result = _make((len(indices), _width(encoder, images, rig.device)), out)
         fed = rig.feed(images, indices, once=True).batches(parts)
-        for h in _read(_features(encoder, x, precision) for x, _ in fed):
+        for h in one_behind(_sent(_features(encoder, x, precision)) for x, _ in fed):  # a GPU goes on meanwhile
             if should_stop is not None and should_stop():
                 raise TrainingStopped(out or Path())
             result[done : done + len(h)] = h
@@ -67,25 +69,29 @@ def _features(encoder: nn.Module, x: Tensor, precision: str) -> Tensor:
         return encoder(normalise(x).contiguous(memory_format=torch.channels_last)).float()
 
 
-def _read(made: Iterable[Tensor]) -> Iterator[NDArray[np.float32]]:
-    """Each of them on the host. A GPU computes the next one meanwhile."""
-    under_way: list[tuple[Tensor, torch.cuda.Event]] = []
-    for h in made:
-        if not h.is_cuda:
-            yield h.numpy()
-            continue
-        copied = torch.cuda.Event()
-        under_way.append((h.to("cpu", non_blocking=True), copied))
-        copied.record(torch.cuda.current_stream(h.device))
-        if len(under_way) > 1:
-            yield _arrived(*under_way.pop(0))
-    for one in under_way:
-        yield _arrived(*one)
+def _sent(h: Tensor) -> Callable[[], NDArray[np.float32]]:
+    """Have h copied to the host; what waits for it and gives it."""
+    if not h.is_cuda:
+        return h.numpy
+    arriving, copied = h.to("cpu", non_blocking=True), torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(h.device))
+
+    def arrived() -> NDArray[np.float32]:
+        copied.synchronize()
+        return arriving.numpy()
+
+    return arrived
 
 
-def _arrived(h: Tensor, copied: "torch.cuda.Event") -> NDArray[np.float32]:
-    copied.synchronize()
-    return h.numpy()
+def one_behind(started: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """What each of these gives, asked for when the next one has been started."""
+    before: Callable[[], T] | None = None
+    for one in started:
+        if before is not None:
+            yield before()
+        before = one
+    if before is not None:
+        yield before()
 
 
 def _width(encoder: nn.Module, images: Images, device: str) -> int:

@@ -23,7 +23,7 @@ AHEAD = 3
 """Minibatches fetched before they are needed."""
 RESIDENT_SHARE = 0.6
 """Of the device's free memory, what patches may take; the rest is the network's."""
-_UPLOAD = 1024
+_UPLOAD = 256
 
 
 Ready = queue.Queue[Fetched | BaseException | None]

@@ -1,7 +1,7 @@
 """One training step: views, network, loss, gradients. Whole, or in chunks where the minibatch does not fit."""
 
 import math
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,6 +15,7 @@ from winnow.simclr.team import NORMS, Team
 from winnow.simclr.views import Views
 
 Note = Callable[[str], None]
+_Way = tuple[Callable[..., Any], Callable[..., Any]]
 SMALL_BATCH = 256
 """Images a step up to which a large GPU waits for launches: CUDA graphs take them away."""
 
@@ -27,8 +28,9 @@ class Step:
 
     Args:
         network: x (2n, 3, H, W) → z (2n, d). views: makes them.
-        compiled: have torch.compile fuse both for full minibatches, or their chunks. The last of an epoch, whose size
-            is another in each round, runs as it is; where compiling fails all do, and the reason is noted.
+        compiled: have torch.compile fuse both for full minibatches. The last of an epoch, whose size is another in each
+            round, runs as it is; where compiling fails all do, and the reason is noted. Processes do one or the other
+            together: their collectives come in another order.
         chunk: images a pass; None for the whole minibatch. See `_in_chunks`.
     """
 
@@ -44,13 +46,13 @@ class Step:
         graphs = settings.batch_size <= SMALL_BATCH and settings.chunk is None and team.size == 1
         self._views = views
         self._block = None if compiled else BLOCK
-        self._network: Callable[..., Any] = network
-        self._write: Callable[..., Any] = self._write_views
-        if compiled:
-            share, passes = team.sizes(settings.batch_size)[team.rank], self._passes(settings.batch_size)
-            rows = {share // passes, math.ceil(share / passes)}
-            self._network = Compiled(network, "network", note, rows={2 * n for n in rows}, graphs=graphs)
-            self._write = Compiled(self._write_views, "views", note, rows=rows, graphs=False)
+        self._as_is: _Way = network, self._write_views
+        self._fast = self._as_is
+        if compiled and len(set(team.sizes(settings.batch_size))) > 1:
+            note(f"batches of {settings.batch_size} are not divided by {team.size} processes: no torch.compile")
+        elif compiled:
+            fast = Compiled(network, "network", note, graphs=graphs)
+            self._fast = fast, Compiled(self._write_views, "views", note, graphs=False)
 
     def __call__(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:
         """Leave the gradients in the network's parameters.
@@ -65,7 +67,7 @@ class Step:
         if (passes := self._passes(count)) > 1:
             loss = self._in_chunks(x, samples, keys, count, passes)
         else:
-            z0, z1 = self._project(x, samples, keys)
+            z0, z1 = self._project(x, samples, keys, count)
             loss = shared_nt_xent(z0, z1, self._settings.temperature, count, self._team)
             loss.backward()
         return self._team.total(loss.detach()) / self._team.size
@@ -74,21 +76,22 @@ class Step:
         """Chunks that each process takes its share of a minibatch in: as many in all, for they wait for each other."""
         return 1 if self.chunk is None else math.ceil(max(self._team.sizes(count)) / self.chunk)
 
-    def _project(self, x: Tensor, samples: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def _project(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        network, write = self._fast if count == self._settings.batch_size else self._as_is
         with torch.no_grad():
-            both = self._both_views(x, samples, keys)
+            both = self._both_views(x, samples, keys, write)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
-            z0, z1 = self._network(both).chunk(2)  # (n, d) each
+            z0, z1 = network(both).chunk(2)  # (n, d) each
         return z0, z1
 
-    def _both_views(self, x: Tensor, samples: Tensor, keys: Tensor) -> Tensor:
+    def _both_views(self, x: Tensor, samples: Tensor, keys: Tensor, write: Callable[..., Any]) -> Tensor:
         """The first view of every image, then the second of every image: (2n, 3, H, W), channels last in memory."""
         block = self._block if self._block and x.device.type == "cpu" else len(x)
         shape = 2 * len(x), x.shape[3], *x.shape[1:3]
         both = torch.empty(shape, device=x.device, memory_format=torch.channels_last)
         for key, side in zip(keys, both.chunk(2), strict=True):
             for of_images, of_samples, made in zip(*(one.split(block) for one in (x, samples, side)), strict=True):
-                self._write(of_images, of_samples, key, made)
+                write(of_images, of_samples, key, made)
         return both
 
     def _write_views(self, x: Tensor, samples: Tensor, key: Tensor, made: Tensor) -> None:
@@ -101,7 +104,7 @@ class Step:
         """
         parts = list(zip(x.tensor_split(passes), samples.tensor_split(passes), strict=True))
         with torch.no_grad(), _forgetful(self._plain):
-            made = [tuple(z.clone() for z in self._project(*part, keys)) for part in parts]  # CUDA graphs reuse z
+            made = [self._project(*part, keys, count) for part in parts]
         z0, z1 = (torch.cat(side).detach().requires_grad_() for side in zip(*made, strict=True))
         loss = shared_nt_xent(z0, z1, self._settings.temperature, count, self._team)
         loss.backward()
@@ -109,7 +112,7 @@ class Step:
         slopes = zip(z0.grad.tensor_split(passes), z1.grad.tensor_split(passes), strict=True)
         for number, (part, slope) in enumerate(zip(parts, slopes, strict=True)):
             with self._unsynchronised(number + 1 < len(parts)):
-                torch.autograd.backward(self._project(*part, keys), slope)
+                torch.autograd.backward(self._project(*part, keys, count), slope)
         return loss
 
     def _unsynchronised(self, wanted: bool) -> Any:
@@ -120,22 +123,17 @@ class Step:
 
 
 class Compiled:
-    """A function under torch.compile, or as it is where that fails; the reason is noted once.
+    """A function under torch.compile, which takes up to minutes, or as it is where that fails; the reason is noted."""
 
-    Compiling takes up to minutes, and is for arguments with one of these numbers of `rows`; with others the function
-    runs as it is.
-    """
-
-    def __init__(self, plain: Callable[..., Any], name: str, note: Note, *, rows: Set[int], graphs: bool) -> None:
+    def __init__(self, plain: Callable[..., Any], name: str, note: Note, *, graphs: bool) -> None:
         self._plain = plain
         self._name = name
         self._note = note
-        self._rows = rows
         mode = "reduce-overhead" if graphs else None
         self._fast: Callable[..., Any] | None = torch.compile(plain, mode=mode, dynamic=False)
 
     def __call__(self, *arguments: Any) -> Any:
-        if self._fast is not None and len(arguments[0]) in self._rows:
+        if self._fast is not None:
             try:
                 # The gradient is compiled now as well: where that fails in backward(), there is no other way left.
                 with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):

@@ -67,6 +67,11 @@ class Team:
         dist.broadcast(word, 0, group=self.control)
         return bool(word.item())
 
+    def meet(self) -> None:
+        """Wait until all are here."""
+        if self.size > 1:
+            dist.barrier(self.control)
+
     def say(self, text: str) -> None:
         """Tell the others, who `hear` it."""
         if self.size > 1:
@@ -132,7 +137,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        gradient = gradients[0].contiguous()
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
         return gradient[ctx.rows], None, None
 

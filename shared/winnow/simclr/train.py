@@ -47,7 +47,8 @@ class Progress:
 class TrainedRound:
     """The directory of the final state, image visits of this round, seconds by phase, mean loss by epoch.
 
-    `notes` are choices made by themselves, with their reasons: what was compiled, streamed or cut into chunks.
+    Visits that are given up, fewer than processes, count. `notes` are choices made by themselves, with their reasons:
+    what was compiled, streamed or cut into chunks.
     """
 
     state: Path
@@ -58,13 +59,17 @@ class TrainedRound:
 
     @property
     def images_per_second(self) -> float:
-        """Pairs of views trained on, a second, over the round."""
-        return self.visits / max(self.seconds["load"] + self.seconds["train"], 1e-9)
+        """Pairs of views trained on, a second, over the round; 0 where nothing was trained."""
+        return self.visits / self._spent if self._spent else 0.0
 
     @property
     def waiting_share(self) -> float:
         """The part of the time that was spent waiting for patches."""
-        return self.seconds["load"] / max(self.seconds["load"] + self.seconds["train"], 1e-9)
+        return self.seconds["load"] / self._spent if self._spent else 0.0
+
+    @property
+    def _spent(self) -> float:
+        return self.seconds["load"] + self.seconds["train"]
 
 
 class TrainingStopped(Exception):
@@ -125,10 +130,14 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     optimizer = make_optimiser(settings, model.parameters())
     if origin and (resumed or not spec.resets_optimizer):
         checkpoint.load_optimizer(optimizer, origin)
+    team.meet()  # the leader may soon remove what was read
     steps = len(_batches(indices, settings, team.size))
     before, span = spec.schedule_span(number)
     clock = _Clock(total=epochs * steps, done=counters.epoch * steps + counters.step)
     losses = _Losses(counters)
+
+    def left() -> float:
+        return math.inf if spec.visits is None else spec.visits - visits_before - counters.visits
 
     def keep() -> Path:
         losses.read()  # a state that training cannot go on from is not kept
@@ -136,18 +145,12 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
 
     # The loop is long on purpose: it reads top to bottom, and everything it changes is in `counters`.
     with deterministic(rig.device, settings.precision), _profiled(profile if team.leads else None) as count_step:
-        while counters.epoch < epochs and not spec.is_spent(visits_before + counters.visits):
+        while counters.epoch < epochs and left() >= max(2, team.size):
             order = np.random.default_rng(derive_seed(spec.seed, f"order-{number}", counters.epoch)).permutation(
                 indices
             )
             batches = _batches(order, settings, team.size)[counters.step :]
-            if spec.visits is not None:
-                left = spec.visits - visits_before - counters.visits
-                if left < team.size:
-                    rig.note(f"the last {left} image visits are not one for each of {team.size} processes: given up")
-                    counters.visits += left
-                    break
-                batches = _affordable(batches, left, team.size)
+            batches = _affordable(batches, left(), team.size)
             shares = [team.share(batch) for batch in batches]
             keys = rig.views.keys(counters.epoch).to(rig.device)  # (2,)
             fetched, at = rig.feed(images, indices).batches(shares), 0
@@ -188,6 +191,9 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
             if counters.epoch % settings.checkpoint_every == 0 and counters.epoch < epochs:
                 keep()
 
+    if 2 <= (rest := left()) < team.size:  # or the experiment would wait for them
+        rig.note(f"the last {rest} image visits are not one for each of {team.size} processes: given up")
+        counters.visits += int(rest)
     state = checkpoint.save(workspace / "state", model, optimizer, counters) if team.leads else workspace
     return TrainedRound(state, counters.visits, counters.seconds, counters.losses, list(rig.notes))
 
@@ -268,13 +274,13 @@ def _batches(order: NDArray[np.int64], settings: SimclrSpec, processes: int = 1)
     return [batch for batch in batches if len(batch) >= smallest]
 
 
-def _affordable(batches: Sequence[NDArray[np.int64]], left: int, processes: int) -> list[NDArray[np.int64]]:
+def _affordable(batches: Sequence[NDArray[np.int64]], left: float, processes: int) -> list[NDArray[np.int64]]:
     """The batches that this many image visits pay for, the last one cut short."""
     kept: list[NDArray[np.int64]] = []
     for batch in batches:
         if left < max(2, processes):
             break
-        kept.append(batch[:left])
+        kept.append(batch[: int(min(left, len(batch)))])
         left -= len(kept[-1])
     return kept
 
