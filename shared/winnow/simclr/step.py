@@ -45,7 +45,6 @@ class Step:
         # in mid-network, and share their gradients while they are made.
         graphs = settings.batch_size <= SMALL_BATCH and settings.chunk is None and team.size == 1
         self._views = views
-        self._block = None if compiled else BLOCK
         self._as_is: _Way = network, self._write_views
         self._fast = self._as_is
         if compiled and len(set(team.sizes(settings.batch_size))) > 1:
@@ -86,7 +85,7 @@ class Step:
 
     def _both_views(self, x: Tensor, samples: Tensor, keys: Tensor, write: Callable[..., Any]) -> Tensor:
         """The first view of every image, then the second of every image: (2n, 3, H, W), channels last in memory."""
-        block = self._block if self._block and x.device.type == "cpu" else len(x)
+        block = BLOCK if x.device.type == "cpu" and not isinstance(write, Compiled) else len(x)
         shape = 2 * len(x), x.shape[3], *x.shape[1:3]
         both = torch.empty(shape, device=x.device, memory_format=torch.channels_last)
         for key, side in zip(keys, both.chunk(2), strict=True):

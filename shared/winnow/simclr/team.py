@@ -51,6 +51,11 @@ class Team:
         """Whether this process speaks for the team: it stores, reports and decides."""
         return self.rank == 0
 
+    @property
+    def fewest(self) -> int:
+        """Images that a minibatch needs: two to contrast with each other, and one for each process."""
+        return max(2, self.size)
+
     def share(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
         """This process's part of a minibatch: every size-th sample."""
         return batch[self.rank :: self.size]
@@ -212,8 +217,7 @@ def _moments(x: Tensor, team: Team) -> tuple[Tensor, Tensor, Tensor]:
     """(c,) each: mean, variance and how many values they are of, over the team (Chan et al. 1979)."""
     variance, mean = torch.var_mean(x, _axes(x), correction=0)
     own = torch.stack([mean, variance, torch.full_like(mean, x.numel() // x.shape[1])])[None]
-    of_each = own if team.size == 1 else _all_of(own, [1] * team.size)
-    means, variances, numbers = of_each.unbind(1)  # (processes, c) each
+    means, variances, numbers = team.gather(own, team.size)[0].unbind(1)  # (processes, c) each
     number = numbers.sum(0)
     mean = (means * numbers).sum(0) / number
     return mean, ((variances + (means - mean).square()) * numbers).sum(0) / number, number

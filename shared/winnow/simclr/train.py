@@ -1,6 +1,7 @@
 """One round of contrastive training (the paper's Algorithm 2, line 5)."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -131,13 +132,13 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     if origin and (resumed or not spec.resets_optimizer):
         checkpoint.load_optimizer(optimizer, origin)
     team.meet()  # the leader may soon remove what was read
-    steps = len(_batches(indices, settings, team.size))
+    steps = len(_batches(indices, settings, team.fewest))
     before, span = spec.schedule_span(number)
     clock = _Clock(total=epochs * steps, done=counters.epoch * steps + counters.step)
     losses = _Losses(counters)
 
-    def left() -> float:
-        return math.inf if spec.visits is None else spec.visits - visits_before - counters.visits
+    def left() -> int:
+        return sys.maxsize if spec.visits is None else spec.visits - visits_before - counters.visits
 
     def keep() -> Path:
         losses.read()  # a state that training cannot go on from is not kept
@@ -145,12 +146,12 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
 
     # The loop is long on purpose: it reads top to bottom, and everything it changes is in `counters`.
     with deterministic(rig.device, settings.precision), _profiled(profile if team.leads else None) as count_step:
-        while counters.epoch < epochs and left() >= max(2, team.size):
+        while counters.epoch < epochs and left() >= team.fewest:
             order = np.random.default_rng(derive_seed(spec.seed, f"order-{number}", counters.epoch)).permutation(
                 indices
             )
-            batches = _batches(order, settings, team.size)[counters.step :]
-            batches = _affordable(batches, left(), team.size)
+            batches = _batches(order, settings, team.fewest)[counters.step :]
+            batches = _affordable(batches, left(), team.fewest)
             shares = [team.share(batch) for batch in batches]
             keys = rig.views.keys(counters.epoch).to(rig.device)  # (2,)
             fetched, at = rig.feed(images, indices).batches(shares), 0
@@ -191,9 +192,9 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
             if counters.epoch % settings.checkpoint_every == 0 and counters.epoch < epochs:
                 keep()
 
-    if 2 <= (rest := left()) < team.size:  # or the experiment would wait for them
+    if not spec.is_spent(visits_before + counters.visits) and (rest := left()) < team.fewest:
         rig.note(f"the last {rest} image visits are not one for each of {team.size} processes: given up")
-        counters.visits += int(rest)
+        counters.visits += rest  # or the experiment would wait for them
     state = checkpoint.save(workspace / "state", model, optimizer, counters) if team.leads else workspace
     return TrainedRound(state, counters.visits, counters.seconds, counters.losses, list(rig.notes))
 
@@ -258,7 +259,7 @@ class _Clock:
 
 
 def _require_enough(count: int, settings: SimclrSpec, team: Team) -> None:
-    if count < max(2, team.size):
+    if count < team.fewest:
         needed = f"needs 2, and one for each of {team.size} processes; got {count}"
         raise InvalidInput("budget", f"SimCLR contrasts images with each other and {needed}")
     if settings.batch_size < team.size:
@@ -266,21 +267,21 @@ def _require_enough(count: int, settings: SimclrSpec, team: Team) -> None:
         raise InvalidInput("simclr.batch_size", f"a batch of {settings.batch_size} lacks {needed}")
 
 
-def _batches(order: NDArray[np.int64], settings: SimclrSpec, processes: int = 1) -> list[NDArray[np.int64]]:
+def _batches(order: NDArray[np.int64], settings: SimclrSpec, fewest: int) -> list[NDArray[np.int64]]:
     """Batches of one epoch. A last one of a lone image, or that leaves a process without one, is left out."""
     size = settings.batch_size
     batches = [order[i : i + size] for i in range(0, len(order), size)]
-    smallest = size if settings.drop_last and len(order) >= size else max(2, processes)
+    smallest = size if settings.drop_last and len(order) >= size else fewest
     return [batch for batch in batches if len(batch) >= smallest]
 
 
-def _affordable(batches: Sequence[NDArray[np.int64]], left: float, processes: int) -> list[NDArray[np.int64]]:
+def _affordable(batches: Sequence[NDArray[np.int64]], left: int, fewest: int) -> list[NDArray[np.int64]]:
     """The batches that this many image visits pay for, the last one cut short."""
     kept: list[NDArray[np.int64]] = []
     for batch in batches:
-        if left < max(2, processes):
+        if left < fewest:
             break
-        kept.append(batch[: int(min(left, len(batch)))])
+        kept.append(batch[:left])
         left -= len(kept[-1])
     return kept
 
