@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow import failpoints
+from winnow.errors import OutOfRoom
 from winnow.failpoints import Failpoint, reach
 from winnow_trainer import memory
 from winnow_trainer.confinement import confine
-from winnow_trainer.protocol import Line
+from winnow_trainer.protocol import Line, Message
 from winnow_trainer.reasons import explain
 
 if TYPE_CHECKING:
@@ -53,10 +54,17 @@ def run(job: dict[str, Any], line: Line, warm: "Warm | None") -> bool:
         line.tell("stopped")
     except Exception as error:  # every reason must reach the row
         traceback.print_exc()
-        cause, message = explain(error, Path(job["scratch"]))
-        line.tell("error", cause=cause, message=message)
+        line.tell(**ending(error, Path(job["scratch"])))
         return False
     return True
+
+
+def ending(error: Exception, scratch: Path) -> Message:
+    """The message of an error that ended a job."""
+    if isinstance(error, OutOfRoom):
+        return {"type": "short", "room": error.room}
+    cause, message = explain(error, scratch)
+    return {"type": "error", "cause": cause, "message": message}
 
 
 def work(line: Line, warm: "Callable[[], Warm]") -> bool:

@@ -7,20 +7,30 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from winnow import failpoints
+from winnow.errors import WinnowError
 from winnow.simclr import Team
 from winnow_trainer import training
-from winnow_trainer.child import die_with_parent, work
-from winnow_trainer.protocol import Line
+from winnow_trainer.child import die_with_parent, ending, work
+from winnow_trainer.protocol import Line, leave_word
 from winnow_trainer.warm import Warm
 
 
-def follow(team: Team, warm: Warm) -> None:
-    """Train along with the leader, round after round, until it says nothing more."""
-    while job := team.hear():
-        training.train_along(json.loads(Path(job).read_text()), warm)
+def follow(team: Team, warm: Warm) -> bool:
+    """Train along with the leader, round after round, until it says nothing more; False once one failed."""
+    while path := team.hear():
+        job = json.loads(Path(path).read_text())
+        try:
+            training.train_along(job, warm)
+        except Exception as error:
+            traceback.print_exc()
+            if isinstance(error, WinnowError):  # anything else may be no more than another's end
+                leave_word(Path(job["scratch"]), ending(error, Path(job["scratch"])))
+            return False
+    return True
 
 
 def main() -> None:
@@ -29,12 +39,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     team = Team.join(sys.argv[1])
     warm = Warm(team)
-    if not team.leads:
-        follow(team, warm)
-    elif work(Line(), lambda: warm):
-        team.say("")
-    else:
+    if not (work(Line(), lambda: warm) if team.leads else follow(team, warm)):
+        sys.stderr.flush()
         os._exit(1)  # the others may be in the middle of a step: the launcher ends them
+    if team.leads:
+        team.say("")
     team.leave()
 
 

@@ -1,12 +1,13 @@
 """What child and supervisor tell each other, a line at a time.
 
 On the child's standard input: `job PATH` (do this one, a JSON file), `stop` (end the job under way with a checkpoint),
-`leave` (there are no more jobs). Its standard output carries JSON objects; the last three end a job:
+`leave` (there are no more jobs). Its standard output carries JSON objects; the last four end a job:
 
 {"type": "progress", ...}                           where it stands
 {"type": "checkpoint", "artefacts": [...]}          stored artefacts that the round can go on from
 {"type": "result", ...}                             the end; artefacts, metrics, seconds
 {"type": "stopped"}                                 it stopped because it was told to
+{"type": "short", "room": {...}}                    memory ran out in a team: the job is begun anew, in this room
 {"type": "error", "cause": ..., "message": ...}     it cannot go on; `rejected` means never
 """
 
@@ -23,6 +24,8 @@ from winnow.artefacts import Stored
 
 PROGRESS_SECONDS = 0.25
 STOP, LEAVE, JOB = b"stop", b"leave", b"job "
+WORD = "word.json"
+"""In an attempt's scratch directory: the message of a team's follower, whom the supervisor does not hear."""
 Message = dict[str, Any]
 
 
@@ -76,6 +79,23 @@ class Line:
             self._stop.set()
         elif line == LEAVE:
             self._jobs.put(None)
+
+
+def leave_word(scratch: Path, message: Message) -> None:
+    """Leave a message for the supervisor, from a process that ends."""
+    begun = scratch / f"{WORD}.{os.getpid()}"
+    begun.write_text(json.dumps(message))
+    begun.replace(scratch / WORD)
+
+
+def take_word(scratch: Path) -> Message | None:
+    """The message that was left, once."""
+    try:
+        message: Message = json.loads((scratch / WORD).read_text())
+    except FileNotFoundError:
+        return None
+    (scratch / WORD).unlink()
+    return message
 
 
 def describe(stored: Stored, kind: str, **manifest: Any) -> Message:

@@ -5,11 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from winnow.errors import InvalidInput, PathForbidden, TrainingFailed, WinnowError
+from winnow.errors import InvalidInput, PathForbidden, TrainingFailed, WinnowError, is_out_of_memory
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc")
-"""What torch, CUDA and the C library say, in whatever type of exception."""
 
 
 def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rejected"], str]:
@@ -21,7 +19,7 @@ def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rej
     if _is_full(error):
         where = Path(str(getattr(error, "filename", None) or scratch))
         return "failed", f"no space left while writing {where} ({_free(where):.1f} GB free there); make room there"
-    if _is_memory(error):
+    if is_out_of_memory(error):
         advice = "lower simclr.batch_size, use a smaller image_size, or give the trainer more memory"
         return "failed", f"out of memory ({_first_line(error)}); {advice}"
     return "failed", f"{type(error).__name__}: {error}"
@@ -31,10 +29,6 @@ def _is_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in FULL
     return any(f"(os error {number})" in str(error) for number in FULL)  # safetensors' own type of exception
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
 
 
 def _first_line(error: BaseException) -> str:

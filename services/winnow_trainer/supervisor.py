@@ -29,7 +29,7 @@ from winnow_trainer.assignments import Assignment
 from winnow_trainer.devices import CPU, Device
 from winnow_trainer.lease import Lease
 from winnow_trainer.process import Child, failure
-from winnow_trainer.protocol import Message
+from winnow_trainer.protocol import Message, take_word
 from winnow_trainer.reasons import explain
 from winnow_trainer.standby import Standby
 
@@ -92,6 +92,14 @@ class Supervisor:
         return path
 
     def _work(self, job: Path) -> None:
+        while (end := self._attend(job))["type"] == "short":
+            self._log.warning("memory.short", room=end["room"], next="the team begins anew from its last checkpoint")
+            job.write_text(json.dumps(json.loads(job.read_text()) | {"room": end["room"]}))
+        self._finish(end)
+
+    def _attend(self, job: Path) -> Message:
+        """Have a child do the job; how it ended."""
+        self._end = None
         warm = self._assignment.work is TRAIN  # an ingest reads strangers' files: its process ends with it
         child = self._standby.take(self._device) if warm else self._standby.start(CPU)
         try:
@@ -104,11 +112,12 @@ class Supervisor:
             raise
         if warm and child.is_well and self._end is not None and self._end["type"] in ("result", "stopped"):
             self._standby.keep(child, self._device)
-            self._finish(self._end)
-            return
+            return self._end
         child.leave()
         ended = child.close()
-        self._finish(self._end or child.end or failure(ended))
+        end, word = self._end or child.end or failure(ended), take_word(self._scratch)
+        failed = (end["type"], end.get("cause")) == ("error", "failed")
+        return word if word is not None and failed else end  # a follower that ends is why its leader fails
 
     def _abandon(self, child: Child) -> None:
         message = f"the claim could not be renewed within its {self._settings.lease_seconds:g} s; is the database well?"

@@ -10,7 +10,7 @@ import numpy as np
 from winnow.datasets import PackedImages
 from winnow.domain import ExperimentSpec
 from winnow.failpoints import Failpoint, reach
-from winnow.simclr import PROFILED_STEPS, Progress, Rig, TrainedRound, TrainingStopped, train_round
+from winnow.simclr import PROFILED_STEPS, Progress, Rig, Room, TrainedRound, TrainingStopped, train_round
 from winnow.simclr.checkpoint import COUNTERS, OPTIMIZER, WEIGHTS
 from winnow_trainer.evaluation import evaluate
 from winnow_trainer.protocol import Line, Message
@@ -90,25 +90,29 @@ def _terms(job: dict[str, Any], spec: ExperimentSpec, images: PackedImages, rig:
         "rig": rig,
         "epochs": spec.epochs_of(job["number"]),
         "visits_before": job["visits_before"],
+        "room": Room(**job["room"]) if "room" in job else None,
     }
 
 
 def _workspace(round: Round) -> Path:
-    """The directory of this attempt's checkpoints, with the newest stored one of an earlier attempt in it."""
+    """The directory of this attempt's checkpoints, with the newest stored one of an earlier attempt in it.
+
+    One that is there is of a team that ran out of memory: what it left is newer.
+    """
     workspace = round.scratch / WORK
-    workspace.mkdir()
-    _restore(round, "checkpoint", workspace / "checkpoint-restored")
+    if not workspace.exists():
+        workspace.mkdir()
+        _restore(round, "checkpoint", workspace / "checkpoint-restored")
     return workspace
 
 
-def _restore(round: Round, which: str, directory: Path) -> Path | None:
+def _restore(round: Round, which: str, directory: Path) -> None:
     keys: dict[str, str] | None = round.job[which]
-    if keys is None:
-        return None
+    if keys is None or directory.exists():
+        return
     directory.mkdir()
     for name, file in KINDS.items():
         (directory / file).symlink_to(round.store.local(keys[name]))
-    return directory
 
 
 def _send(round: Round, directory: Path) -> list[Message]:

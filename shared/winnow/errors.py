@@ -14,14 +14,23 @@
     ├── ArtefactCorrupt         bytes that do not match their sha256
     ├── ImageTooSlow            one image whose decoding does not end
     ├── TrainingFailed          the round cannot go on: NaN loss, out of memory, disk full
+    ├── OutOfRoom               one process of a team ran out of memory: the round begins anew with less
     ├── WrongSchema             the database's schema is older or newer than the code
     └── Unavailable             a service is down for now; trying again is right
 
 The selection library raises plain ValueError, so that it stands alone. HTTP codes live in the services.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc")
+"""What torch, CUDA and the C library say, in whatever type of exception."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a processor's host or of a GPU."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
 
 
 class WinnowError(Exception):
@@ -159,6 +168,16 @@ class TrainingFailed(WinnowError):
     """The round cannot go on with this spec on this machine. The text says what a person can do."""
 
     code = "training-failed"
+
+
+class OutOfRoom(WinnowError):
+    """Memory ran out in one process of a team, and the others wait in mid-step: all must begin anew, in this room."""
+
+    code = "out-of-room"
+
+    def __init__(self, room: Mapping[str, int | None]) -> None:
+        super().__init__(f"memory ran out; what is left to try: {dict(room)}")
+        self.room = dict(room)
 
 
 class WrongSchema(WinnowError):

@@ -1,6 +1,7 @@
 """A round: learns, resumes to the same weights, stops in time, and says why it cannot go on."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from winnow.domain import Arm, ExperimentSpec
 from winnow.errors import InvalidInput, TrainingFailed
-from winnow.simclr import Progress, Rig, TrainedRound, TrainingStopped, checkpoint, train_round
+from winnow.simclr import Progress, Rig, Room, TrainedRound, TrainingStopped, checkpoint, train_round
 from winnow.simclr.checkpoint import Counters
 from winnow.simclr.optimisers import learning_rate
 from winnow.simclr.team import Team
@@ -200,6 +201,36 @@ def test_too_few_images_are_refused(images: ArrayImages, tmp_path: Path) -> None
         train(images, tmp_path, rig=Rig(team=Team(0, 23)))
     with pytest.raises(InvalidInput, match="needs 2"):
         train_round(images, INDICES[:1], spec=spec(), number=0, workspace=tmp_path, start=None)
+
+
+@dataclass(frozen=True)
+class Small(Team):
+    """A team of one on a device that is out of memory where a pass has more than `most` images."""
+
+    most: int = 0
+
+    def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
+        network.register_forward_pre_hook(lambda _, given: self._bear(given[0]))
+        return network
+
+    def _bear(self, both: torch.Tensor) -> None:
+        if len(both) > 2 * self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more of it")
+
+
+def test_a_device_that_runs_out_of_memory_trains_on_in_smaller_chunks(images: ArrayImages, tmp_path: Path) -> None:
+    whole, rig = spec(batch_size=22), Rig(team=Small(most=16))
+    found = [train(images, tmp_path / str(number), spec=whole, rig=rig, number=number) for number in (0, 1)]
+    chunks = train(images, tmp_path / "chunks", spec=spec(batch_size=22, chunk=16))
+    assert same(found[0].state, chunks.state) and found[1].visits == 3 * 22
+    assert found[1].notes == ["out of memory: batches of 22 now pass in chunks of 16"], "the next round begins so"
+    anew = train(images, tmp_path / "anew", spec=whole, rig=Rig(team=Small(most=16)), room=Room(chunk=16))
+    assert same(anew.state, chunks.state) and anew.notes == found[0].notes
+
+
+def test_a_device_too_small_for_the_smallest_chunk_says_the_sizes(images: ArrayImages, tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match=r"batches of 22 at 32 pixels, 16 images a pass .* 2 GiB\)"):
+        train(images, tmp_path, spec=spec(batch_size=22), rig=Rig(team=Small(most=5)))
 
 
 def test_bf16_trains_too(images: ArrayImages, tmp_path: Path) -> None:

@@ -3,13 +3,12 @@
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import wait_until
-from services.trainer_parts import add_round, read_round, wait_for_epoch, worker_at, working
+from services.trainer_parts import add_round, members, read_round, wait_for_epoch, worker_at, working
 
 from winnow.domain import RoundStatus
 from winnow.store.claims import TRAIN
@@ -23,19 +22,6 @@ def worker(tmp_path: Path, ingested: Path, standby: Standby) -> Iterator[Worker]
     shutil.copytree(ingested, tmp_path / "state")
     with worker_at(tmp_path / "state", standby=standby, devices=2) as made:
         yield made
-
-
-def members() -> dict[int, int]:
-    """Rank by process id of the members that run."""
-    listed = subprocess.run(["pgrep", "-f", "winnow_trainer.member"], capture_output=True, text=True, check=False)
-    ranks = {}
-    for pid in map(int, listed.stdout.split()):
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        ranks[pid] = next(int(word[5:]) for word in environment if word.startswith("RANK="))
-    return ranks
 
 
 def test_a_team_trains_round_after_round(worker: Worker) -> None:

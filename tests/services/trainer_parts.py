@@ -55,7 +55,7 @@ def add_round(worker: Worker, **changes: Any) -> Round:
     body = {"name": "e", "dataset": "tissue", "positive_class": "TUM", "budget": 16, "rounds": 2, "candidates": 30}
     spec = ExperimentSpec.model_validate({**body, "simclr": simclr, "proxy": {"epochs": 3}, **changes})
     with worker.database.begin() as session:
-        dataset = datasets.get(session, "tissue")
+        dataset = datasets.get(session, spec.dataset)
         experiment = experiments.insert(session, spec, dataset.id)
         pool = datasets.indices(session, dataset.id, "pool")
         samples = len(pool)
@@ -93,6 +93,19 @@ def children_of(supervisor: int | None = None) -> list[int]:
     listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     mine = f"winnow_trainer.child {supervisor or os.getpid()}"
     return [int(line.split()[0]) for line in listed.splitlines() if line.endswith(mine)]
+
+
+def members() -> dict[int, int]:
+    """Rank by process id of the members of teams that run."""
+    listed = subprocess.run(["pgrep", "-f", "winnow_trainer.member"], capture_output=True, text=True, check=False)
+    ranks = {}
+    for pid in map(int, listed.stdout.split()):
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        ranks[pid] = next(int(word[5:]) for word in environment if word.startswith("RANK="))
+    return ranks
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A round that finds all of it warm gives the same weights, bit for bit on one pro
 network is filled anew each time.
 """
 
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from winnow.domain import ExperimentSpec, SimclrSpec, derive_seed
-from winnow.errors import TrainingFailed
+from winnow.errors import OutOfRoom, TrainingFailed
 from winnow.simclr import checkpoint
 from winnow.simclr.feed import RESIDENT_SHARE, Feed, HostFeed, ResidentFeed, StreamedFeed, resident_rows
 from winnow.simclr.model import Images, SimclrModel, build, unfilled
@@ -22,6 +23,14 @@ from winnow.simclr.team import Team
 from winnow.simclr.views import Views
 
 SMALLEST_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Room:
+    """What memory is known to hold since it ran out: patches on the device, images a pass. None: nothing is known."""
+
+    patches: int | None = None
+    chunk: int | None = None
 
 
 class Rig:
@@ -53,16 +62,28 @@ class Rig:
         self._images: Images | None = None
         self._resident: ResidentFeed | None = None
 
-    def prepare(self, spec: ExperimentSpec, images: Images, number: int, origin: Path | None, *, count: int) -> None:
+    def prepare(
+        self,
+        spec: ExperimentSpec,
+        images: Images,
+        number: int,
+        origin: Path | None,
+        *,
+        count: int,
+        room: Room | None = None,
+    ) -> None:
         """Fill `model` with the weights in `origin` (or random ones), and make `step` for this spec.
 
         Args:
             number: the round's. count: its images.
+            room: what a rig before this one was left with; the rig keeps to it until the spec is another.
         """
         key = (spec.encoder, spec.views, spec.simclr, images.image_size)
         if key != self._key:
             self._build(spec, images.image_size)
             self._key = key
+        if room is not None:
+            self._keep_to(room, spec.simclr)
         self.views.seed = derive_seed(spec.seed, "views", number)
         if origin is None:
             self.model.load_state_dict(build(spec.encoder, derive_seed(spec.seed, "weights")).state_dict())
@@ -78,6 +99,7 @@ class Rig:
         self.model: SimclrModel = unfilled(spec.encoder, self.device)
         self.network: nn.Module = self.team.wrap(self.model)
         self.views = Views(spec.views, image_size, 0)
+        self._room = Room()
         self._take_step(spec.simclr)
 
     def _take_step(self, settings: SimclrSpec) -> None:
@@ -103,10 +125,10 @@ class Rig:
             return HostFeed(images)
         if images is not self._images:
             self._images, self._resident, self._share = images, None, self._allowed
-        if self._resident is None and self._share > 0:
+        if self._resident is None and self._share > 0 and self._room.patches != 0:
             free, _ = torch.cuda.mem_get_info()
             rows = resident_rows(images, max(len(indices), _length(images)), free, share=self._share)
-            self._resident = ResidentFeed(images, rows, self.device)
+            self._resident = ResidentFeed(images, min(rows, self._room.patches or rows), self.device)
         if self._resident is not None and self._resident.hold(indices, displace=not once):
             return self._resident
         if not once:
@@ -115,26 +137,37 @@ class Rig:
         return StreamedFeed(images, self.device)
 
     def make_room(self, spec: ExperimentSpec, images: Images, reason: str) -> None:
-        """Give up something after the device ran out of memory: half of the patches that lie there, then half a chunk.
+        """Give up something after memory ran out: half of the patches that lie on the device, then half a chunk.
 
-        Raises TrainingFailed, with the sizes, when nothing is left to give up.
+        Raises:
+            TrainingFailed: nothing is left to give up; with the sizes.
+            OutOfRoom: in a team, whose others wait for this one's step.
         """
         settings, held = spec.simclr, self._resident.rows if self._resident else 0
-        chunk = self.step.chunk or settings.batch_size
-        if self.team.size == 1 and held:
-            self._share = self._share / 2 if held > settings.batch_size else 0.0
-            self.note(f"out of memory: {held} patches lay on the device, now half as many may")
-        elif self.team.size == 1 and chunk > SMALLEST_CHUNK:
-            self._take_step(spec.simclr.model_copy(update={"chunk": max(chunk // 2, SMALLEST_CHUNK)}))
-            self.note(f"out of memory: batches of {settings.batch_size} now pass in chunks of {self.step.chunk}")
+        chunk = self.step.chunk or max(self.team.sizes(settings.batch_size))
+        if held:
+            room = replace(self._room, patches=held // 2 if held > settings.batch_size else 0)
+        elif chunk > SMALLEST_CHUNK:
+            room = replace(self._room, chunk=max(chunk // 2, SMALLEST_CHUNK))
         else:
             raise TrainingFailed(
                 f"out of memory with batches of {settings.batch_size} at {images.image_size} pixels, {chunk} images a "
                 f"pass and {held} patches on the device ({reason.splitlines()[0]}); lower simclr.batch_size or chunk, "
                 "use a smaller image_size, or set simclr.precision to bf16"
             )
+        if self.team.size > 1:
+            raise OutOfRoom(asdict(room))
         self._resident = None
         torch.cuda.empty_cache()
+        self._keep_to(room, settings)
+
+    def _keep_to(self, room: Room, settings: SimclrSpec) -> None:
+        if room.patches is not None:
+            self.note(f"out of memory: on the device may lie {room.patches} patches")
+        if room.chunk is not None and room.chunk != self._room.chunk:
+            self._take_step(settings.model_copy(update={"chunk": room.chunk}))
+            self.note(f"out of memory: batches of {settings.batch_size} now pass in chunks of {room.chunk}")
+        self._room = room
 
 
 def _length(images: Images) -> int:
