@@ -6,10 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from winnow.simclr import small_maps, winograd
+from winnow.simclr import products, small_maps, winograd
 from winnow.simclr.convolutions import Conv2d, converted
 
 Shape = tuple[int, int]
+
+
+@pytest.fixture(autouse=True)
+def products_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which way suits a map goes by the library: tests/library/test_products.py has the other."""
+    monkeypatch.setattr(products, "by_onednn", lambda: False)
 
 
 def pair(kernel: Shape, stride: int, padding: Shape, channels: Shape = (5, 7)) -> tuple[nn.Conv2d, Conv2d]:

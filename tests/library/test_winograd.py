@@ -6,10 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from winnow.simclr import winograd
+from winnow.simclr import products, winograd
 
 Three = tuple[Tensor, Tensor, Tensor]
 SIZES = [(1, 1), (2, 3), (3, 3), (4, 4), (5, 7), (6, 6), (8, 9), (12, 12), (14, 3), (24, 24)]
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["torch", "onednn"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes the products: both are tried, whatever suits this processor."""
+    if request.param and not products.has_onednn():
+        pytest.skip("torch has no oneDNN here")
+    monkeypatch.setattr(products, "by_onednn", lambda: request.param)
 
 
 def drawn(count: int, made: int, taken: int, size: tuple[int, int], dtype: torch.dtype) -> Three:
@@ -67,7 +75,7 @@ def test_float32_loses_at_most_five_times_what_a_direct_convolution_loses(channe
     given = drawn(4, channels, channels, (side, side), torch.float32)
     exact = directly(*(one.double() for one in given))
     for found, plain, true in zip(by_winograd(*given), directly(*given), exact, strict=True):
-        assert off(found, true) < 3e-6
+        assert off(found, true) < 4e-6
         assert off(found, true) < 5 * max(off(plain, true), 4e-7)
 
 
@@ -87,7 +95,7 @@ def test_maps_that_lie_otherwise_in_memory_give_the_same() -> None:
     for found, wanted in zip(
         by_winograd(x.contiguous(), weight.contiguous(), above.contiguous()), by_winograd(x, weight, above), strict=True
     ):
-        assert torch.equal(found, wanted)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
 def test_no_maps_give_none() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from winnow.simclr import products
+
 Pair = tuple[int, int]
 
 MOST_POSITIONS = 9
@@ -73,7 +75,7 @@ class _Products(torch.autograd.Function):
         ctx.windows = [window for row in seen for window in row]
         y = x.new_empty(len(x), len(ctx.windows), len(weight))  # (n, p q, o)
         for position, window in enumerate(ctx.windows):
-            torch.mm(_inside(x, window.of_map), _inside(weight, window.of_kernel).t(), out=y[:, position])
+            products.multiply(_inside(x, window.of_map), _inside(weight, window.of_kernel).t(), out=y[:, position])
         return y.unflatten(1, (len(seen), -1)).permute(0, 3, 1, 2)
 
     @staticmethod
@@ -87,9 +89,9 @@ class _Products(torch.autograd.Function):
         for position, window in enumerate(ctx.windows):
             slope = above[:, position]  # (n, o)
             if of_x is not None:
-                _add(of_x, window.of_map, slope @ _inside(weight, window.of_kernel))
+                _add(of_x, window.of_map, products.multiply(slope, _inside(weight, window.of_kernel)))
             if of_weight is not None:
-                _add(of_weight, window.of_kernel, slope.t() @ _inside(x, window.of_map))
+                _add(of_weight, window.of_kernel, products.multiply(slope.t(), _inside(x, window.of_map)))
         return of_x, of_weight, None
 
 

@@ -19,8 +19,8 @@ _Way = tuple[Callable[..., Any], Callable[..., Any]]
 SMALL_BATCH = 256
 """Images a step up to which a large GPU waits for launches: CUDA graphs take them away."""
 
-BLOCK = 64
-"""Images whose views a processor makes at a time: what is between the operations stays in its cache."""
+BLOCK = 1 << 18
+"""Pixels whose views a processor makes at a time: what is between the operations stays in its cache."""
 
 
 class Step:
@@ -85,7 +85,8 @@ class Step:
 
     def _both_views(self, x: Tensor, samples: Tensor, keys: Tensor, write: Callable[..., Any]) -> Tensor:
         """The first view of every image, then the second of every image: (2n, 3, H, W), channels last in memory."""
-        block = BLOCK if x.device.type == "cpu" and not isinstance(write, Compiled) else len(x)
+        in_blocks = x.device.type == "cpu" and not isinstance(write, Compiled)
+        block = max(1, BLOCK // (x.shape[1] * x.shape[2])) if in_blocks else len(x)
         shape = 2 * len(x), x.shape[3], *x.shape[1:3]
         both = torch.empty(shape, device=x.device, memory_format=torch.channels_last)
         for key, side in zip(keys, both.chunk(2), strict=True):

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from winnow.simclr import products
+
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
 """Where polynomials are known; infinity is the last. Of the choices of small fractions these round the least (Barabasz
 et al. 2020, arXiv:1803.10986): float32 results are off by a few times what a direct convolution's are."""
@@ -25,6 +27,9 @@ TILES = (3, 4)
 """Sides of tiles. With larger ones values differ so much in size that float32 loses more."""
 
 LEAST_CHANNELS = 128
+LEAST_BESIDE_ONEDNN = 256
+"""The same where oneDNN makes the products: nothing but the saving itself speaks against its convolutions there."""
+
 LEAST_MAPS = 32
 """For fewer maps, what is made of the kernel takes the time that is saved."""
 
@@ -65,7 +70,8 @@ def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether a 3x3 convolution of x (n, c, h, w) with stride 1 and padding 1 takes less time this way."""
     maps, _, height, width = x.shape
     made, taken = weight.shape[:2]
-    is_wide, is_small = min(made, taken) >= LEAST_CHANNELS, max(height, width) <= LONGEST
+    least = LEAST_BESIDE_ONEDNN if products.by_onednn() else LEAST_CHANNELS
+    is_wide, is_small = min(made, taken) >= least, max(height, width) <= LONGEST
     if x.dtype != torch.float32 or maps < LEAST_MAPS or not (is_wide and is_small):
         return False
     return plan(height, width, x.dtype).products(made, taken) <= MOST_PRODUCTS * 3 * 9 * height * width * made * taken
@@ -103,7 +109,7 @@ class _Winograd(torch.autograd.Function):
             if of_x is not None:
                 of_x[:, band.inputs] += _each(band.of_maps.t(), _products(m, u))
             if of_u is not None:
-                of_u.baddbmm_(_by_point(m, len(u)).transpose(1, 2), _by_point(of_maps, len(u)))
+                _add_products(of_u, m, of_maps)
         of_weight = None
         if of_u is not None:
             of_weight = (ctx.plan.of_kernel.t() @ of_u.flatten(1)).view(3, 3, *u.shape[1:]).permute(2, 3, 0, 1)
@@ -113,9 +119,19 @@ class _Winograd(torch.autograd.Function):
 def _products(values: Tensor, kernels: Tensor) -> Tensor:
     """values (n, t p, a), kernels (p, a, b) → (n, t p, b), with n behind the points in memory."""
     made = values.new_empty(values.shape[1], len(values), kernels.shape[2])
-    for of_tile, into in zip(values.transpose(0, 1).split(len(kernels)), made.split(len(kernels)), strict=True):
-        torch.bmm(of_tile, kernels, out=into)
+    for of_tile, into in zip(_tiles(values, len(kernels)), made.split(len(kernels)), strict=True):
+        products.multiply(of_tile, kernels, out=into)
     return made.transpose(0, 1)
+
+
+def _add_products(sums: Tensor, m: Tensor, v: Tensor) -> None:
+    """Add Mᵀ V at each point, over all maps and tiles, to `sums` (p, o, c)."""
+    if products.by_onednn():
+        pairs = zip(_tiles(m, len(sums)), _tiles(v, len(sums)), strict=True)
+    else:
+        pairs = [(_by_point(m, len(sums)), _by_point(v, len(sums)))]
+    for of_outputs, of_maps in pairs:
+        products.add(sums, of_outputs.transpose(1, 2), of_maps)
 
 
 def _by_point(values: Tensor, points: int) -> Tensor:
@@ -123,9 +139,15 @@ def _by_point(values: Tensor, points: int) -> Tensor:
     return values.unflatten(1, (-1, points)).flatten(0, 1).transpose(0, 1)
 
 
+def _tiles(values: Tensor, points: int) -> tuple[Tensor, ...]:
+    """(n, t p, a) → (p, n, a) of each tile."""
+    return values.transpose(0, 1).split(points)
+
+
 def _each(matrix: Tensor, maps: Tensor) -> Tensor:
-    """matrix (a, b), maps (n, b, c) → (n, a, c)."""
-    return torch.bmm(matrix.expand(len(maps), -1, -1), maps)
+    """matrix (a, b), maps (n, b, c) → (n, a, c); with n behind a in memory where products are by oneDNN."""
+    made = maps.new_empty(len(matrix), len(maps), maps.shape[2]).transpose(0, 1) if products.by_onednn() else None
+    return torch.bmm(matrix.expand(len(maps), -1, -1), maps, out=made)
 
 
 def _rows(maps: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""Matrix products on a processor, by the library that makes use of all of it.
+
+torch's products are MKL's, which takes instructions of 512 bits on processors by Intel alone. On others that have them
+it makes half as many products a second as oneDNN, by which torch convolves: that goes by what a processor can do.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@cache
+def by_onednn() -> bool:
+    """Whether MKL leaves half of this processor unused."""
+    is_wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return is_wide and torch.backends.mkl.is_available() and has_onednn() and not _is_by_intel()
+
+
+def has_onednn() -> bool:
+    """Whether torch lets oneDNN be asked for a product. What it is asked by has no public name; torch.compile's own
+    code calls it.
+    """
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _is_by_intel() -> bool:
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True  # another kernel, whose processors of 512 bits are
+
+
+def multiply(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """a (r, k), b (k, s) → (r, s), or each of a (p, r, k), b (p, k, s) → (p, r, s). Has no gradient."""
+    if a.dtype != torch.float32 or not by_onednn():
+        return (torch.mm if a.ndim == 2 else torch.bmm)(a, b, out=out)
+    if a.ndim == 2:
+        made = torch.ops.mkldnn._linear_pointwise(_dense(a), _dense(b).t(), None, "none", [], "")
+        return made if out is None else out.copy_(made)
+    into = a.new_empty(*a.shape[:2], b.shape[2]) if out is None else out
+    for one, other, made in zip(a, b, into, strict=True):
+        multiply(one, other, out=made)
+    return into
+
+
+def add(sums: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add the products of a (p, r, k) and b (p, k, s) to `sums` (p, r, s)."""
+    if a.dtype != torch.float32 or not by_onednn():
+        sums.baddbmm_(a, b)
+        return
+    for so_far, one, other in zip(sums, a, b, strict=True):
+        so_far.add_(multiply(one, other))
+
+
+def _dense(matrix: Tensor) -> Tensor:
+    """In rows or columns without gaps: others take oneDNN a thousand times as long."""
+    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()

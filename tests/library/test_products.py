@@ -1,0 +1,86 @@
+"""Matrix products by either library: the same up to rounding, however their operands lie in memory."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from winnow.simclr import products, small_maps, winograd
+from winnow.simclr.convolutions import Conv2d
+
+Layout = Callable[[Tensor], Tensor]
+
+LAYOUTS: dict[str, Layout] = {
+    "rows": lambda one: one.contiguous(),
+    "columns": lambda one: one.mT.contiguous().mT,
+    "rows with gaps": lambda one: torch.cat([one, one], -1)[..., : one.shape[-1]],
+    "columns with gaps": lambda one: torch.cat([one.mT, one.mT], -1)[..., : one.shape[-2]].mT,
+    "every second row": lambda one: one.repeat_interleave(2, -2)[..., ::2, :],
+}
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["torch", "onednn"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param and not products.has_onednn():
+        pytest.skip("torch has no oneDNN here")
+    monkeypatch.setattr(products, "by_onednn", lambda: request.param)
+    return "onednn" if request.param else "torch"
+
+
+def operands(*batch: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(3)
+    a, b = torch.randn(*batch, 37, 29, dtype=torch.float64), torch.randn(*batch, 29, 41, dtype=torch.float64)
+    return a.to(dtype), b.to(dtype), a.to(dtype).double() @ b.to(dtype).double()
+
+
+@pytest.mark.parametrize("batch", [(), (3,)], ids=["one", "batch"])
+@pytest.mark.parametrize("of_b", LAYOUTS)
+@pytest.mark.parametrize("of_a", LAYOUTS)
+def test_products_are_those_of_float64(of_a: str, of_b: str, batch: tuple[int, ...]) -> None:
+    a, b, exact = operands(*batch)
+    a, b = LAYOUTS[of_a](a), LAYOUTS[of_b](b)
+    assert (products.multiply(a, b) - exact).abs().max() < 2e-5
+    wide = torch.full((*batch, 37, 2, 41), 7.0)
+    out = wide[..., 0, :]
+    assert products.multiply(a, b, out=out) is out
+    assert (out - exact).abs().max() < 2e-5 and bool((wide[..., 1, :] == 7).all())
+
+
+@pytest.mark.parametrize("of_a", LAYOUTS)
+def test_sums_grow_by_the_products(of_a: str) -> None:
+    a, b, exact = operands(3)
+    sums = torch.ones(3, 37, 41)
+    products.add(sums, LAYOUTS[of_a](a), b)
+    assert (sums - 1 - exact).abs().max() < 2e-5
+
+
+def test_float64_stays_float64() -> None:
+    a, b, exact = operands(3, dtype=torch.float64)
+    sums = torch.ones_like(exact)
+    products.add(sums, a, b)
+    for found in (products.multiply(a, b), products.multiply(a[0], b[0])[None], sums - 1):
+        torch.testing.assert_close(found, exact[: len(found)], rtol=0, atol=1e-12)
+
+
+def test_small_maps_are_convolved_with_either(library: str) -> None:
+    torch.manual_seed(1)
+    x = torch.randn(32, 64, 2, 2).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(48, 64, 3, 3).mul(0.05).requires_grad_()
+    seen = small_maps.windows((2, 2), (3, 3), (1, 1), (1, 1))
+    assert seen is not None
+    y, plain = small_maps.convolve(x, weight, seen), torch.nn.functional.conv2d(x, weight, padding=1)
+    torch.testing.assert_close(y, plain, rtol=0, atol=2e-5)
+    above = torch.randn_like(plain)
+    found, wanted = (torch.autograd.grad(one, (x, weight), above) for one in (y, plain))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+
+
+def test_fewer_maps_suit_winograd_where_onednn_makes_the_products(library: str) -> None:
+    taken = []
+    for channels in (128, 256):
+        x = torch.randn(winograd.LEAST_MAPS, channels, 4, 4).contiguous(memory_format=torch.channels_last)
+        made = Conv2d(channels, channels, 3, padding=1, bias=False)
+        taken.append("Winograd" in made(x).grad_fn.name())  # type: ignore[union-attr]
+    assert taken == [library == "torch", True]
