@@ -19,12 +19,14 @@ from torch.autograd.function import once_differentiable
 
 from winnow.simclr import products
 
-POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
-"""Where polynomials are known; infinity is the last. Of the choices of small fractions these round the least (Barabasz
-et al. 2020, arXiv:1803.10986): float32 results are off by a few times what a direct convolution's are."""
-
-TILES = (3, 4)
-"""Sides of tiles. With larger ones values differ so much in size that float32 loses more."""
+POINTS = {
+    3: (0.0, 1.0, -1.0, 0.5),
+    4: (0.0, 1.0, -1.0, 0.5, -2.0),
+    6: (0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0),
+}
+"""By the side of a tile, where polynomials are known; infinity is the last. Of the choices of small fractions these
+round the least (Barabasz et al. 2020, arXiv:1803.10986). The larger the tile, the more values differ in size and the
+more float32 loses: up to 4 a few times what a direct convolution does, with 6 about ten times."""
 
 LEAST_CHANNELS = 128
 LEAST_BESIDE_ONEDNN = 256
@@ -178,7 +180,7 @@ def plan(height: int, width: int, dtype: torch.dtype) -> Plan:
 
 def _side(length: int) -> int:
     """Outputs a tile, for the fewest products along so many."""
-    return min(TILES, key=lambda m: -(-length // m) * (m + 2))
+    return min(POINTS, key=lambda m: -(-length // m) * (m + 2))
 
 
 class Filter:
@@ -194,7 +196,7 @@ class Filter:
         self._to_outputs = self._values(outputs).T  # Aᵀ
 
     def _values(self, coefficients: int) -> NDArray[np.float64]:
-        at_points = np.vander(np.array(POINTS[: self.points - 1]), coefficients, increasing=True)
+        at_points = np.vander(np.array(POINTS[self.outputs]), coefficients, increasing=True)
         return np.vstack([at_points, np.eye(coefficients)[-1]])  # at infinity the highest coefficient is left
 
     def along(self, length: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
