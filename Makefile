@@ -40,6 +40,7 @@ check: setup  ## Lint, types, layers, advisories
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/pyright -p benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python requirements/audit.py
 

@@ -8,9 +8,10 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import psutil
 import redis
@@ -213,7 +214,7 @@ class Mischief:
         self._after(self._random.uniform(1, self._lease), lambda: self._return_bells(held))
         return True
 
-    def _return_bells(self, held: list[bytes]) -> None:
+    def _return_bells(self, held: Sequence[Any]) -> None:
         with suppress(redis.RedisError), self._broker() as broker:
             broker.rpush(QUEUE, *held)
 

@@ -23,7 +23,7 @@ PORTS = (10_000, 32_000)
 """Below the range that the kernel takes for outgoing connections: a port stays free while its server is dead."""
 
 
-def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
+def wait_until(predicate: Callable[[], T | None], timeout: float, what: str) -> T:
     """The first truthy value of `predicate`. Raises TimeoutError with what it saw last."""
     deadline = time.monotonic() + timeout
     pause = threading.Event()

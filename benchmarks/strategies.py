@@ -59,7 +59,7 @@ def measure(name: str, rows: int, width: int, budget: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=99_000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--budget", type=int, default=1000)

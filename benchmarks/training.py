@@ -216,7 +216,7 @@ def run_alone(options: argparse.Namespace, plain: Any) -> dict[str, Any]:
     spec, device, size, batch = spec_of(options), options.device, options.sizes[0], options.batches[0]
     network: Any = plain.to(device).train()
     if options.compiled == "on" or (options.compiled == "auto" and device.startswith("cuda")):
-        network = Compiled(network, "network", print, rows={2 * batch}, graphs=batch <= SMALL_BATCH)
+        network = Compiled(network, "network", print, graphs=batch <= SMALL_BATCH)
     optimizer = make_optimiser(spec.simclr, plain.parameters())
     x = torch.randn(2 * batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
 
@@ -330,7 +330,8 @@ def timed(options: argparse.Namespace, step: Any) -> float:
 
 
 def warm_up(options: argparse.Namespace) -> int:
-    return 20 if options.device.startswith("cuda") else 3
+    """Steps before those that are timed: a GPU's are compiled and recorded, a processor's heap grows."""
+    return 20 if options.device.startswith("cuda") else 8
 
 
 def synchronise(device: str) -> None:

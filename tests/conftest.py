@@ -20,7 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads of one would wait for another's
 
 
-def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
+def wait_until(predicate: Callable[[], T | None], timeout: float, what: str) -> T:
     """The first truthy value of `predicate`, or a failure that prints what it saw last."""
     try:
         return processes.wait_until(predicate, timeout, what)
