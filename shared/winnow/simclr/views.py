@@ -130,15 +130,23 @@ def resample(x: Tensor, drawn: Parameters) -> Tensor:
     image around it, reflected at the image's own border.
     """
     angle = torch.deg2rad(drawn.turn)
-    cos, sin = angle.cos(), angle.sin()
     across = drawn.width * (1 - 2 * drawn.mirror)
     down = drawn.height * (1 - 2 * drawn.flip)
     middle_x = 2 * drawn.left + drawn.width - 1
     middle_y = 2 * drawn.top + drawn.height - 1
-    rows = [across * cos, -across * sin, middle_x, down * sin, down * cos, middle_y]
-    theta = torch.stack(rows, 1).view(-1, 2, 3)  # (n, 2, 3)
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)  # (n, H, W, 2)
+    cos, sin, across, down, middle_x, middle_y = (
+        one[:, None, None] for one in (angle.cos(), angle.sin(), across, down, middle_x, middle_y)
+    )
+    right, below = _centres(x.shape[3], x), _centres(x.shape[2], x)[:, None]  # (W,), (H, 1)
+    at_x = across * cos * right + (middle_x - across * sin * below)
+    at_y = down * sin * right + (middle_y + down * cos * below)
+    grid = torch.stack([at_x, at_y], 3)  # (n, H, W, 2)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False).clamp(0, 1)
+
+
+def _centres(length: int, like: Tensor) -> Tensor:
+    """Where so many pixels lie along a side from -1 to 1."""
+    return (2 * torch.arange(length, device=like.device, dtype=like.dtype) + 1) / length - 1
 
 
 def recolour(x: Tensor, drawn: Parameters) -> Tensor:
