@@ -6,8 +6,8 @@
 winnow   `train_round` as the trainer runs it, from packed patches
 ceiling  the same network, optimiser, batch and precision on resident random tensors, without views
 lightly  LightlySSL's SimCLR as its documentation sets it up (SimCLRTransform, NTXentLoss, a DataLoader with all cores),
-         with the same network, size, batch and precision, from PNG files on disk; where `lightly` is not installed the
-         row says so
+         with the same network, size, batch and precision, from PNG files on disk, in one epoch that does not end; where
+         `lightly` is not installed the row says so
 embed    embeddings exported to a memory-mapped .npy, images a second
 
 Asked for with --only:
@@ -241,17 +241,16 @@ def run_lightly(options: argparse.Namespace) -> dict[str, Any]:
     network = plain_network(options).to(device).train()
     transform = SimCLRTransform(input_size=options.sizes[0])
     dataset = ImageFolder(str(options.folder / "files"), transform=transform)
+    steps = warm_up(options) + options.steps
+    # One epoch for all steps: a small dataset's would end, and its workers start anew, more often than a real one's.
+    sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=(steps + 16) * batch)
     loader = torch.utils.data.DataLoader(
-        dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=os.cpu_count() or 1
+        dataset, batch_size=batch, sampler=sampler, drop_last=True, num_workers=os.cpu_count() or 1
     )
     criterion = NTXentLoss(temperature=0.1)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
 
-    def forever() -> Iterator[Any]:
-        while True:
-            yield from loader
-
-    batches = forever()
+    batches = iter(loader)
 
     def step() -> None:
         (x0, x1), _ = next(batches)

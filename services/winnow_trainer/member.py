@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from winnow import failpoints
-from winnow.errors import WinnowError
+from winnow.errors import WinnowError, is_out_of_memory
 from winnow.simclr import Team
 from winnow_trainer import training
 from winnow_trainer.child import die_with_parent, ending, work
@@ -27,7 +27,7 @@ def follow(team: Team, warm: Warm) -> bool:
             training.train_along(job, warm)
         except Exception as error:
             traceback.print_exc()
-            if isinstance(error, WinnowError):  # anything else may be no more than another's end
+            if isinstance(error, WinnowError) or is_out_of_memory(error):  # the rest may be no more than another's end
                 leave_word(Path(job["scratch"]), ending(error, Path(job["scratch"])))
             return False
     return True

@@ -100,6 +100,7 @@ class Supervisor:
     def _attend(self, job: Path) -> Message:
         """Have a child do the job; how it ended."""
         self._end = None
+        take_word(self._scratch)  # of a process before
         warm = self._assignment.work is TRAIN  # an ingest reads strangers' files: its process ends with it
         child = self._standby.take(self._device) if warm else self._standby.start(CPU)
         try:

@@ -77,7 +77,7 @@ def test_small_maps_are_convolved_with_either(library: str) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
-def test_fewer_maps_suit_winograd_where_onednn_makes_the_products(library: str) -> None:
+def test_128_channels_are_left_to_onednn_where_it_makes_the_products(library: str) -> None:
     taken = []
     for channels in (128, 256):
         x = torch.randn(winograd.LEAST_MAPS, channels, 4, 4).contiguous(memory_format=torch.channels_last)

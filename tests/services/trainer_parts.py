@@ -96,10 +96,12 @@ def children_of(supervisor: int | None = None) -> list[int]:
 
 
 def members() -> dict[int, int]:
-    """Rank by process id of the members of teams that run."""
-    listed = subprocess.run(["pgrep", "-f", "winnow_trainer.member"], capture_output=True, text=True, check=False)
+    """Rank by process id of the members of teams that a worker in this process started."""
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    launchers = {pid for pid, _, args in rows if f"winnow_trainer.launcher {os.getpid()} " in args}
     ranks = {}
-    for pid in map(int, listed.stdout.split()):
+    for pid in (int(pid) for pid, parent, args in rows if parent in launchers and "winnow_trainer.member" in args):
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
         except OSError:

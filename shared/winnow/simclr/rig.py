@@ -58,6 +58,7 @@ class Rig:
         self._on_gpu = device.startswith("cuda")
         self._compiled = compiled == "on" or (compiled == "auto" and self._on_gpu)
         self._allowed = self._share = resident_share
+        self._room = Room()
         self._key: object = None
         self._images: Images | None = None
         self._resident: ResidentFeed | None = None
@@ -82,6 +83,8 @@ class Rig:
         if key != self._key:
             self._build(spec, images.image_size)
             self._key = key
+        if self._images is not None and images is not self._images:
+            self._room = replace(self._room, patches=None)  # others may be fewer
         if room is not None:
             self._keep_to(room, spec.simclr)
         self.views.seed = derive_seed(spec.seed, "views", number)
@@ -144,7 +147,8 @@ class Rig:
             OutOfRoom: in a team, whose others wait for this one's step.
         """
         settings, held = spec.simclr, self._resident.rows if self._resident else 0
-        chunk = self.step.chunk or max(self.team.sizes(settings.batch_size))
+        share = max(self.team.sizes(settings.batch_size))
+        chunk = min(self.step.chunk or share, share)
         if held:
             room = replace(self._room, patches=held // 2 if held > settings.batch_size else 0)
         elif chunk > SMALLEST_CHUNK:

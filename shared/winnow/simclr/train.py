@@ -171,7 +171,6 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
                     loaded = time.perf_counter()
                     optimizer.zero_grad(set_to_none=True)
                     loss = rig.step(x, samples, keys, len(batches[at]))
-                    optimizer.step()
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -179,7 +178,8 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
                 if loss is None:  # out here the error's frames no longer hold the tensors it met
                     rig.make_room(spec, images, short)
                     fetched = rig.feed(images, indices).batches(shares[at:])
-                    continue
+                    continue  # BatchNorms before the place where memory ended learn from this minibatch twice
+                optimizer.step()
                 batch = batches[at]
                 losses.add(loss, len(batch), rate)
                 at += 1
