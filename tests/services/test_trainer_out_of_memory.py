@@ -5,13 +5,17 @@ import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from services.trainer_parts import add_dataset, add_round, members, read_round, worker_at
 
+from winnow.artefacts import DirectoryStore
 from winnow.domain import RoundStatus
 from winnow.store.claims import TRAIN
 from winnow.store.tables import Round
+from winnow_trainer.training import KINDS, WORK, _workspace
 from winnow_trainer.worker import Worker
 
 BATCH = 34
@@ -58,3 +62,13 @@ def test_a_follower_with_nothing_left_to_give_up_says_the_sizes(worker: Worker) 
     failed = train_on(worker, BATCH, chunk=16)
     assert failed.status == RoundStatus.FAILED and failed.error is not None
     assert f"out of memory with batches of {BATCH} at 192 pixels, 16 images a pass" in failed.error
+
+
+def test_a_team_that_begins_anew_goes_on_from_what_the_one_before_left(tmp_path: Path) -> None:
+    """Not from the stored checkpoint that the attempt began with, which is older."""
+    store = DirectoryStore(tmp_path / "artefacts")
+    keys = {name: store.put(f"a1/{file}", b"{}").key for name, file in KINDS.items()}
+    round: Any = SimpleNamespace(scratch=tmp_path, store=store, job={"checkpoint": keys})
+    assert [path.name for path in _workspace(round).iterdir()] == ["checkpoint-restored"]
+    (tmp_path / WORK / "checkpoint-restored").rename(tmp_path / WORK / "checkpoint-000003-00000000")
+    assert [path.name for path in _workspace(round).iterdir()] == ["checkpoint-000003-00000000"]

@@ -19,7 +19,7 @@ from winnow_cli.stack import PATIENCE
 from winnow_trainer.devices import Devices, find_gpus
 from winnow_trainer.lease import Lease
 from winnow_trainer.process import STOP_SECONDS, Child
-from winnow_trainer.protocol import Message
+from winnow_trainer.protocol import Message, leave_word, take_word
 from winnow_trainer.reasons import explain
 
 SLEEPS = 'import signal; print(\'{"type": "progress"}\', flush=True); signal.pause()'
@@ -125,6 +125,14 @@ def test_running_out_of_memory_is_told_with_advice_whoever_says_it(tmp_path: Pat
     for error in (on_cpu.value, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()):
         cause, text = explain(error, tmp_path)
         assert cause == "failed" and text.startswith("out of memory") and "simclr.batch_size" in text
+
+
+def test_a_word_that_is_left_is_taken_once(tmp_path: Path) -> None:
+    assert take_word(tmp_path) is None
+    for chunk in (32, 16):
+        leave_word(tmp_path, {"type": "short", "room": {"patches": None, "chunk": chunk}})
+    assert take_word(tmp_path) == {"type": "short", "room": {"patches": None, "chunk": 16}}
+    assert take_word(tmp_path) is None and not list(tmp_path.iterdir())
 
 
 @pytest.fixture
