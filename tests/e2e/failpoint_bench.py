@@ -197,9 +197,7 @@ class Bench:
     def have_ended(self, points: Iterable[Failpoint]) -> bool:
         """Whether at each of the steps a process ended."""
         hits = [self.arms / f"{point}.hit" for point in points]
-        return all(
-            hit.is_file() and (pid := hit.read_text()) and has_ended(int(pid), hit.stat().st_mtime) for hit in hits
-        )
+        return all(hit.is_file() and ended_at(hit) for hit in hits)
 
     def _live(self, life: Life) -> Story:
         story = Story()
@@ -214,12 +212,13 @@ class Bench:
                 assert self.outcome(id) == self.baselines[life.like], "the end differs from the undisturbed one"
                 shutil.rmtree(self.cluster.root / "artefacts" / "experiments" / id)  # 0.3 GB, and all was looked at
             wait_until(lambda: not self._waiting(life), 20, "the last steps to be reached")
+            wait_until(lambda: all(hit.read_text() for hit in self.arms.glob("*.hit")), 20, "each to say who ended")
             other = [end for end in self.ends[ends_before:] if end[1] != EXIT_CODE]
             assert not other, f"processes ended that nobody made end: {other}"
         except (Exception, pytest.fail.Exception) as error:  # told by the test of each step
             story.complaint = f"{error or repr(error)}; not reached: {self._waiting(life)}"
         for hit in self.arms.glob("*.hit"):
-            if has_ended(int(hit.read_text()), hit.stat().st_mtime):
+            if ended_at(hit):
                 story.ended.add(Failpoint(hit.stem))
         for left in self.arms.iterdir():
             left.unlink()
@@ -244,6 +243,12 @@ class Bench:
                 if not member.is_alive():
                     self.ends.append((member.name, member.wait(0)))
                     member.start()
+
+
+def ended_at(hit: Path) -> bool:
+    """Whether the process that reached a step has ended; one that has yet to write who it is has not."""
+    pid = hit.read_text()
+    return bool(pid) and has_ended(int(pid), hit.stat().st_mtime)
 
 
 def has_ended(pid: int, at: float) -> bool:
