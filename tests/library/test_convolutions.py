@@ -128,7 +128,7 @@ def test_each_map_is_convolved_in_the_way_that_suits_it(made: Conv2d, size: Shap
     y = made(x)
     assert way(y) == taken
     plain = nn.functional.conv2d(x, made.weight, made.bias, made.stride, made.padding)
-    torch.testing.assert_close(y, plain, rtol=0, atol=5e-5)
+    torch.testing.assert_close(y, plain, rtol=0, atol=5e-5 if size in ((6, 6), (12, 12)) else 2e-5)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (6, 6)])

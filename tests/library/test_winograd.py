@@ -78,7 +78,7 @@ def test_float32_loses_a_few_times_what_a_direct_convolution_loses(channels: int
     given = drawn(4, channels, channels, (side, side), torch.float32)
     exact = directly(*(one.double() for one in given))
     for found, plain, true in zip(by_winograd(*given), directly(*given), exact, strict=True):
-        assert off(found, true) < 8e-6
+        assert off(found, true) < (8e-6 if times > 5 else 4e-6)
         assert off(found, true) < times * max(off(plain, true), 6e-7 if times > 5 else 4e-7)
 
 
