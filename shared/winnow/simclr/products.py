@@ -29,7 +29,7 @@ def _is_by_intel() -> bool:
     try:
         return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
     except OSError:
-        return True  # another kernel, whose processors of 512 bits are
+        return True  # this kernel does not say: products stay where torch leaves them
 
 
 def multiply(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
