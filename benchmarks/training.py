@@ -216,7 +216,8 @@ def run_alone(options: argparse.Namespace, plain: Any) -> dict[str, Any]:
     spec, device, size, batch = spec_of(options), options.device, options.sizes[0], options.batches[0]
     network: Any = plain.to(device).train()
     if options.compiled == "on" or (options.compiled == "auto" and device.startswith("cuda")):
-        network = Compiled(network, "network", print, graphs=batch <= SMALL_BATCH)
+        repeats = options.precision == "fp32"
+        network = Compiled(network, "network", print, graphs=batch <= SMALL_BATCH, repeats=repeats)
     optimizer = make_optimiser(spec.simclr, plain.parameters())
     x = torch.randn(2 * batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
 

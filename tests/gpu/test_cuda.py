@@ -1,5 +1,7 @@
 """What only a GPU can show: `benchmarks/on_gpu` runs these with the benchmarks; elsewhere they are skipped."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch._dynamo.utils import counters
 
 from winnow.domain import ExperimentSpec
 from winnow.simclr import Rig, TrainedRound, checkpoint, embed, load_encoder, train_round, untrained_encoder
+from winnow.simclr.determinism import deterministic
 from winnow.simclr.optimisers import make_optimiser
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -59,6 +62,19 @@ def test_fp32_repeats_bit_for_bit_warm_or_cold(images: ArrayImages, tmp_path: Pa
     rig = plain()
     cold, warm, other = (train(images, tmp_path / name, r) for name, r in (("a", rig), ("b", rig), ("c", plain())))
     assert same(cold, warm) and same(cold, other)
+
+
+def train_in_both(folder: Path) -> list[list[float]]:
+    """The losses in bf16, and of another round in fp32 after it."""
+    images, rig = tissue(160, 64)[0], plain()
+    return [train(images, folder / one, rig, spec=spec(precision=one, epochs=1)).losses for one in ("bf16", "fp32")]
+
+
+def test_fp32_follows_bf16_in_one_process(tmp_path: Path) -> None:
+    """Whether cuBLAS repeats itself, torch looks up once in a process: here in one that has not looked."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as others:
+        bf16, fp32 = others.submit(train_in_both, tmp_path).result()
+    assert bf16 == pytest.approx(fp32, rel=0.05)
 
 
 def test_a_round_that_was_cut_off_ends_in_the_same_weights(images: ArrayImages, tmp_path: Path) -> None:
@@ -114,13 +130,15 @@ def test_a_step_waits_for_nothing(images: ArrayImages, compiled: Any, settings: 
     optimizer = make_optimiser(wanted.simclr, rig.model.parameters())
     keys = rig.views.keys(0).to(rig.device)
     warm_up = 6  # what is compiled, recorded and found out the first times waits
+    order = [INDICES[:64]] * (warm_up + 2)
     try:
-        for number, (x, samples) in enumerate(rig.feed(images, INDICES).batches([INDICES[:64]] * (warm_up + 2))):
-            if number == warm_up:
-                torch.cuda.set_sync_debug_mode("error")
-            optimizer.zero_grad(set_to_none=True)
-            rig.step(x, samples, keys, len(x))
-            optimizer.step()
+        with deterministic(rig.device, wanted.simclr.precision):
+            for number, (x, samples) in enumerate(rig.feed(images, INDICES).batches(order)):
+                if number == warm_up:
+                    torch.cuda.set_sync_debug_mode("error")
+                optimizer.zero_grad(set_to_none=True)
+                rig.step(x, samples, keys, len(x))
+                optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert not rig.notes

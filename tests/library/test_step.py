@@ -1,6 +1,5 @@
 """A step in chunks equals the plain one; what the compiler cannot do is done without it."""
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -63,7 +62,7 @@ def test_a_function_that_does_not_compile_runs_as_it_is_and_the_reason_is_noted(
         return torch.sin(x) * 2
 
     notes: list[str] = []
-    compiled = Compiled(double, "network", notes.append, graphs=False)
+    compiled = Compiled(double, "network", notes.append, graphs=False, repeats=True)
     x = torch.linspace(0, 1, 1000)
     try:
         with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
@@ -82,10 +81,11 @@ def test_a_gradient_that_does_not_compile_is_made_without(monkeypatch: pytest.Mo
         raise RuntimeError("no kernel for it")
 
     backend = aot_autograd(fw_compiler=lambda graph, _: graph.forward, bw_compiler=fail)
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda plain, **_: compile_(plain, backend=backend))
     notes: list[str] = []
     network = without_norms()
-    compiled = Compiled(network, "network", notes.append, graphs=False)
+    compiled = Compiled(network, "network", notes.append, graphs=False, repeats=True)
     x = torch.rand(IMAGES, 3, SIZE, SIZE)
     try:
         for _ in range(2):
@@ -105,7 +105,7 @@ def test_errors_of_the_function_itself_are_not_swallowed() -> None:
     def fail(x: Tensor) -> Tensor:
         return x.reshape(7)
 
-    compiled = Compiled(fail, "network", pytest.fail, graphs=False)
+    compiled = Compiled(fail, "network", pytest.fail, graphs=False, repeats=True)
     compiled._fast = fail
     with pytest.raises(RuntimeError, match="invalid for input"):
         compiled(torch.zeros(3))
@@ -145,11 +145,28 @@ def test_processes_of_unequal_shares_compile_nothing_and_say_so(monkeypatch: pyt
     ("batch", "chunk", "team", "graphs"),
     [(256, None, Team(), True), (257, None, Team(), False), (128, 64, Team(), False), (128, None, Team(0, 2), False)],
 )
-def test_cuda_graphs_are_for_small_whole_batches_of_one_process(
-    monkeypatch: pytest.MonkeyPatch, batch: int, chunk: int | None, team: Team, graphs: bool
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cuda_graphs_are_for_small_whole_batches_of_one_process_and_fp32_repeats(
+    monkeypatch: pytest.MonkeyPatch, batch: int, chunk: int | None, team: Team, graphs: bool, precision: Any
 ) -> None:
-    modes: list[str | None] = []
-    monkeypatch.setattr(torch, "compile", lambda plain, *, mode, **_: (modes.append(mode), plain)[1])
-    settings = SimclrSpec(batch_size=batch, chunk=chunk)
+    taken: list[dict[str, bool]] = []
+    monkeypatch.setattr(torch, "compile", lambda plain, *, options, **_: (taken.append(options), plain)[1])
+    settings = SimclrSpec(batch_size=batch, chunk=chunk, precision=precision)
     Step(without_norms(), Views(ViewsSpec(), SIZE, 3), settings, team, compiled=True, note=pytest.fail)
-    assert modes == ["reduce-overhead" if graphs else None, None]  # the network's, and never the views'
+    assert [one["triton.cudagraphs"] for one in taken] == [graphs, False]  # the network's, and never the views'
+    assert [one["deterministic"] for one in taken] == 2 * [precision == "fp32"]
+
+
+def test_what_is_compiled_knows_whether_it_must_repeat() -> None:
+    from torch._inductor import config
+
+    def double(x: Tensor) -> Tensor:
+        return torch.sin(x) * 2
+
+    seen: list[bool] = []
+    for repeats in (True, False):
+        compiled = Compiled(double, "network", pytest.fail, graphs=False, repeats=repeats)
+        with config.patch(post_grad_custom_pre_pass=lambda _: seen.append(config.deterministic)):
+            assert torch.allclose(compiled(torch.ones(8)), double(torch.ones(8)))
+        torch._dynamo.reset()
+    assert seen == [True, False]

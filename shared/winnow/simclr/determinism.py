@@ -18,7 +18,9 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def configure() -> None:
-    """Fix cuBLAS's workspace, unless somebody has. It reads the environment once, when it starts."""
+    """Fix cuBLAS's workspace, unless somebody has. torch reads the environment once, at its first product on a GPU, of
+    whatever precision: every Rig on a GPU does this when it is made.
+    """
     os.environ.setdefault(WORKSPACE, ":4096:8")
 
 
@@ -27,13 +29,10 @@ def deterministic(device: str, precision: str) -> Iterator[None]:
     """Within, training and embedding in fp32 on a GPU repeat bit for bit on the same card and the same versions.
 
     bf16 is chosen for speed, and is left to what torch does by itself. A CPU needs nothing.
-
-    cuBLAS must have started after `configure`, as it has in every process that made a Rig before it used a GPU.
     """
     if torch.device(device).type != "cuda" or precision != "fp32":
         yield
         return
-    configure()
     memory: Any = torch.utils.deterministic
     mode, fill = torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
     kernels = cudnn.deterministic, cudnn.benchmark

@@ -15,7 +15,7 @@ from torch import nn
 
 from winnow.domain import ExperimentSpec, SimclrSpec, derive_seed
 from winnow.errors import OutOfRoom, TrainingFailed
-from winnow.simclr import checkpoint
+from winnow.simclr import checkpoint, determinism
 from winnow.simclr.feed import RESIDENT_SHARE, Feed, HostFeed, ResidentFeed, StreamedFeed, resident_rows
 from winnow.simclr.model import Images, SimclrModel, build, unfilled
 from winnow.simclr.step import Step
@@ -56,6 +56,8 @@ class Rig:
         self.team = team or Team()
         self.notes: list[str] = []
         self._on_gpu = device.startswith("cuda")
+        if self._on_gpu:
+            determinism.configure()
         self._compiled = compiled == "on" or (compiled == "auto" and self._on_gpu)
         self._allowed = self._share = resident_share
         self._room = Room()

@@ -50,8 +50,9 @@ class Step:
         if compiled and len(set(team.sizes(settings.batch_size))) > 1:
             note(f"batches of {settings.batch_size} are not divided by {team.size} processes: no torch.compile")
         elif compiled:
-            fast = Compiled(network, "network", note, graphs=graphs)
-            self._fast = fast, Compiled(self._write_views, "views", note, graphs=False)
+            repeats = settings.precision == "fp32"
+            fast = Compiled(network, "network", note, graphs=graphs, repeats=repeats)
+            self._fast = fast, Compiled(self._write_views, "views", note, graphs=False, repeats=repeats)
 
     def __call__(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:
         """Leave the gradients in the network's parameters.
@@ -123,14 +124,18 @@ class Step:
 
 
 class Compiled:
-    """A function under torch.compile, which takes up to minutes, or as it is where that fails; the reason is noted."""
+    """A function under torch.compile, which takes up to minutes, or as it is where that fails; the reason is noted.
 
-    def __init__(self, plain: Callable[..., Any], name: str, note: Note, *, graphs: bool) -> None:
+    Args:
+        graphs: replay it as a CUDA graph. repeats: how fast a kernel runs decides nothing that changes a number.
+    """
+
+    def __init__(self, plain: Callable[..., Any], name: str, note: Note, *, graphs: bool, repeats: bool) -> None:
         self._plain = plain
         self._name = name
         self._note = note
-        mode = "reduce-overhead" if graphs else None
-        self._fast: Callable[..., Any] | None = torch.compile(plain, mode=mode, dynamic=False)
+        options = {"triton.cudagraphs": graphs, "deterministic": repeats}
+        self._fast: Callable[..., Any] | None = torch.compile(plain, options=options, dynamic=False)
 
     def __call__(self, *arguments: Any) -> Any:
         if self._fast is not None:
