@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow import failpoints
-from winnow.errors import OutOfRoom
+from winnow.errors import BeginAnew
 from winnow.failpoints import Failpoint, reach
 from winnow_trainer import memory
 from winnow_trainer.confinement import confine
@@ -61,8 +61,8 @@ def run(job: dict[str, Any], line: Line, warm: "Warm | None") -> bool:
 
 def ending(error: Exception, scratch: Path) -> Message:
     """The message of an error that ended a job."""
-    if isinstance(error, OutOfRoom):
-        return {"type": "short", "room": error.room}
+    if isinstance(error, BeginAnew):
+        return {"type": "anew", "limits": error.limits}
     cause, message = explain(error, scratch)
     return {"type": "error", "cause": cause, "message": message}
 

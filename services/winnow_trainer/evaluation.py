@@ -124,7 +124,7 @@ def _report(round: Round, trained: TrainedRound, curve: list[dict[str, Any]]) ->
         "candidates": len(round.array("candidates")),
         "fitted": len(round.array("fitted")),
         "device": round.rig.device,
-        "notes": [*round.notes, *trained.notes, FITTED[round.spec.fit_evaluator_on]],
+        "notes": [*round.notes, *round.rig.notes, FITTED[round.spec.fit_evaluator_on]],
     }
     if curve:
         report["proxy_curve"] = curve

@@ -7,7 +7,7 @@ On the child's standard input: `job PATH` (do this one, a JSON file), `stop` (en
 {"type": "checkpoint", "artefacts": [...]}          stored artefacts that the round can go on from
 {"type": "result", ...}                             the end; artefacts, metrics, seconds
 {"type": "stopped"}                                 it stopped because it was told to
-{"type": "short", "room": {...}}                    memory ran out in a team: the job is begun anew, in this room
+{"type": "anew", "limits": {...}}                   a process of a team met a limit: the job is begun anew within it
 {"type": "error", "cause": ..., "message": ...}     it cannot go on; `rejected` means never
 """
 

@@ -92,9 +92,9 @@ class Supervisor:
         return path
 
     def _work(self, job: Path) -> None:
-        while (end := self._attend(job))["type"] == "short":
-            self._log.warning("memory.short", room=end["room"], next="the team begins anew from its last checkpoint")
-            job.write_text(json.dumps(json.loads(job.read_text()) | {"room": end["room"]}))
+        while (end := self._attend(job))["type"] == "anew":
+            self._log.warning("team.anew", limits=end["limits"], next="it begins anew from its last checkpoint")
+            job.write_text(json.dumps(json.loads(job.read_text()) | {"limits": end["limits"]}))
         self._finish(end)
 
     def _attend(self, job: Path) -> Message:

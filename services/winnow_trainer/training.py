@@ -10,7 +10,7 @@ import numpy as np
 from winnow.datasets import PackedImages
 from winnow.domain import ExperimentSpec
 from winnow.failpoints import Failpoint, reach
-from winnow.simclr import PROFILED_STEPS, Progress, Rig, Room, TrainedRound, TrainingStopped, train_round
+from winnow.simclr import PROFILED_STEPS, Limits, Progress, Rig, TrainedRound, TrainingStopped, train_round
 from winnow.simclr.checkpoint import COUNTERS, OPTIMIZER, WEIGHTS
 from winnow_trainer.evaluation import evaluate
 from winnow_trainer.protocol import Line, Message
@@ -90,7 +90,7 @@ def _terms(job: dict[str, Any], spec: ExperimentSpec, images: PackedImages, rig:
         "rig": rig,
         "epochs": spec.epochs_of(job["number"]),
         "visits_before": job["visits_before"],
-        "room": Room(**job["room"]) if "room" in job else None,
+        "limits": Limits(**job["limits"]) if "limits" in job else None,
     }
 
 

@@ -14,7 +14,7 @@
     ├── ArtefactCorrupt         bytes that do not match their sha256
     ├── ImageTooSlow            one image whose decoding does not end
     ├── TrainingFailed          the round cannot go on: NaN loss, out of memory, disk full
-    ├── OutOfRoom               one process of a team ran out of memory: the round begins anew with less
+    ├── BeginAnew               one process of a team met a limit: all of them begin the round anew within it
     ├── WrongSchema             the database's schema is older or newer than the code
     └── Unavailable             a service is down for now; trying again is right
 
@@ -24,8 +24,18 @@ The selection library raises plain ValueError, so that it stands alone. HTTP cod
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc")
-"""What torch, CUDA and the C library say, in whatever type of exception."""
+NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "std::bad_alloc",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "unable to find an engine to execute",
+)
+"""What torch, CUDA and the C library say, in whatever type of exception. The last is cuDNN's convolution, which passes
+over each algorithm whose memory it does not get and then has none left.
+"""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -170,14 +180,14 @@ class TrainingFailed(WinnowError):
     code = "training-failed"
 
 
-class OutOfRoom(WinnowError):
-    """Memory ran out in one process of a team, and the others wait in mid-step: all must begin anew, in this room."""
+class BeginAnew(WinnowError):
+    """One process of a team met a limit of its own while the others wait for it in mid-step: all must begin anew."""
 
-    code = "out-of-room"
+    code = "begin-anew"
 
-    def __init__(self, room: Mapping[str, int | None]) -> None:
-        super().__init__(f"memory ran out; what is left to try: {dict(room)}")
-        self.room = dict(room)
+    def __init__(self, limits: Mapping[str, int | str | None]) -> None:
+        super().__init__(f"one of several processes cannot go on as they began; within these limits all may: {limits}")
+        self.limits = dict(limits)
 
 
 class WrongSchema(WinnowError):

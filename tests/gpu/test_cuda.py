@@ -13,12 +13,15 @@ from library.team_member import train as train_together
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
-from winnow.domain import ExperimentSpec
+from winnow.domain import EncoderSpec, ExperimentSpec
 from winnow.simclr import Rig, TrainedRound, checkpoint, embed, load_encoder, train_round, untrained_encoder
 from winnow.simclr.determinism import deterministic
 from winnow.simclr.optimisers import make_optimiser
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("default"),  # looking for waits is a prototype, as torch says once
+]
 
 INDICES = np.arange(150, dtype=np.int64)  # with batches of 64 the last one is a partial one
 GIB = 2**30
@@ -62,6 +65,19 @@ def test_fp32_repeats_bit_for_bit_warm_or_cold(images: ArrayImages, tmp_path: Pa
     rig = plain()
     cold, warm, other = (train(images, tmp_path / name, r) for name, r in (("a", rig), ("b", rig), ("c", plain())))
     assert same(cold, warm) and same(cold, other)
+
+
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_two_processes_make_the_same_bits(tmp_path: Path, compiled: Any) -> None:
+    """With layers whose widths Inductor would pad, or not, by how fast either is."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as others:
+        one, other = (others.submit(train_oddly, tmp_path / name, compiled).result() for name in "ab")
+    assert same(one, other) and not one.notes
+
+
+def train_oddly(folder: Path, compiled: Any) -> TrainedRound:
+    images, wanted = tissue(160, 64)[0], spec(batch_size=75).model_copy(update={"encoder": EncoderSpec(head=(127, 33))})
+    return train(images, folder, Rig("cuda", compiled=compiled), spec=wanted)
 
 
 def train_in_both(folder: Path) -> list[list[float]]:
@@ -190,10 +206,11 @@ def test_chunks_train_like_the_whole_batch(images: ArrayImages, tmp_path: Path, 
     assert chunks.losses == pytest.approx(whole.losses, rel=0.1)
 
 
-def test_a_gpu_that_is_too_small_gives_up_patches_then_halves_chunks(images: ArrayImages, tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_a_gpu_that_is_too_small_gives_up_patches_then_halves_chunks(tmp_path: Path, compiled: Any) -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     large = tissue(256, 224)[0]
-    rig = plain()
+    rig = Rig("cuda", compiled=compiled)
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + 3 * GIB) / total))
     try:

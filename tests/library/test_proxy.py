@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from library.arrays import tissue
 
 from winnow import metrics
 from winnow.domain import ExperimentSpec, ProxySpec, derive_seed
 from winnow.errors import InvalidInput
-from winnow.simclr import Proxy, embed, fit_proxy, floors, load_encoder, train_round, untrained_encoder
+from winnow.simclr import Proxy, Rig, embed, fit_proxy, floors, load_encoder, train_round, untrained_encoder
 from winnow.simclr.embed import one_behind
 
 
@@ -90,6 +91,33 @@ def test_embedding_keeps_order_and_writes_a_memmap(tmp_path: Path) -> None:
     assert np.allclose(embed(encoder, images, indices), whole, atol=1e-4)
     assert np.array_equal(np.load(tmp_path / "h.npy", allow_pickle=False), whole)
     assert embed(encoder, images, indices[:0]).shape == (0, 512)
+
+
+def test_where_memory_runs_out_fewer_images_are_embedded_at_a_time(tmp_path: Path) -> None:
+    """On a device that holds one pass of 40 images in three, and any of 20; and on one that holds none."""
+    images, taken = tissue(150, 32)[0], list[int]()
+    indices = np.arange(150, dtype=np.int64)[::-1].copy()
+    encoder = untrained_encoder(SPEC.encoder, 0, "cpu")
+    whole = embed(encoder, images, indices)
+
+    def bear(_: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+        taken.append(len(given[0]))
+        if len(given[0]) > 20 and taken.count(40) != 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    hook, rig = encoder.register_forward_pre_hook(bear), Rig()
+    found = embed(encoder, images, indices, rig=rig, batch_size=40, out=tmp_path / "h.npy")
+    assert taken == [1, 40, 40, 20, 20, 20, 20, 20, 20, 20, 10] and np.allclose(found, whole, atol=1e-4)
+    assert rig.notes == ["out of memory: features are made of 20 images at a time"]
+    hook.remove()
+    encoder.register_forward_pre_hook(refuse)
+    with pytest.raises(RuntimeError, match="unable to find an engine"):
+        embed(encoder, images, indices, batch_size=40)
+
+
+def refuse(_: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+    if len(given[0]) > 1:
+        raise RuntimeError("GET was unable to find an engine to execute this computation")
 
 
 def test_a_batch_is_asked_for_when_the_next_one_was_started() -> None:

@@ -101,6 +101,18 @@ def test_a_gradient_that_does_not_compile_is_made_without(monkeypatch: pytest.Mo
     assert made and all(torch.equal(a, p.grad) for a, p in zip(made, network.parameters(), strict=True))
 
 
+def test_memory_that_ends_while_compiling_is_no_reason_to_give_up_on_it() -> None:
+    from torch._dynamo.exc import TorchDynamoException
+
+    def fail(_: Tensor) -> Tensor:
+        raise TorchDynamoException("backend='inductor' raised: OutOfMemoryError: CUDA out of memory.")
+
+    compiled = Compiled(fail, "network", pytest.fail, graphs=False, repeats=True)
+    compiled._fast = fail
+    with pytest.raises(TorchDynamoException):
+        compiled(torch.zeros(3))
+
+
 def test_errors_of_the_function_itself_are_not_swallowed() -> None:
     def fail(x: Tensor) -> Tensor:
         return x.reshape(7)

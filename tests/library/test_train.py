@@ -1,6 +1,8 @@
 """A round: learns, resumes to the same weights, stops in time, and says why it cannot go on."""
 
 import json
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ from library.arrays import ArrayImages, tissue
 from safetensors.torch import load_file
 
 from winnow.domain import Arm, ExperimentSpec
-from winnow.errors import InvalidInput, TrainingFailed
-from winnow.simclr import Progress, Rig, Room, TrainedRound, TrainingStopped, checkpoint, train_round
+from winnow.errors import BeginAnew, InvalidInput, TrainingFailed
+from winnow.simclr import Images, Limits, Progress, Rig, TrainedRound, TrainingStopped, checkpoint, train_round
 from winnow.simclr.checkpoint import Counters
+from winnow.simclr.feed import Batch, Feed, HostFeed
 from winnow.simclr.optimisers import learning_rate
 from winnow.simclr.team import Team
 from winnow.simclr.train import _Losses
@@ -224,8 +227,68 @@ def test_a_device_that_runs_out_of_memory_trains_on_in_smaller_chunks(images: Ar
     chunks = train(images, tmp_path / "chunks", spec=spec(batch_size=22, chunk=16))
     assert same(found[0].state, chunks.state) and found[1].visits == 3 * 22
     assert found[1].notes == ["out of memory: batches of 22 now pass in chunks of 16"], "the next round begins so"
-    anew = train(images, tmp_path / "anew", spec=whole, rig=Rig(team=Small(most=16)), room=Room(chunk=16))
+    anew = train(images, tmp_path / "anew", spec=whole, rig=Rig(team=Small(most=16)), limits=Limits(chunk=16))
     assert same(anew.state, chunks.state) and anew.notes == found[0].notes
+
+
+class Held(HostFeed):
+    """A feed that a minibatch which is waited for keeps alive, as one of patches on a GPU does."""
+
+    def batches(self, order: Any) -> Iterator[Batch]:
+        yield from super().batches(order)
+
+
+def test_patches_that_are_given_up_are_gone_before_the_next_are_brought(images: ArrayImages, tmp_path: Path) -> None:
+    """A feed under way holds on to what lies on the device, which has no room for both."""
+    held: list[weakref.ref[Held]] = []
+
+    class Narrow(Rig):
+        def feed(self, images: Images, *_: Any, **__: Any) -> Feed:
+            made = Held(images)
+            held.append(weakref.ref(made))
+            return made
+
+        def make_room(self, *arguments: Any) -> None:
+            assert held and held[-1]() is None
+            super().make_room(*arguments)
+
+    trained = train(images, tmp_path, spec=spec(batch_size=22), rig=Narrow(team=Small(most=16)))
+    assert trained.visits == 3 * 22 and len(held) == 4
+
+
+class Pair(Team):
+    """Two processes, of which this one does not ask for the other."""
+
+    def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
+        return network
+
+
+def test_a_compiler_that_gives_up_in_one_of_several_processes_gives_up_in_all(
+    images: ArrayImages, tmp_path: Path
+) -> None:
+    """Those that compile and those that do not meet in another order."""
+    alone, member = (Rig(team=team, compiled="on") for team in (Team(), Pair(0, 2)))
+    for rig in (alone, member):
+        rig.prepare(spec(), images, 0, None, count=22)
+    alone._give_up_compiling("no compiler")
+    assert alone.notes == ["no compiler"]
+    with pytest.raises(BeginAnew) as raised:
+        member._give_up_compiling("no compiler")
+    assert raised.value.limits == {"patches": None, "chunk": None, "uncompiled": "no compiler"}
+    member.prepare(spec(), images, 0, None, count=22, limits=Limits(**raised.value.limits))
+    assert member.notes == ["no compiler (in one of 2 processes, so in none of them)"]
+    assert member.step._fast is member.step._as_is and alone.step._fast is not alone.step._as_is
+
+
+def test_another_learning_rate_builds_nothing_anew_and_notes_end_with_their_round(images: ArrayImages) -> None:
+    rig = Rig(compiled="on")
+    rig.prepare(spec(batch_size=22), images, 0, None, count=20)
+    (few,), step = rig.notes, rig.step
+    assert "20 images make no full batch" in few
+    rig.prepare(spec(batch_size=22, learning_rate=1e-2, epochs=7), images, 1, None, count=22)
+    assert rig.step is step and not rig.notes
+    rig.prepare(spec(batch_size=20), images, 1, None, count=22)
+    assert rig.step is not step
 
 
 def test_a_device_too_small_for_the_smallest_chunk_says_the_sizes(images: ArrayImages, tmp_path: Path) -> None:

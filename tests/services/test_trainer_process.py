@@ -122,7 +122,12 @@ def test_running_out_of_memory_is_told_with_advice_whoever_says_it(tmp_path: Pat
 
     with pytest.raises(RuntimeError) as on_cpu:
         torch.empty(2**60, dtype=torch.uint8)
-    for error in (on_cpu.value, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()):
+    for error in (
+        on_cpu.value,
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ):
         cause, text = explain(error, tmp_path)
         assert cause == "failed" and text.startswith("out of memory") and "simclr.batch_size" in text
 
@@ -130,8 +135,8 @@ def test_running_out_of_memory_is_told_with_advice_whoever_says_it(tmp_path: Pat
 def test_a_word_that_is_left_is_taken_once(tmp_path: Path) -> None:
     assert take_word(tmp_path) is None
     for chunk in (32, 16):
-        leave_word(tmp_path, {"type": "short", "room": {"patches": None, "chunk": chunk}})
-    assert take_word(tmp_path) == {"type": "short", "room": {"patches": None, "chunk": 16}}
+        leave_word(tmp_path, {"type": "anew", "limits": {"patches": None, "chunk": chunk}})
+    assert take_word(tmp_path) == {"type": "anew", "limits": {"patches": None, "chunk": 16}}
     assert take_word(tmp_path) is None and not list(tmp_path.iterdir())
 
 

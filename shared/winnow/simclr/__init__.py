@@ -14,7 +14,7 @@ from winnow.simclr.embed import embed
 from winnow.simclr.loss import nt_xent
 from winnow.simclr.model import Images, SimclrModel, build, load_encoder, untrained_encoder
 from winnow.simclr.proxy import Proxy, fit_proxy
-from winnow.simclr.rig import Rig, Room
+from winnow.simclr.rig import Limits, Rig
 from winnow.simclr.team import Team
 from winnow.simclr.train import PROFILED_STEPS, Progress, TrainedRound, TrainingStopped, train_round
 from winnow.simclr.views import Views, normalise
@@ -22,10 +22,10 @@ from winnow.simclr.views import Views, normalise
 __all__ = [
     "PROFILED_STEPS",
     "Images",
+    "Limits",
     "Progress",
     "Proxy",
     "Rig",
-    "Room",
     "SimclrModel",
     "Team",
     "TrainedRound",

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from winnow.errors import is_out_of_memory
 from winnow.simclr.determinism import deterministic
 from winnow.simclr.model import Images
 from winnow.simclr.rig import Rig
@@ -16,6 +17,9 @@ from winnow.simclr.train import TrainingStopped
 from winnow.simclr.views import normalise
 
 T = TypeVar("T")
+PIXELS = 1024 * 224**2
+"""Pixels a pass that keep a large GPU busy."""
+SMALLEST_PASS = 16
 
 
 def embed(
@@ -35,7 +39,7 @@ def embed(
     Args:
         encoder: (n, 3, H, W) → (n, d), in evaluation mode, on the rig's device. indices: (n,) sample indices.
         rig: the device, and the patches that lie there already; by default the CPU.
-        batch_size: images a pass; by default what suits the device.
+        batch_size: images a pass; by default what suits the device. Where memory runs out, half as many from there on.
         precision: bf16 computes in autocast; h is float32 either way.
         out: where to put the `.npy`; the array returned is then its memory map.
 
@@ -47,20 +51,43 @@ def embed(
     """
     rig = rig or Rig()
     encoder.eval()
-    size = batch_size or (256 if rig.device == "cpu" else 1024)
-    parts = [indices[first : first + size] for first in range(0, len(indices), size)]
+    size = batch_size or _pass_size(rig.device, images.image_size)
     done = 0
     with deterministic(rig.device, precision):
         result = _make((len(indices), _width(encoder, images, rig.device)), out)
-        fed = rig.feed(images, indices, once=True).batches(parts)
-        for h in one_behind(_sent(_features(encoder, x, precision)) for x, _ in fed):  # a GPU goes on meanwhile
-            if should_stop is not None and should_stop():
-                raise TrainingStopped(out or Path())
-            result[done : done + len(h)] = h
-            done += len(h)
-            if on_progress is not None:
-                on_progress(done, len(indices))
+        while done < len(indices):
+            try:
+                for h in _passes(encoder, images, indices[done:], rig, size, precision):
+                    if should_stop is not None and should_stop():
+                        raise TrainingStopped(out or Path())
+                    result[done : done + len(h)] = h
+                    done += len(h)
+                    if on_progress is not None:
+                        on_progress(done, len(indices))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or size <= SMALLEST_PASS:
+                    raise
+                size = max(size // 2, SMALLEST_PASS)
+                rig.note(f"out of memory: features are made of {size} images at a time")
+            else:
+                break
+            torch.cuda.empty_cache()  # out here the error no longer holds what was made
     return result
+
+
+def _pass_size(device: str, image_size: int) -> int:
+    if device == "cpu":
+        return 256
+    return min(1024, max(SMALLEST_PASS, PIXELS // image_size**2))
+
+
+def _passes(
+    encoder: nn.Module, images: Images, indices: NDArray[np.int64], rig: Rig, size: int, precision: str
+) -> Iterator[NDArray[np.float32]]:
+    """(size, d) features at a time, in order."""
+    parts = [indices[first : first + size] for first in range(0, len(indices), size)]
+    fed = rig.feed(images, indices, once=True).batches(parts)
+    return one_behind(_sent(_features(encoder, x, precision)) for x, _ in fed)  # a GPU goes on meanwhile
 
 
 @torch.inference_mode()

@@ -128,6 +128,8 @@ class StreamedFeed:
 
     def _fetch(self, order: Sequence[NDArray[np.int64]], ready: Ready, ended: threading.Event) -> None:
         try:
+            if self._on_gpu:
+                torch.cuda.set_device(self._device)  # of this thread: else it takes memory of the first GPU
             stream = torch.cuda.Stream(self._device) if self._on_gpu else None
             for batch in order:
                 if ended.is_set():

@@ -4,6 +4,7 @@ A round that finds all of it warm gives the same weights, bit for bit on one pro
 network is filled anew each time.
 """
 
+import gc
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from winnow.domain import ExperimentSpec, SimclrSpec, derive_seed
-from winnow.errors import OutOfRoom, TrainingFailed
+from winnow.errors import BeginAnew, TrainingFailed
 from winnow.simclr import checkpoint, determinism
 from winnow.simclr.feed import RESIDENT_SHARE, Feed, HostFeed, ResidentFeed, StreamedFeed, resident_rows
 from winnow.simclr.model import Images, SimclrModel, build, unfilled
@@ -26,11 +27,15 @@ SMALLEST_CHUNK = 16
 
 
 @dataclass(frozen=True)
-class Room:
-    """What memory is known to hold since it ran out: patches on the device, images a pass. None: nothing is known."""
+class Limits:
+    """What this machine was found to bear; None where no limit was met.
+
+    patches: on the device. chunk: images a pass. uncompiled: why torch.compile gave up in a process of a team.
+    """
 
     patches: int | None = None
     chunk: int | None = None
+    uncompiled: str | None = None
 
 
 class Rig:
@@ -54,13 +59,14 @@ class Rig:
             f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
         )  # threads start on the first
         self.team = team or Team()
-        self.notes: list[str] = []
+        self._lasting: list[str] = []
+        self._passing: list[str] = []
         self._on_gpu = device.startswith("cuda")
         if self._on_gpu:
             determinism.configure()
         self._compiled = compiled == "on" or (compiled == "auto" and self._on_gpu)
         self._allowed = self._share = resident_share
-        self._room = Room()
+        self._limits = Limits()
         self._key: object = None
         self._images: Images | None = None
         self._resident: ResidentFeed | None = None
@@ -73,22 +79,25 @@ class Rig:
         origin: Path | None,
         *,
         count: int,
-        room: Room | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Fill `model` with the weights in `origin` (or random ones), and make `step` for this spec.
 
         Args:
             number: the round's. count: its images.
-            room: what a rig before this one was left with; the rig keeps to it until the spec is another.
+            limits: those that a rig before this one met; the rig keeps to them until another step is asked for.
         """
-        key = (spec.encoder, spec.views, spec.simclr, images.image_size)
+        settings = spec.simclr
+        its_step = settings.batch_size, settings.chunk, settings.temperature, settings.precision
+        key = (spec.encoder, spec.views, images.image_size, *its_step)
         if key != self._key:
             self._build(spec, images.image_size)
             self._key = key
+        self._passing.clear()
         if self._images is not None and images is not self._images:
-            self._room = replace(self._room, patches=None)  # others may be fewer
-        if room is not None:
-            self._keep_to(room, spec.simclr)
+            self._limits = replace(self._limits, patches=None)  # others may be fewer
+        if limits is not None:
+            self._keep_to(limits, settings)
         self.views.seed = derive_seed(spec.seed, "views", number)
         if origin is None:
             self.model.load_state_dict(build(spec.encoder, derive_seed(spec.seed, "weights")).state_dict())
@@ -99,27 +108,56 @@ class Rig:
             self.note(f"{count} images make no full batch of {spec.simclr.batch_size}: they run without torch.compile")
 
     def _build(self, spec: ExperimentSpec, image_size: int) -> None:
-        self.notes.clear()
+        self._lasting.clear()
         self._require_precision(spec)
         self.model: SimclrModel = unfilled(spec.encoder, self.device)
         self.network: nn.Module = self.team.wrap(self.model)
         self.views = Views(spec.views, image_size, 0)
-        self._room = Room()
-        self._take_step(spec.simclr)
+        self._limits = Limits()
+        self._make_step(spec.simclr)
 
-    def _take_step(self, settings: SimclrSpec) -> None:
+    def _make_step(self, settings: SimclrSpec) -> None:
+        """Within the limits. After one of memory without CUDA graphs, which keep what they use for themselves."""
         if self._compiled:
             torch.compiler.reset()  # what was compiled before holds memory, and counts against a limit of torch's
-        self.step = Step(self.network, self.views, settings, self.team, compiled=self._compiled, note=self.note)
+        self.step = Step(
+            self.network,
+            self.views,
+            settings.model_copy(update={"chunk": self._limits.chunk or settings.chunk}),
+            self.team,
+            compiled=self._compiled and self._limits.uncompiled is None,
+            graphs=self._limits == Limits(),
+            note=self._note_for_good,
+            give_up=self._give_up_compiling,
+        )
+
+    def _give_up_compiling(self, reason: str) -> None:
+        if self.team.size > 1:  # the others' collectives come in another order
+            raise BeginAnew(asdict(replace(self._limits, uncompiled=reason)))
+        self._note_for_good(reason)
 
     def _require_precision(self, spec: ExperimentSpec) -> None:
-        if spec.simclr.precision == "bf16" and self._on_gpu and not torch.cuda.is_bf16_supported():
-            self.note(f"{torch.cuda.get_device_name()} has no bf16: it is emulated, and slower than fp32 would be")
+        if (
+            spec.simclr.precision == "bf16"
+            and self._on_gpu
+            and not torch.cuda.is_bf16_supported(including_emulation=False)
+        ):
+            name = torch.cuda.get_device_name(self.device)
+            self._note_for_good(f"{name} has no bf16: it is emulated, and slower than fp32 would be")
+
+    @property
+    def notes(self) -> list[str]:
+        """Choices that were made by themselves, with their reasons: those that still hold, then this round's."""
+        return [*self._lasting, *self._passing]
 
     def note(self, text: str) -> None:
-        """Keep a choice that was made by itself, with its reason, for the round's report."""
-        if text not in self.notes:
-            self.notes.append(text)
+        """Keep such a choice for the report of this round."""
+        if text not in self._passing:
+            self._passing.append(text)
+
+    def _note_for_good(self, text: str) -> None:
+        if text not in self._lasting:
+            self._lasting.append(text)
 
     def feed(self, images: Images, indices: NDArray[np.int64], *, once: bool = False) -> Feed:
         """Where these samples come from: the device if all of them fit, else the host, ahead of time.
@@ -130,10 +168,11 @@ class Rig:
             return HostFeed(images)
         if images is not self._images:
             self._images, self._resident, self._share = images, None, self._allowed
-        if self._resident is None and self._share > 0 and self._room.patches != 0:
-            free, _ = torch.cuda.mem_get_info()
+            torch.cuda.empty_cache()  # what torch keeps of the ones before counts as taken
+        if self._resident is None and self._share > 0 and self._limits.patches != 0:
+            free, _ = torch.cuda.mem_get_info(self.device)
             rows = resident_rows(images, max(len(indices), _length(images)), free, share=self._share)
-            self._resident = ResidentFeed(images, min(rows, self._room.patches or rows), self.device)
+            self._resident = ResidentFeed(images, min(rows, self._limits.patches or rows), self.device)
         if self._resident is not None and self._resident.hold(indices, displace=not once):
             return self._resident
         if not once:
@@ -146,15 +185,15 @@ class Rig:
 
         Raises:
             TrainingFailed: nothing is left to give up; with the sizes.
-            OutOfRoom: in a team, whose others wait for this one's step.
+            BeginAnew: in a team, whose others wait for this one's step.
         """
         settings, held = spec.simclr, self._resident.rows if self._resident else 0
         share = max(self.team.sizes(settings.batch_size))
         chunk = min(self.step.chunk or share, share)
         if held:
-            room = replace(self._room, patches=held // 2 if held > settings.batch_size else 0)
+            limits = replace(self._limits, patches=held // 2 if held > settings.batch_size else 0)
         elif chunk > SMALLEST_CHUNK:
-            room = replace(self._room, chunk=max(chunk // 2, SMALLEST_CHUNK))
+            limits = replace(self._limits, chunk=max(chunk // 2, SMALLEST_CHUNK))
         else:
             raise TrainingFailed(
                 f"out of memory with batches of {settings.batch_size} at {images.image_size} pixels, {chunk} images a "
@@ -162,18 +201,21 @@ class Rig:
                 "use a smaller image_size, or set simclr.precision to bf16"
             )
         if self.team.size > 1:
-            raise OutOfRoom(asdict(room))
+            raise BeginAnew(asdict(limits))
         self._resident = None
+        self._keep_to(limits, settings)
+        gc.collect()
         torch.cuda.empty_cache()
-        self._keep_to(room, settings)
 
-    def _keep_to(self, room: Room, settings: SimclrSpec) -> None:
-        if room.patches is not None:
-            self.note(f"out of memory: on the device may lie {room.patches} patches")
-        if room.chunk is not None and room.chunk != self._room.chunk:
-            self._take_step(settings.model_copy(update={"chunk": room.chunk}))
-            self.note(f"out of memory: batches of {settings.batch_size} now pass in chunks of {room.chunk}")
-        self._room = room
+    def _keep_to(self, limits: Limits, settings: SimclrSpec) -> None:
+        self._limits = limits
+        if limits.patches is not None:
+            self._note_for_good(f"out of memory: on the device may lie {limits.patches} patches")
+        if limits.chunk is not None:
+            self._note_for_good(f"out of memory: batches of {settings.batch_size} now pass in chunks of {limits.chunk}")
+        if limits.uncompiled is not None:
+            self._note_for_good(f"{limits.uncompiled} (in one of {self.team.size} processes, so in none of them)")
+        self._make_step(settings)
 
 
 def _length(images: Images) -> int:

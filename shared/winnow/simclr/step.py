@@ -10,6 +10,7 @@ import torch._functorch.config  # torch.compile's, and without a public name
 from torch import Tensor, nn
 
 from winnow.domain import SimclrSpec
+from winnow.errors import is_out_of_memory
 from winnow.simclr.loss import shared_nt_xent
 from winnow.simclr.team import NORMS, Team
 from winnow.simclr.views import Views
@@ -29,13 +30,23 @@ class Step:
     Args:
         network: x (2n, 3, H, W) → z (2n, d). views: makes them.
         compiled: have torch.compile fuse both for full minibatches. The last of an epoch, whose size is another in each
-            round, runs as it is; where compiling fails all do, and the reason is noted. Processes do one or the other
-            together: their collectives come in another order.
+            round, runs as it is; where compiling fails all do, and `give_up` (by default `note`) hears the reason.
+            Processes do one or the other together: their collectives come in another order.
+        graphs: replay small batches as CUDA graphs. note: hears what is not compiled, and why.
         chunk: images a pass; None for the whole minibatch. See `_in_chunks`.
     """
 
     def __init__(
-        self, network: nn.Module, views: Views, settings: SimclrSpec, team: Team, *, compiled: bool, note: Note
+        self,
+        network: nn.Module,
+        views: Views,
+        settings: SimclrSpec,
+        team: Team,
+        *,
+        compiled: bool,
+        note: Note,
+        give_up: Note | None = None,
+        graphs: bool = True,
     ) -> None:
         self._settings = settings
         self._team = team
@@ -43,16 +54,16 @@ class Step:
         self.chunk = settings.chunk
         # A graph's replay overwrites the gradients of the one before, which chunks add up. A team's wait for each other
         # in mid-network, and share their gradients while they are made.
-        graphs = settings.batch_size <= SMALL_BATCH and settings.chunk is None and team.size == 1
+        graphs = graphs and settings.batch_size <= SMALL_BATCH and settings.chunk is None and team.size == 1
         self._views = views
         self._as_is: _Way = network, self._write_views
         self._fast = self._as_is
         if compiled and len(set(team.sizes(settings.batch_size))) > 1:
             note(f"batches of {settings.batch_size} are not divided by {team.size} processes: no torch.compile")
         elif compiled:
-            repeats = settings.precision == "fp32"
-            fast = Compiled(network, "network", note, graphs=graphs, repeats=repeats)
-            self._fast = fast, Compiled(self._write_views, "views", note, graphs=False, repeats=repeats)
+            give_up, repeats = give_up or note, settings.precision == "fp32"
+            fast = Compiled(network, "network", give_up, graphs=graphs, repeats=repeats)
+            self._fast = fast, Compiled(self._write_views, "views", give_up, graphs=False, repeats=repeats)
 
     def __call__(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:
         """Leave the gradients in the network's parameters.
@@ -124,17 +135,18 @@ class Step:
 
 
 class Compiled:
-    """A function under torch.compile, which takes up to minutes, or as it is where that fails; the reason is noted.
+    """A function under torch.compile, which takes up to minutes, or as it is where that fails.
 
     Args:
-        graphs: replay it as a CUDA graph. repeats: how fast a kernel runs decides nothing that changes a number.
+        give_up: hears why it fails; what it raises goes through. graphs: replay it as a CUDA graph.
+        repeats: how fast a kernel runs decides nothing that changes a number.
     """
 
-    def __init__(self, plain: Callable[..., Any], name: str, note: Note, *, graphs: bool, repeats: bool) -> None:
+    def __init__(self, plain: Callable[..., Any], name: str, give_up: Note, *, graphs: bool, repeats: bool) -> None:
         self._plain = plain
         self._name = name
-        self._note = note
-        options = {"triton.cudagraphs": graphs, "deterministic": repeats}
+        self._give_up = give_up
+        options: dict[str, Any] = {"triton.cudagraphs": graphs, "deterministic": repeats}
         self._fast: Callable[..., Any] | None = torch.compile(plain, options=options, dynamic=False)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -144,12 +156,12 @@ class Compiled:
                 with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
                     return self._fast(*arguments)
             except Exception as error:
-                if not _is_the_compilers(error):
+                if not _is_the_compilers(error) or is_out_of_memory(error):
                     raise
                 self._fast = None
                 cause = getattr(error, "inner_exception", error)
                 reason = " ".join([f"{type(cause).__name__}:", *str(cause).strip().splitlines()[:1]])
-                self._note(f"torch.compile gave up on the {self._name} and it runs as it is: {reason}")
+                self._give_up(f"torch.compile gave up on the {self._name} and it runs as it is: {reason}")
         return self._plain(*arguments)
 
 

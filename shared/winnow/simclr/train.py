@@ -20,7 +20,7 @@ from winnow.simclr.checkpoint import Counters
 from winnow.simclr.determinism import deterministic
 from winnow.simclr.model import Images
 from winnow.simclr.optimisers import learning_rate, make_optimiser
-from winnow.simclr.rig import Rig, Room
+from winnow.simclr.rig import Limits, Rig
 from winnow.simclr.team import Team
 
 LOSSES_AT_ONCE = 20
@@ -92,7 +92,7 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     rig: Rig | None = None,
     epochs: int | None = None,
     visits_before: int = 0,
-    room: Room | None = None,
+    limits: Limits | None = None,
     profile: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_checkpoint: Callable[[Path], object] | None = None,
@@ -109,7 +109,7 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
         start: state directory of round `number - 1`; None for random weights.
         rig: the device, and what stays ready between rounds; by default a new one on the CPU.
         epochs: epochs of this round (by default the spec's). visits_before: image visits of the rounds before.
-        room: of the OutOfRoom that ended this round before.
+        limits: of the BeginAnew that ended this round before.
         profile: where to write a torch profiler trace of a few steps, .json or .json.gz.
         on_checkpoint: called with each checkpoint's directory once it is safely written.
 
@@ -118,7 +118,7 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     Raises:
         InvalidInput: fewer than two images, or, of the round or of a batch, fewer than processes.
         TrainingFailed: the loss is not finite, or memory ran out and no smaller chunk is left to try.
-        OutOfRoom: memory ran out, in one process of a team.
+        BeginAnew: memory ran out, or torch.compile gave up, in one process of a team.
         TrainingStopped: `should_stop` said so; a checkpoint was written.
     """
     rig = rig or Rig()
@@ -129,7 +129,7 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     resumed = checkpoint.newest(workspace, number)
     counters = checkpoint.load_counters(resumed) if resumed else Counters(round=number)
     origin = resumed or start
-    rig.prepare(spec, images, number, origin, count=len(indices), room=room)
+    rig.prepare(spec, images, number, origin, count=len(indices), limits=limits)
     model = rig.model
     optimizer = make_optimiser(settings, model.parameters())
     if origin and (resumed or not spec.resets_optimizer):
@@ -176,6 +176,7 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
                         raise
                     loss, short = None, str(error) or type(error).__name__
                 if loss is None:  # out here the error's frames no longer hold the tensors it met
+                    fetched = iter(())  # the feed holds on to the patches on the device
                     rig.make_room(spec, images, short)
                     fetched = rig.feed(images, indices).batches(shares[at:])
                     continue  # BatchNorms before the place where memory ended learn from this minibatch twice
