@@ -1,4 +1,4 @@
-"""`python -m winnow_trainer.member DEVICE`: one process of a team, started by torch's launcher.
+"""`python -m winnow_trainer.member PARENT DEVICE`: one process of a team, started by torch's launcher.
 
 The leader hears the supervisor, stores and reports, as a child that trains alone does. The others hear the leader.
 """
@@ -9,19 +9,22 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from winnow import failpoints
 from winnow.errors import WinnowError, is_out_of_memory
-from winnow.simclr import Team
-from winnow_trainer import training
 from winnow_trainer.child import die_with_parent, ending, work
 from winnow_trainer.protocol import Line, leave_word
-from winnow_trainer.warm import Warm
+
+if TYPE_CHECKING:
+    from winnow_trainer.warm import Warm
 
 
-def follow(team: Team, warm: Warm) -> bool:
+def follow(warm: "Warm") -> bool:
     """Train along with the leader, round after round, until it says nothing more; False once one failed."""
-    while path := team.hear():
+    from winnow_trainer import training
+
+    while path := warm.team.hear():
         job = json.loads(Path(path).read_text())
         try:
             training.train_along(job, warm)
@@ -34,12 +37,19 @@ def follow(team: Team, warm: Warm) -> bool:
 
 
 def main() -> None:
-    die_with_parent(os.getppid())
+    parent, device = sys.argv[1:]
+    die_with_parent(int(parent))
     failpoints.arm_from(os.environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    team = Team.join(sys.argv[1])
+    line = Line() if os.environ["RANK"] == "0" else None
+    if line is None:
+        os.dup2(2, 1)  # the launcher hands the supervisor's pipe to all of them
+    from winnow.simclr import Team  # torch takes seconds to import, and may print
+    from winnow_trainer.warm import Warm
+
+    team = Team.join(device)
     warm = Warm(team)
-    if not (work(Line(), lambda: warm) if team.leads else follow(team, warm)):
+    if not (follow(warm) if line is None else work(line, lambda: warm)):
         sys.stderr.flush()
         os._exit(1)  # the others may be in the middle of a step: the launcher ends them
     if team.leads:

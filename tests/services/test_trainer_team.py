@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import wait_until
 from services.trainer_parts import add_round, members, read_round, wait_for_epoch, worker_at, working
@@ -49,3 +50,50 @@ def test_a_member_that_dies_costs_an_attempt_and_leaves_no_orphan(worker: Worker
     assert worker.attend(TRAIN, round.id)
     done = read_round(worker, round)
     assert (done.status, done.visits, len(done.report["losses"])) == (RoundStatus.TRAINED, 8 * 16, 8)
+
+
+def test_what_members_print_is_not_taken_for_messages(
+    tmp_path: Path, ingested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL prints on standard output where it was asked to: here each member does when it joins."""
+    loud = tmp_path / "loud"
+    loud.mkdir()
+    (loud / "sitecustomize.py").write_text(LOUD)
+    monkeypatch.setenv("PYTHONPATH", str(loud), prepend=os.pathsep)
+    shutil.copytree(ingested, tmp_path / "state")
+    with worker_at(tmp_path / "state", devices=2) as worker:
+        round = add_round(worker)
+        assert worker.attend(TRAIN, round.id)
+        done = read_round(worker, round)
+    assert (done.status, done.attempt, done.error) == (RoundStatus.TRAINED, 1, None)
+    assert sorted(path.name for path in loud.glob("rank-*")) == ["rank-0", "rank-1"]
+
+
+LOUD = """
+import os, pathlib
+if "RANK" in os.environ:
+    import torch.distributed as dist
+    join = dist.init_process_group
+    def loud(*arguments, **options):
+        os.write(1, b"NCCL INFO: what nobody asked\\n")
+        pathlib.Path(__file__).with_name("rank-" + os.environ["RANK"]).touch()
+        return join(*arguments, **options)
+    dist.init_process_group = loud
+"""
+
+
+def test_a_team_that_is_killed_while_it_starts_leaves_nobody(tmp_path: Path, ingested: Path) -> None:
+    """Its members are in sessions of their own, which a kill of the launcher's does not reach."""
+    shutil.copytree(ingested, tmp_path / "state")
+    with worker_at(tmp_path / "state", devices=2) as worker:
+        round, others = add_round(worker), set(members())
+        with working(worker.attend, TRAIN, round.id):
+            wait_until(lambda: len(members()) == len(others) + 2, 60, "the team to start")
+            team = [psutil.Process(pid) for pid in set(members()) - others]
+            os.killpg(team[0].ppid(), signal.SIGKILL)
+            wait_until(lambda: not any(map(lives, team)), 20, "its members to end")
+        assert read_round(worker, round).failures == 1
+
+
+def lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
