@@ -17,7 +17,7 @@ from typing import Any
 from winnow.client import Client
 from winnow_cli.stack import Stack
 
-PHASES = ("load", "train", "embed", "proxy", "evaluate", "pick")
+PHASES = ("load", "train", "checkpoint", "embed", "proxy", "evaluate", "pick")
 
 
 def main() -> None:

@@ -98,6 +98,7 @@ class Workload:
             "learning_rate": 1e-3,
             "optimizer": "sgd",
             "momentum": 0.0,
+            "checkpoint_every": 1,
             **own.get("simclr", {}),
         }
         body = {

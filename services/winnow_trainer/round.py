@@ -18,6 +18,7 @@ from winnow_trainer.protocol import Line, Message, describe
 from winnow_trainer.warm import Warm
 
 Array = NDArray[Any]
+PHASES = ("load", "train", "checkpoint", "embed", "proxy", "evaluate")
 REST = "rest"  # the negative class when the task is one class against all others
 
 
@@ -33,7 +34,7 @@ class Round:
         self.notes = list(warm.notes)
         self.scratch = Path(job["scratch"])
         self.artefacts: list[Message] = []
-        self.seconds: dict[str, float] = {"load": 0.0, "train": 0.0, "embed": 0.0, "proxy": 0.0, "evaluate": 0.0}
+        self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         if job["threads"]:
             torch.set_num_threads(job["threads"])
 

@@ -107,7 +107,7 @@ def add_experiment(api: Api, arm: str, **changes: Any) -> str:
         "rounds": 2,
         "candidates": 60,
         "full_evaluate_every": 1,
-        "simclr": {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3},
+        "simclr": {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "checkpoint_every": 1},
         "proxy": {"epochs": 5, "full_epochs": 10, "full_evaluate_every": 5},
         **changes,
     }

@@ -1,6 +1,7 @@
 """A round: learns, resumes to the same weights, stops in time, and says why it cannot go on."""
 
 import json
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ def images() -> ArrayImages:
 
 
 def spec(**simclr: Any) -> ExperimentSpec:
-    settings = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, **simclr}
+    settings = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 1, **simclr}
     return ExperimentSpec.model_validate(
         {"name": "t", "dataset": "t", "positive_class": "TUM", "budget": 5, "simclr": settings}
     )
@@ -289,6 +290,22 @@ def test_another_learning_rate_builds_nothing_anew_and_notes_end_with_their_roun
     assert rig.step is step and not rig.notes
     rig.prepare(spec(batch_size=20), images, 1, None, count=22)
     assert rig.step is not step
+
+
+@pytest.mark.parametrize(("every", "kept"), [(None, [1]), (1, [*range(1, 8)]), (3, [3, 6])])
+def test_checkpoints_take_a_twentieth_of_the_time_unless_epochs_are_counted(
+    images: ArrayImages, tmp_path: Path, every: int | None, kept: list[int]
+) -> None:
+    """Eight epochs of one step take less than twenty times the half second that the first checkpoint takes."""
+    found: list[int] = []
+
+    def keep(path: Path) -> None:
+        threading.Event().wait(0 if found else 0.5)
+        found.append(checkpoint.load_counters(path).epoch)
+
+    wanted = spec(epochs=8, batch_size=22, checkpoint_every=every)
+    trained = train(images, tmp_path, spec=wanted, on_checkpoint=keep)
+    assert found == kept and trained.seconds["checkpoint"] > 0.5
 
 
 def test_a_device_too_small_for_the_smallest_chunk_says_the_sizes(images: ArrayImages, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_round_is_trained_and_everything_is_stored(worker: Worker) -> None:
     done = read_round(worker, round)
     assert (done.status, done.error) == (RoundStatus.TRAINED, None)
     assert done.visits == 2 * 16
-    assert set(done.seconds) == {"load", "train", "embed", "proxy", "evaluate"}
+    assert set(done.seconds) == {"load", "train", "checkpoint", "embed", "proxy", "evaluate"}
     assert done.metrics["n"] > 0 and len(done.report["losses"]) == 2
     assert set(done.report["floors"]) == {"colour_histogram", "untrained_encoder"}
     stored = artefacts_of(worker, round)

@@ -51,7 +51,7 @@ def add_dataset(worker: Worker, **changes: Any) -> Dataset:
 
 def add_round(worker: Worker, **changes: Any) -> Round:
     """An experiment with its S^0 and round 0, as the coordinator inserts them."""
-    simclr = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, **changes.pop("simclr", {})}
+    simclr = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "checkpoint_every": 1, **changes.pop("simclr", {})}
     body = {"name": "e", "dataset": "tissue", "positive_class": "TUM", "budget": 16, "rounds": 2, "candidates": 30}
     spec = ExperimentSpec.model_validate({**body, "simclr": simclr, "proxy": {"epochs": 3}, **changes})
     with worker.database.begin() as session:

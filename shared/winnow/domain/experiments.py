@@ -106,7 +106,9 @@ class SimclrSpec(Spec):
     )
     drop_last: bool = Field(default=False, description="Leave out the last, smaller batch of an epoch")
     precision: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_every: Count = Field(default=1, description="Epochs between checkpoints")
+    checkpoint_every: Count | None = Field(
+        default=None, description="Epochs between checkpoints; by default as few as leave them a twentieth of the time"
+    )
 
 
 class ProxySpec(Spec):

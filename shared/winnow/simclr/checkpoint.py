@@ -39,7 +39,7 @@ class Counters:
     loss_sum: float = 0.0
     loss_images: int = 0
     losses: list[float] = field(default_factory=list[float])
-    seconds: dict[str, float] = field(default_factory=lambda: {"load": 0.0, "train": 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: {"load": 0.0, "train": 0.0, "checkpoint": 0.0})
 
 
 def save(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counters: Counters) -> Path:
@@ -101,7 +101,9 @@ def _laid_out_as(value: Tensor, parameter: Tensor) -> Tensor:
 
 def load_counters(directory: Path) -> Counters:
     """The counters saved in `directory`."""
-    return Counters(**json.loads((directory / COUNTERS).read_text()))
+    counters = Counters(**json.loads((directory / COUNTERS).read_text()))
+    counters.seconds = Counters(counters.round).seconds | counters.seconds
+    return counters
 
 
 def newest(workspace: Path, round: int) -> Path | None:

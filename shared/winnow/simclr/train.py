@@ -25,6 +25,8 @@ from winnow.simclr.team import Team
 
 LOSSES_AT_ONCE = 20
 """Steps whose losses are read together on a GPU: a read waits for the device, which then waits for the next step."""
+CHECKPOINTS_SHARE = 0.05
+"""Of the time, what checkpoints may take: on a GPU an epoch of few patches takes less than one of them."""
 PROFILED = {"skip_first": 2, "wait": 0, "warmup": 2, "active": 6, "repeat": 1}
 PROFILED_STEPS = 10
 """Steps that a round must have for a trace of the last six of them."""
@@ -139,13 +141,15 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
     before, span = spec.schedule_span(number)
     clock = _Clock(total=epochs * steps, done=counters.epoch * steps + counters.step)
     losses = _Losses(counters)
+    pace = _Pace(settings.checkpoint_every)
 
     def left() -> int:
         return sys.maxsize if spec.visits is None else spec.visits - visits_before - counters.visits
 
     def keep() -> Path:
         losses.read()  # a state that training cannot go on from is not kept
-        return _keep(workspace, model, optimizer, counters, on_checkpoint) if team.leads else workspace
+        with pace.counted(counters):
+            return _keep(workspace, model, optimizer, counters, on_checkpoint) if team.leads else workspace
 
     # The loop is long on purpose: it reads top to bottom, and everything it changes is in `counters`.
     with deterministic(rig.device, settings.precision), _profiled(profile if team.leads else None) as count_step:
@@ -195,13 +199,14 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
                     on_progress(clock.tick(counters, epochs, steps, len(batch), losses.last))
             counters.losses.append(counters.loss_sum / max(counters.loss_images, 1))
             counters.epoch, counters.step, counters.loss_sum, counters.loss_images = counters.epoch + 1, 0, 0.0, 0
-            if counters.epoch % settings.checkpoint_every == 0 and counters.epoch < epochs:
+            if counters.epoch < epochs and pace.is_due(counters.epoch):
                 keep()
 
     if not spec.is_spent(visits_before + counters.visits) and (rest := left()) < team.fewest:
         rig.note(f"the last {rest} image visits are not one for each of {team.size} processes: given up")
         counters.visits += rest  # or the experiment would wait for them
-    state = checkpoint.save(workspace / "state", model, optimizer, counters) if team.leads else workspace
+    with pace.counted(counters):
+        state = checkpoint.save(workspace / "state", model, optimizer, counters) if team.leads else workspace
     return TrainedRound(state, counters.visits, counters.seconds, counters.losses, list(rig.notes))
 
 
@@ -237,6 +242,30 @@ class _Losses:
             self.last = loss
             self._counters.loss_sum += loss * images
             self._counters.loss_images += images
+
+
+class _Pace:
+    """At the end of which epochs a checkpoint is left, and what they take."""
+
+    def __init__(self, every: int | None) -> None:
+        self._every = every
+        self._took = 0.0
+        self._ended = time.perf_counter()
+
+    def is_due(self, epochs: int) -> bool:
+        """After so many epochs. The first one's end is, so that nothing is lost while what one takes is not known."""
+        if self._every is not None:
+            return epochs % self._every == 0
+        return time.perf_counter() - self._ended >= self._took / CHECKPOINTS_SHARE
+
+    @contextmanager
+    def counted(self, counters: Counters) -> Iterator[None]:
+        """Take the time of a checkpoint."""
+        began = time.perf_counter()
+        yield
+        self._ended = time.perf_counter()
+        self._took = self._ended - began
+        counters.seconds["checkpoint"] += self._took
 
 
 class _Clock:
