@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from winnow.settings import Settings
 from winnow.store import Database, workers
 from winnow.telemetry import logger
 
+SMI_SECONDS = 120
+"""Without persistence mode, the driver is loaded for each of many GPUs first."""
 _log = logger("trainer.devices")
 
 
@@ -53,13 +56,22 @@ def _find(gpus: list[tuple[str, str]], word: str) -> tuple[str, str] | None:
 
 
 def _list_gpus() -> list[tuple[str, str]]:
-    """This host's GPUs, by nvidia-smi; none where it is not there. torch is not loaded for this."""
+    """This host's GPUs, by nvidia-smi; none where it is not there. torch is not loaded for this.
+
+    Where one of several is lost, nvidia-smi fails and lists the others all the same.
+    """
     command = ["nvidia-smi", "--query-gpu=uuid,name", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS, check=False)
+    except FileNotFoundError:
         return []
-    pairs = (line.partition(", ") for line in listed.stdout.splitlines() if line)
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.warning("nvidia-smi.failed", reason=str(error), next="goes on as if there were no GPU")
+        return []
+    if listed.returncode:
+        reason = " ".join((listed.stderr + listed.stdout).split())
+        _log.warning("nvidia-smi.failed", reason=reason[:500], next="goes on with the GPUs that it lists")
+    pairs = (line.partition(", ") for line in listed.stdout.splitlines() if line.startswith("GPU-"))
     return [(uuid.strip(), name.strip()) for uuid, _, name in pairs]
 
 
@@ -91,24 +103,28 @@ class Devices:
             )
         _log.info("devices.found", setting=settings.device, gpus=[name for _, name in self.gpus] or "none: CPU")
 
-    def take(self) -> Device | None:
-        """Lease as many devices as share a round; None while others hold too many of them."""
+    def take(self, ready: Sequence[str] = ()) -> Device | None:
+        """Lease as many devices as share a round; None while others hold too many of them.
+
+        Those that are `ready` come first: a process of ours waits on them, and holds their memory.
+        """
         count = self._settings.devices
         if not self.gpus:
             return replace(CPU, count=count)
+        wanted = sorted((uuid for uuid, _ in self.gpus), key=lambda uuid: uuid not in ready)
         with self._database.begin() as session:
-            mine = [uuid for uuid, _ in self.gpus if self._lease(session, uuid)][:count]
+            mine = [uuid for uuid in wanted if self._lease(session, uuid)][:count]
             if len(mine) < count:  # whoever waits for the same ones must not wait for these
                 workers.release_devices(session, self._host, self._owner)
                 return None
             workers.release_devices(session, self._host, self._owner, but=mine)
         return Device("cuda", {"CUDA_VISIBLE_DEVICES": ",".join(mine)}, tuple(mine), count)
 
-    def keep(self, device: Device) -> None:
-        """Renew the leases of a device in use."""
+    def keep(self, device: Device) -> bool:
+        """Renew the leases of a device; whether they are ours still."""
         with self._database.begin() as session:
-            for uuid in device.uuids:
-                self._lease(session, uuid)
+            renewed = [self._lease(session, uuid) for uuid in device.uuids]
+        return all(renewed)
 
     def _lease(self, session: Session, uuid: str) -> bool:
         return workers.lease_device(session, self._host, uuid, self._owner, 2 * self._settings.lease_seconds)

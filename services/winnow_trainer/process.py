@@ -20,6 +20,8 @@ STOP_SECONDS = 30.0
 """How long a child may take to write its checkpoint once it is told to stop. Whoever stops a trainer waits longer."""
 EXIT_SECONDS = 10.0
 """How long a child may take to end after its last message."""
+DEATH_SECONDS = 60.0
+"""How long one that was killed may take: a driver that hangs keeps it, and nothing here can end it."""
 
 
 class Child:
@@ -88,7 +90,11 @@ class Child:
 
     def close(self) -> str:
         """Wait for its end; how it ended, for a person."""
-        code = self._wait()
+        try:
+            code = self._wait()
+        except subprocess.TimeoutExpired:
+            hangs = "its GPU's driver hangs, and the machine may need a restart"
+            return f"the training process {self.pid} was killed and did not end within {DEATH_SECONDS:g} s: {hangs}"
         for reader in self._readers:
             reader.join(5)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
@@ -112,7 +118,7 @@ class Child:
             return self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill(failure(f"the training process went silent and did not end within {EXIT_SECONDS:g} s"))
-            return self._process.wait()
+            return self._process.wait(DEATH_SECONDS)
 
     def _read(self) -> None:
         assert self._process.stdout is not None

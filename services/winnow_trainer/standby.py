@@ -71,19 +71,20 @@ class Standby:
 
     def age(self) -> None:
         """Let a process go that has been idle for long."""
-        with self._lock:
-            if self._waiting is None or time.monotonic() - self._since < self._idle_seconds:
-                return
-            (child, _), self._waiting = self._waiting, None
-        _log.info("child.idle", pid=child.pid, next="it ends; the next round starts a new one")
-        _dismiss(child)
+        if time.monotonic() - self._since >= self._idle_seconds:
+            self.let_go("it was idle for long")
 
-    def close(self) -> None:
-        """Let everything go."""
+    def let_go(self, reason: str) -> None:
+        """Have the process that waits, if there is one, end."""
         with self._lock:
             found, self._waiting = self._waiting, None
         if found is not None:
+            _log.info("child.let_go", pid=found[0].pid, reason=reason, next="the next round starts a new one")
             _dismiss(found[0])
+
+    def close(self) -> None:
+        """Let everything go."""
+        self.let_go("the worker ends")
         self._starter.shutdown()
 
 

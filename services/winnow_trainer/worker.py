@@ -19,7 +19,7 @@ from winnow.store.tables import Dataset
 from winnow.telemetry import logger
 from winnow_trainer import scratch
 from winnow_trainer.assignments import Assignment, Ingest, Train
-from winnow_trainer.devices import Device, Devices
+from winnow_trainer.devices import CPU, Device, Devices
 from winnow_trainer.lease import Lease
 from winnow_trainer.standby import Standby
 from winnow_trainer.supervisor import Supervisor
@@ -94,7 +94,9 @@ class Worker:
             return False
 
     def _attend(self, work: Work, id: str | None) -> bool:
-        device = self._devices.take()
+        ready = self._standby.device
+        # An ingest's process computes on no GPU, and waits for none.
+        device = CPU if work is INGEST else self._devices.take(ready.uuids if ready else ())
         if device is None:
             _log.info("devices.busy", next="looked for again")
             return False
@@ -141,10 +143,16 @@ class Worker:
         while True:
             self._survive(self._say_alive)
             self._survive(self._standby.age)
-            if (device := self._device or self._standby.device) is not None:
-                self._survive(lambda device=device: self._devices.keep(device))
+            self._survive(self._keep_devices)
             if self.leaving.wait(self.settings.renew_seconds):
                 return
+
+    def _keep_devices(self) -> None:
+        """Of the work under way, and of the process that waits, which ends where another worker has its device."""
+        if (device := self._device) is not None:
+            self._devices.keep(device)
+        if (waiting := self._standby.device) is not None and not self._devices.keep(waiting):
+            self._standby.let_go("another worker has its device")
 
     def _survive(self, duty: Callable[[], None]) -> None:
         try:

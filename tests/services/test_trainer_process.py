@@ -14,7 +14,7 @@ import pytest
 from conftest import wait_until
 
 from winnow.settings import Settings
-from winnow.store import Database
+from winnow.store import Database, workers
 from winnow_cli.stack import PATIENCE
 from winnow_trainer.devices import Devices, find_gpus
 from winnow_trainer.lease import Lease
@@ -173,15 +173,43 @@ def test_only_gpus_that_were_given_are_used(
     assert [name for _, name in find_gpus()] == names
 
 
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_that_is_lost_hides_none_of_the_others(tmp_path: Path) -> None:
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.write_text(
+        "#!/bin/sh\necho 'Unable to determine the device handle for GPU0'\necho 'GPU-bbbb-2, Second'\nexit 15\n"
+    )
+    assert find_gpus() == [("GPU-bbbb-2", "Second")]
+    smi.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+    assert find_gpus() == []
+    smi.unlink()
+    assert find_gpus() == []
+
+
 @contextmanager
-def devices(tmp_path: Path, device: str) -> Iterator[Devices]:
+def devices(tmp_path: Path, device: str, owner: str = "w1") -> Iterator[Devices]:
     settings = Settings(state_dir=tmp_path / "state", device=device)
     database = Database(settings.database_url)
     database.migrate()
     try:
-        yield Devices(settings, database, "w1")
+        yield Devices(settings, database, owner)
     finally:
         database.close()
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_worker_stays_with_the_gpu_that_its_process_waits_on(tmp_path: Path) -> None:
+    """Else one that starts while the others are idle sends each of them to its neighbour's."""
+    with devices(tmp_path, "cuda") as one, devices(tmp_path, "cuda", "w2") as other:
+        first, second = one.take(), other.take()
+        assert first is not None and second is not None
+        assert (first.uuids, second.uuids) == (("GPU-aaaa-1",), ("GPU-bbbb-2",))
+        one.take(first.uuids)
+        with one._database.begin() as session:
+            workers.release_devices(session, one._host, "w1")
+        assert other.take(second.uuids) == second
+        assert other.take() == first and other.keep(first)
+        assert not one.keep(first), "it is somebody else's by now"
 
 
 @pytest.mark.usefixtures("two_gpus")
