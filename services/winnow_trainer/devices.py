@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from winnow.telemetry import logger
 
 SMI_SECONDS = 120
 """Without persistence mode, the driver is loaded for each of many GPUs first."""
+REST_SECONDS = 60.0
+LONGEST_REST = 600.0
 _log = logger("trainer.devices")
 
 
@@ -88,6 +91,7 @@ class Devices:
 
     def __init__(self, settings: Settings, database: Database, owner: str) -> None:
         self._settings, self._database, self._owner = settings, database, owner
+        self._rests: dict[str, tuple[int, float]] = {}  # by uuid: failures in a row, and until when it rests
         self._host = find_machine()
         self.gpus = [] if settings.device == "cpu" else find_gpus()
         if settings.device.startswith("cuda") and not self.gpus:
@@ -111,7 +115,8 @@ class Devices:
         count = self._settings.devices
         if not self.gpus:
             return replace(CPU, count=count)
-        wanted = sorted((uuid for uuid, _ in self.gpus), key=lambda uuid: uuid not in ready)
+        well = [uuid for uuid, _ in self.gpus if not self._rests_still(uuid)]
+        wanted = sorted(well, key=lambda uuid: uuid not in ready)
         with self._database.begin() as session:
             mine = [uuid for uuid in wanted if self._lease(session, uuid)][:count]
             if len(mine) < count:  # whoever waits for the same ones must not wait for these
@@ -125,6 +130,22 @@ class Devices:
         with self._database.begin() as session:
             renewed = [self._lease(session, uuid) for uuid in device.uuids]
         return all(renewed)
+
+    def judge(self, device: Device, *, is_sick: bool) -> None:
+        """Have a device that ended its work rest, twice as long each time, so that it fails nobody else's; one that did
+        its work is well.
+        """
+        for uuid in device.uuids:
+            if not is_sick:
+                self._rests.pop(uuid, None)
+                continue
+            failures = self._rests.get(uuid, (0, 0.0))[0] + 1
+            seconds = min(REST_SECONDS * 2 ** (failures - 1), LONGEST_REST)
+            self._rests[uuid] = failures, time.monotonic() + seconds
+            _log.error("device.rests", uuid=uuid, failures=failures, seconds=seconds, next="is tried again after that")
+
+    def _rests_still(self, uuid: str) -> bool:
+        return uuid in self._rests and time.monotonic() < self._rests[uuid][1]
 
     def _lease(self, session: Session, uuid: str) -> bool:
         return workers.lease_device(session, self._host, uuid, self._owner, 2 * self._settings.lease_seconds)

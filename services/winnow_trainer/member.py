@@ -30,8 +30,9 @@ def follow(warm: "Warm") -> bool:
             training.train_along(job, warm)
         except Exception as error:
             traceback.print_exc()
-            if isinstance(error, WinnowError) or is_out_of_memory(error):  # the rest may be no more than another's end
-                leave_word(Path(job["scratch"]), ending(error, Path(job["scratch"])))
+            word = ending(error, Path(job["scratch"]))
+            if word.get("cause") == "sick" or isinstance(error, WinnowError) or is_out_of_memory(error):
+                leave_word(Path(job["scratch"]), word)  # whatever else may be no more than another's end
             return False
     return True
 

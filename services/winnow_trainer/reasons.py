@@ -8,10 +8,15 @@ from typing import Literal
 from winnow.errors import InvalidInput, PathForbidden, TrainingFailed, WinnowError, is_out_of_memory
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+SICK = ("cuda error:", "cudagetdevicecount", "nvidia driver", "no cuda gpus", "no kernel image", "uncorrectable ecc")
+"""What CUDA and torch say of a GPU that computes no more, or never did."""
 
 
-def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rejected"], str]:
-    """(cause, text) of whatever ended the work. `scratch` is where a failed write without a name was going."""
+def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rejected", "sick"], str]:
+    """(cause, text) of whatever ended the work. `scratch` is where a failed write without a name was going.
+
+    sick: the device, and neither the code nor the data.
+    """
     if isinstance(error, InvalidInput | PathForbidden | TrainingFailed):
         return "rejected", str(error)
     if isinstance(error, WinnowError):
@@ -22,6 +27,8 @@ def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rej
     if is_out_of_memory(error):
         advice = "lower simclr.batch_size, use a smaller image_size, or give the trainer more memory"
         return "failed", f"out of memory ({_first_line(error)}); {advice}"
+    if any(words in str(error).lower() for words in SICK):
+        return "sick", f"the GPU does not compute ({_first_line(error)}); see nvidia-smi and the kernel's log"
     return "failed", f"{type(error).__name__}: {error}"
 
 

@@ -66,6 +66,8 @@ class Supervisor:
         self._progress: dict[str, Any] | None = None
         self._unrecorded: Message | None = None  # a checkpoint that the database was not there for
         self._end: Message | None = None
+        self.device_is_sick = False
+        """Whether the device ended the work, which is then given back as lost."""
 
     def run(self) -> None:
         """Prepare the job, run the child, and store how it ended."""
@@ -76,7 +78,7 @@ class Supervisor:
         except Exception as error:  # every reason must reach the row
             cause, message = explain(error, self._scratch)
             self._log.warning("attempt.stumbled", reason=message, exc_info=cause == "failed")
-            self._give_back(cause, message)
+            self._give_back("failed" if cause == "sick" else cause, message)
         finally:
             scratch.remove(self._scratch)
 
@@ -117,7 +119,7 @@ class Supervisor:
         child.leave()
         ended = child.close()
         end, word = self._end or child.end or failure(ended), take_word(self._scratch)
-        failed = (end["type"], end.get("cause")) == ("error", "failed")
+        failed = end["type"] == "error" and end.get("cause") in ("failed", "sick")
         return word if word is not None and failed else end  # a follower that ends is why its leader fails
 
     def _abandon(self, child: Child) -> None:
@@ -202,7 +204,8 @@ class Supervisor:
         elif end["type"] == "stopped":
             self._give_back("stopped", None)
         else:
-            self._give_back(end["cause"], end["message"])
+            self.device_is_sick = end["cause"] == "sick"
+            self._give_back("lost" if self.device_is_sick else end["cause"], end["message"])
 
     def _give_back(self, cause: Cause, message: str | None) -> None:
         settings = self._settings

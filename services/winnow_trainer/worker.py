@@ -115,7 +115,7 @@ class Worker:
         return True
 
     def _supervise(self, row: Claimed, lease: Lease, device: Device) -> None:
-        Supervisor(
+        supervisor = Supervisor(
             self._assignment(row),
             lease=lease,
             settings=self.settings,
@@ -124,7 +124,9 @@ class Worker:
             leaving=self.leaving,
             device=device,
             standby=self._standby,
-        ).run()
+        )
+        supervisor.run()
+        self._devices.judge(device, is_sick=supervisor.device_is_sick)
 
     def _assignment(self, row: Claimed) -> Assignment:
         if isinstance(row, Dataset):

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_until
+from services.trainer_parts import add_round, read_round, worker_at
 
+from winnow.domain import RoundStatus
 from winnow.settings import Settings
 from winnow.store import Database, workers
+from winnow.store.claims import TRAIN
 from winnow_cli.stack import PATIENCE
 from winnow_trainer.devices import Devices, find_gpus
 from winnow_trainer.lease import Lease
@@ -132,6 +136,19 @@ def test_running_out_of_memory_is_told_with_advice_whoever_says_it(tmp_path: Pat
         assert cause == "failed" and text.startswith("out of memory") and "simclr.batch_size" in text
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be reported later",
+        "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU",
+        "No CUDA GPUs are available",
+    ],
+)
+def test_a_gpu_that_does_not_compute_is_neither_the_codes_fault_nor_the_datas(said: str, tmp_path: Path) -> None:
+    cause, text = explain(RuntimeError(said), tmp_path)
+    assert cause == "sick" and said.splitlines()[0] in text and "later" not in text
+
+
 def test_a_word_that_is_left_is_taken_once(tmp_path: Path) -> None:
     assert take_word(tmp_path) is None
     for chunk in (32, 16):
@@ -210,6 +227,47 @@ def test_a_worker_stays_with_the_gpu_that_its_process_waits_on(tmp_path: Path) -
         assert other.take(second.uuids) == second
         assert other.take() == first and other.keep(first)
         assert not one.keep(first), "it is somebody else's by now"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_that_ended_its_work_rests_longer_each_time_and_the_other_works_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("winnow_trainer.devices.time.monotonic", lambda: clock[0])
+    with devices(tmp_path, "cuda") as given:
+        first = given.take()
+        assert first is not None
+        given.judge(first, is_sick=True)
+        second = given.take(first.uuids)
+        assert second is not None and second.uuids == ("GPU-bbbb-2",)
+        given.judge(second, is_sick=True)
+        assert given.take() is None
+        for seconds in (60, 120, 240, 480, 600, 600):
+            clock[0] += seconds - 1
+            assert given.take() is None
+            clock[0] += 1
+            assert given.take() == first
+            given.judge(first, is_sick=True)
+            given.judge(second, is_sick=True)
+        clock[0] += 600
+        given.judge(first, is_sick=False)
+        given.judge(first, is_sick=True)
+        clock[0] += 60
+        assert given.take() == first, "it was well in between"
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="GPUs that are not there are no others'")
+def test_a_round_on_a_gpu_that_does_not_compute_is_lost_and_not_failed(tmp_path: Path, ingested: Path) -> None:
+    shutil.copytree(ingested, tmp_path / "state")
+    with worker_at(tmp_path / "state", device="cuda") as worker:
+        round = add_round(worker)
+        assert worker.attend(TRAIN, round.id) and worker.attend(TRAIN, round.id)
+        row = read_round(worker, round)
+        assert (row.status, row.losses, row.failures) == (RoundStatus.QUEUED, 2, 0)
+        assert row.error is not None and row.error.startswith("the GPU does not compute (")
+        assert not worker.attend(TRAIN, round.id), "both rest"
 
 
 @pytest.mark.usefixtures("two_gpus")
