@@ -85,12 +85,14 @@ class RoundView(View):
     number: int
     status: str
     attempt: int
-    losses: int = Field(description="Attempts whose machine vanished")
+    losses: int = Field(description="Attempts whose machine vanished, or whose GPU does not compute")
     failures: int = Field(description="Attempts that ended in an error")
     owner: str | None
     samples: int = Field(description="|S^t|")
     visits: int = Field(description="Image visits since round 0; one is one image in one epoch")
-    seconds: dict[str, float] = Field(description="By phase: load, train, embed, proxy, evaluate, pick, wait")
+    seconds: dict[str, float] = Field(
+        description="By phase: load, train, checkpoint, embed, proxy, evaluate, pick, wait"
+    )
     metrics: dict[str, Any]
     report: dict[str, Any]
     progress: dict[str, Any]

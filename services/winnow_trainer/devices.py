@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,8 +89,10 @@ def find_machine() -> str:
 class Devices:
     """The GPUs that this worker may use. A GPU is leased in the database by (host, uuid)."""
 
-    def __init__(self, settings: Settings, database: Database, owner: str) -> None:
-        self._settings, self._database, self._owner = settings, database, owner
+    def __init__(
+        self, settings: Settings, database: Database, owner: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings, self._database, self._owner, self._clock = settings, database, owner, clock
         self._rests: dict[str, tuple[int, float]] = {}  # by uuid: failures in a row, and until when it rests
         self._host = find_machine()
         self.gpus = [] if settings.device == "cpu" else find_gpus()
@@ -115,14 +117,14 @@ class Devices:
         count = self._settings.devices
         if not self.gpus:
             return replace(CPU, count=count)
-        well = [uuid for uuid, _ in self.gpus if not self._rests_still(uuid)]
-        wanted = sorted(well, key=lambda uuid: uuid not in ready)
+        well = [uuid for uuid, _ in self.gpus if uuid not in self.resting]
+        wanted = sorted(well, key=lambda uuid: ready.index(uuid) if uuid in ready else len(ready))
         with self._database.begin() as session:
             mine = [uuid for uuid in wanted if self._lease(session, uuid)][:count]
             if len(mine) < count:  # whoever waits for the same ones must not wait for these
-                workers.release_devices(session, self._host, self._owner)
+                workers.release_devices(session, self._host, self._owner, but=self.resting)
                 return None
-            workers.release_devices(session, self._host, self._owner, but=mine)
+            workers.release_devices(session, self._host, self._owner, but=[*mine, *self.resting])
         return Device("cuda", {"CUDA_VISIBLE_DEVICES": ",".join(mine)}, tuple(mine), count)
 
     def keep(self, device: Device) -> bool:
@@ -131,21 +133,23 @@ class Devices:
             renewed = [self._lease(session, uuid) for uuid in device.uuids]
         return all(renewed)
 
-    def judge(self, device: Device, *, is_sick: bool) -> None:
-        """Have a device that ended its work rest, twice as long each time, so that it fails nobody else's; one that did
-        its work is well.
-        """
+    @property
+    def resting(self) -> list[str]:
+        """Those that are not to be used for now. They stay leased: no other worker of this host is to find out."""
+        return [uuid for uuid, (_, until) in self._rests.items() if self._clock() < until]
+
+    def judge(self, device: Device, *, worked: bool) -> None:
+        """Have a device that ended its work rest, twice as long each time; one that did its work is well."""
         for uuid in device.uuids:
-            if not is_sick:
+            if worked:
                 self._rests.pop(uuid, None)
                 continue
             failures = self._rests.get(uuid, (0, 0.0))[0] + 1
             seconds = min(REST_SECONDS * 2 ** (failures - 1), LONGEST_REST)
-            self._rests[uuid] = failures, time.monotonic() + seconds
+            self._rests[uuid] = failures, self._clock() + seconds
             _log.error("device.rests", uuid=uuid, failures=failures, seconds=seconds, next="is tried again after that")
-
-    def _rests_still(self, uuid: str) -> bool:
-        return uuid in self._rests and time.monotonic() < self._rests[uuid][1]
+            with self._database.begin() as session:
+                workers.lease_device(session, self._host, uuid, self._owner, seconds)
 
     def _lease(self, session: Session, uuid: str) -> bool:
         return workers.lease_device(session, self._host, uuid, self._owner, 2 * self._settings.lease_seconds)

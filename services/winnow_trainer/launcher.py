@@ -10,15 +10,17 @@ import sys
 
 from winnow_trainer.child import die_with_parent
 
-LIMITS_OF_CORES = ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+MOST_COMPILERS = 32  # as torch itself has it
 
 
 def main() -> None:
     parent, processes, device = sys.argv[1:]
     die_with_parent(int(parent))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in LIMITS_OF_CORES:  # each member would take one core, or all of them
-        os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // int(processes))))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    share = max(1, cores // int(processes))  # each would take one core for sums, and all of them for compiling
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(min(share, MOST_COMPILERS)))
     from torch.distributed.run import main as launch
 
     here = ["--standalone", "--local-addr", "127.0.0.1"]  # this host's own name may lead nowhere

@@ -48,12 +48,17 @@ def main() -> None:
     from winnow.simclr import Team  # torch takes seconds to import, and may print
     from winnow_trainer.warm import Warm
 
-    team = Team.join(device)
+    try:
+        team = Team.join(device)
+    except Exception as error:
+        if line is not None:
+            line.tell(**ending(error, Path()))
+        raise
     warm = Warm(team)
     if not (follow(warm) if line is None else work(line, lambda: warm)):
         sys.stderr.flush()
         os._exit(1)  # the others may be in the middle of a step: the launcher ends them
-    if team.leads:
+    if line is not None:
         team.say("")
     team.leave()
 

@@ -20,8 +20,8 @@ STOP_SECONDS = 30.0
 """How long a child may take to write its checkpoint once it is told to stop. Whoever stops a trainer waits longer."""
 EXIT_SECONDS = 10.0
 """How long a child may take to end after its last message."""
-DEATH_SECONDS = 60.0
-"""How long one that was killed may take: a driver that hangs keeps it, and nothing here can end it."""
+DEATH_SECONDS = 10.0
+"""How long one that was killed may take; with the time to end, less than a lease."""
 
 
 class Child:
@@ -93,8 +93,10 @@ class Child:
         try:
             code = self._wait()
         except subprocess.TimeoutExpired:
-            hangs = "its GPU's driver hangs, and the machine may need a restart"
-            return f"the training process {self.pid} was killed and did not end within {DEATH_SECONDS:g} s: {hangs}"
+            hangs = "a driver or a file system hangs, and the machine may need a restart"
+            text = f"process {self.pid} was killed and did not end within {DEATH_SECONDS:g} s: {hangs}"
+            self.end = {"type": "error", "cause": "sick", "message": text}
+            return text
         for reader in self._readers:
             reader.join(5)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):

@@ -8,8 +8,20 @@ from typing import Literal
 from winnow.errors import InvalidInput, PathForbidden, TrainingFailed, WinnowError, is_out_of_memory
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-SICK = ("cuda error:", "cudagetdevicecount", "nvidia driver", "no cuda gpus", "no kernel image", "uncorrectable ecc")
-"""What CUDA and torch say of a GPU that computes no more, or never did."""
+SICK = (
+    "busy or unavailable",
+    "driver initialization failed",
+    "driver version is insufficient",
+    "no cuda gpus",
+    "no cuda-capable device",
+    "no kernel image",
+    "not yet initialized",
+    "nvidia driver",
+    "uncorrectable",
+    "unknown error",
+    "unspecified launch failure",
+)
+"""What CUDA and torch say of a GPU that computes no more, or never did. An illegal access is the code's own fault."""
 
 
 def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rejected", "sick"], str]:

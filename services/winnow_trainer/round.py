@@ -35,8 +35,6 @@ class Round:
         self.scratch = Path(job["scratch"])
         self.artefacts: list[Message] = []
         self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
-        if job["threads"]:
-            torch.set_num_threads(job["threads"])
 
     def array(self, name: str) -> Array:
         """One of the arrays that came with the job."""

@@ -71,21 +71,24 @@ class Standby:
 
     def age(self) -> None:
         """Let a process go that has been idle for long."""
-        if time.monotonic() - self._since >= self._idle_seconds:
-            self.let_go("it was idle for long")
+        self._end("it was idle for long", after=self._idle_seconds)
 
-    def let_go(self, reason: str) -> None:
-        """Have the process that waits, if there is one, end."""
-        with self._lock:
-            found, self._waiting = self._waiting, None
-        if found is not None:
-            _log.info("child.let_go", pid=found[0].pid, reason=reason, next="the next round starts a new one")
-            _dismiss(found[0])
+    def let_go(self, device: Device) -> None:
+        """Let the process that waits on this device go: another worker has it."""
+        self._end("another worker has its device", on=device)
 
     def close(self) -> None:
         """Let everything go."""
-        self.let_go("the worker ends")
+        self._end("the worker ends")
         self._starter.shutdown()
+
+    def _end(self, reason: str, *, after: float = 0.0, on: Device | None = None) -> None:
+        with self._lock:
+            if self._waiting is None or time.monotonic() - self._since < after or on not in (None, self._waiting[1]):
+                return
+            (child, _), self._waiting = self._waiting, None
+        _log.info("child.let_go", pid=child.pid, reason=reason)
+        _dismiss(child)
 
 
 def _dismiss(child: Child) -> None:

@@ -66,8 +66,8 @@ class Supervisor:
         self._progress: dict[str, Any] | None = None
         self._unrecorded: Message | None = None  # a checkpoint that the database was not there for
         self._end: Message | None = None
-        self.device_is_sick = False
-        """Whether the device ended the work, which is then given back as lost."""
+        self.device_worked: bool | None = None
+        """Whether the device did the work or ended it, so that it is given back as lost; None where nobody knows."""
 
     def run(self) -> None:
         """Prepare the job, run the child, and store how it ended."""
@@ -199,13 +199,16 @@ class Supervisor:
             reach(Failpoint.RESULT_HEARD)
             left = self._persist(lambda session: self._assignment.complete(session, end))
             reach(Failpoint.WORK_FINISHED)
+            self.device_worked = True
             self._delete(left)
             self._log.info("work.done")
         elif end["type"] == "stopped":
             self._give_back("stopped", None)
+        elif end["cause"] == "sick":
+            self.device_worked = False
+            self._give_back("lost", end["message"])
         else:
-            self.device_is_sick = end["cause"] == "sick"
-            self._give_back("lost" if self.device_is_sick else end["cause"], end["message"])
+            self._give_back(end["cause"], end["message"])
 
     def _give_back(self, cause: Cause, message: str | None) -> None:
         settings = self._settings

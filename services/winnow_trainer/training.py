@@ -97,7 +97,7 @@ def _terms(job: dict[str, Any], spec: ExperimentSpec, images: PackedImages, rig:
 def _workspace(round: Round) -> Path:
     """The directory of this attempt's checkpoints, with the newest stored one of an earlier attempt in it.
 
-    One that is there is of a team that ran out of memory: what it left is newer.
+    One that is there is of a team that began anew: what it left is newer.
     """
     workspace = round.scratch / WORK
     if not workspace.exists():

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from winnow.datasets import PackedImages, ShardCache
 from winnow.simclr import Rig, Team
 
@@ -21,7 +23,9 @@ class Warm:
         self.notes: list[str] = []
 
     def rig(self, job: dict[str, Any]) -> Rig:
-        """The rig, made anew when the device or the way of compiling changed."""
+        """The rig, made anew when the device or the way of compiling changed. Sums take the job's threads from now."""
+        if job["threads"]:
+            torch.set_num_threads(job["threads"])
         wanted = job["device"], job["compile"]
         if self._rig is None or self._made_for != wanted:
             self._rig = Rig(job["device"], team=self.team, compiled=job["compile"])

@@ -98,7 +98,7 @@ class Worker:
         # An ingest's process computes on no GPU, and waits for none.
         device = CPU if work is INGEST else self._devices.take(ready.uuids if ready else ())
         if device is None:
-            _log.info("devices.busy", next="looked for again")
+            _log.info("devices.busy", resting=self._devices.resting, next="looked for again")
             return False
         reach(Failpoint.DEVICE_TAKEN)
         lease = Lease(self.settings.lease_seconds, time.monotonic())
@@ -126,7 +126,8 @@ class Worker:
             standby=self._standby,
         )
         supervisor.run()
-        self._devices.judge(device, is_sick=supervisor.device_is_sick)
+        if supervisor.device_worked is not None:
+            self._devices.judge(device, worked=supervisor.device_worked)
 
     def _assignment(self, row: Claimed) -> Assignment:
         if isinstance(row, Dataset):
@@ -154,7 +155,7 @@ class Worker:
         if (device := self._device) is not None:
             self._devices.keep(device)
         if (waiting := self._standby.device) is not None and not self._devices.keep(waiting):
-            self._standby.let_go("another worker has its device")
+            self._standby.let_go(waiting)
 
     def _survive(self, duty: Callable[[], None]) -> None:
         try:

@@ -81,3 +81,8 @@ def test_the_newest_is_the_newest_whole_one_of_its_round(tmp_path: Path, gone: s
     (tmp_path / "checkpoint-000003-00000000" / gone).unlink()
     found = checkpoint.newest(tmp_path, 0)
     assert found is not None and json.loads((found / checkpoint.COUNTERS).read_text())["epoch"] == 2
+
+
+def test_a_state_from_before_checkpoints_were_timed_is_gone_on_from(tmp_path: Path) -> None:
+    (tmp_path / checkpoint.COUNTERS).write_text(json.dumps({"round": 3, "seconds": {"load": 1.0, "train": 2.0}}))
+    assert checkpoint.load_counters(tmp_path).seconds == {"load": 1.0, "train": 2.0, "checkpoint": 0.0}

@@ -281,6 +281,26 @@ def test_a_compiler_that_gives_up_in_one_of_several_processes_gives_up_in_all(
     assert member.step._fast is member.step._as_is and alone.step._fast is not alone.step._as_is
 
 
+def test_after_memory_ran_out_nothing_is_replayed_as_a_cuda_graph(
+    images: ArrayImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph keeps what memory it used, and one whose first run was cut off is recorded before it was whole."""
+    graphs: list[bool] = []
+    monkeypatch.setattr(
+        torch, "compile", lambda plain, *, options, **_: (graphs.append(options["triton.cudagraphs"]), plain)[1]
+    )
+    rig, wanted = Rig(compiled="on"), spec(batch_size=22)
+    rig.prepare(wanted, images, 0, None, count=22)
+    rig._keep_to(Limits(patches=64), wanted.simclr)
+    rig._keep_to(Limits(patches=32), wanted.simclr)
+    rig._keep_to(Limits(patches=32, chunk=16), wanted.simclr)
+    assert graphs == [True, False, False, False, False, False], "network and views, three times"
+    assert rig.notes == [
+        "out of memory: on the device may lie 32 patches",
+        "out of memory: batches of 22 now pass in chunks of 16",
+    ]
+
+
 def test_another_learning_rate_builds_nothing_anew_and_notes_end_with_their_round(images: ArrayImages) -> None:
     rig = Rig(compiled="on")
     rig.prepare(spec(batch_size=22), images, 0, None, count=20)

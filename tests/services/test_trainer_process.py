@@ -7,20 +7,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import wait_until
-from services.trainer_parts import add_round, read_round, worker_at
+from services.trainer_parts import add_dataset, add_round, read_round, worker_at
 
 from winnow.domain import RoundStatus
 from winnow.settings import Settings
 from winnow.store import Database, workers
 from winnow.store.claims import TRAIN
 from winnow_cli.stack import PATIENCE
-from winnow_trainer.devices import Devices, find_gpus
+from winnow_trainer.devices import Device, Devices, find_gpus
 from winnow_trainer.lease import Lease
 from winnow_trainer.process import STOP_SECONDS, Child
 from winnow_trainer.protocol import Message, leave_word, take_word
@@ -149,6 +149,19 @@ def test_a_gpu_that_does_not_compute_is_neither_the_codes_fault_nor_the_datas(sa
     assert cause == "sick" and said.splitlines()[0] in text and "later" not in text
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: device-side assert triggered",
+        "CUDA error: operation not permitted when stream is capturing",
+        "CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm`",
+    ],
+)
+def test_what_the_code_did_wrong_is_not_the_gpus_fault(said: str, tmp_path: Path) -> None:
+    assert explain(RuntimeError(said), tmp_path) == ("failed", f"RuntimeError: {said}")
+
+
 def test_a_word_that_is_left_is_taken_once(tmp_path: Path) -> None:
     assert take_word(tmp_path) is None
     for chunk in (32, 16):
@@ -191,7 +204,7 @@ def test_only_gpus_that_were_given_are_used(
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_gpu_that_is_lost_hides_none_of_the_others(tmp_path: Path) -> None:
+def test_a_gpu_that_is_lost_hides_none_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smi = tmp_path / "bin" / "nvidia-smi"
     smi.write_text(
         "#!/bin/sh\necho 'Unable to determine the device handle for GPU0'\necho 'GPU-bbbb-2, Second'\nexit 15\n"
@@ -200,16 +213,19 @@ def test_a_gpu_that_is_lost_hides_none_of_the_others(tmp_path: Path) -> None:
     smi.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
     assert find_gpus() == []
     smi.unlink()
+    monkeypatch.setenv("PATH", str(smi.parent))
     assert find_gpus() == []
 
 
 @contextmanager
-def devices(tmp_path: Path, device: str, owner: str = "w1") -> Iterator[Devices]:
+def devices(
+    tmp_path: Path, device: str, owner: str = "w1", clock: Callable[[], float] = time.monotonic
+) -> Iterator[Devices]:
     settings = Settings(state_dir=tmp_path / "state", device=device)
     database = Database(settings.database_url)
     database.migrate()
     try:
-        yield Devices(settings, database, owner)
+        yield Devices(settings, database, owner, clock=clock)
     finally:
         database.close()
 
@@ -230,42 +246,50 @@ def test_a_worker_stays_with_the_gpu_that_its_process_waits_on(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_gpu_that_ended_its_work_rests_longer_each_time_and_the_other_works_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_that_ended_its_work_rests_longer_each_time_and_nobody_else_finds_out(tmp_path: Path) -> None:
     clock = [1000.0]
-    monkeypatch.setattr("winnow_trainer.devices.time.monotonic", lambda: clock[0])
-    with devices(tmp_path, "cuda") as given:
+    with devices(tmp_path, "cuda", clock=lambda: clock[0]) as given, devices(tmp_path, "cuda", "w2") as neighbour:
         first = given.take()
         assert first is not None
-        given.judge(first, is_sick=True)
+        given.judge(first, worked=False)
         second = given.take(first.uuids)
         assert second is not None and second.uuids == ("GPU-bbbb-2",)
-        given.judge(second, is_sick=True)
-        assert given.take() is None
+        given.judge(second, worked=False)
+        assert given.take() is None and neighbour.take() is None
         for seconds in (60, 120, 240, 480, 600, 600):
             clock[0] += seconds - 1
             assert given.take() is None
             clock[0] += 1
             assert given.take() == first
-            given.judge(first, is_sick=True)
-            given.judge(second, is_sick=True)
+            given.judge(first, worked=False)
+            given.judge(second, worked=False)
         clock[0] += 600
-        given.judge(first, is_sick=False)
-        given.judge(first, is_sick=True)
+        given.judge(first, worked=True)
+        given.judge(first, worked=False)
         clock[0] += 60
         assert given.take() == first, "it was well in between"
 
 
 @pytest.mark.usefixtures("two_gpus")
+def test_an_ingest_waits_for_no_gpu(tmp_path: Path) -> None:
+    with worker_at(tmp_path / "state", device="cuda") as worker, devices(tmp_path, "cuda", "w2") as other:
+        for uuid, _ in other.gpus:
+            other.keep(Device("cuda", {}, (uuid,)))
+        assert add_dataset(worker).status == "ready"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.usefixtures("two_gpus")
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="GPUs that are not there are no others'")
-def test_a_round_on_a_gpu_that_does_not_compute_is_lost_and_not_failed(tmp_path: Path, ingested: Path) -> None:
+def test_a_round_on_a_gpu_that_does_not_compute_is_lost_and_not_failed(
+    tmp_path: Path, ingested: Path, count: int
+) -> None:
     shutil.copytree(ingested, tmp_path / "state")
-    with worker_at(tmp_path / "state", device="cuda") as worker:
-        round = add_round(worker)
-        assert worker.attend(TRAIN, round.id) and worker.attend(TRAIN, round.id)
+    with worker_at(tmp_path / "state", device="cuda", devices=count) as worker:
+        round, attempts = add_round(worker), 2 // count
+        assert all(worker.attend(TRAIN, round.id) for _ in range(attempts))
         row = read_round(worker, round)
-        assert (row.status, row.losses, row.failures) == (RoundStatus.QUEUED, 2, 0)
+        assert (row.status, row.losses, row.failures) == (RoundStatus.QUEUED, attempts, 0)
         assert row.error is not None and row.error.startswith("the GPU does not compute (")
         assert not worker.attend(TRAIN, round.id), "both rest"
 

@@ -107,7 +107,9 @@ class SimclrSpec(Spec):
     drop_last: bool = Field(default=False, description="Leave out the last, smaller batch of an epoch")
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_every: Count | None = Field(
-        default=None, description="Epochs between checkpoints; by default as few as leave them a twentieth of the time"
+        default=None,
+        description="Epochs between checkpoints; by default so many that they take a twentieth of the time at most",
+        exclude_if=lambda every: every is None,  # trainers from before know no null, and have a default of their own
     )
 
 

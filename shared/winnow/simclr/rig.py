@@ -113,11 +113,11 @@ class Rig:
         self.model: SimclrModel = unfilled(spec.encoder, self.device)
         self.network: nn.Module = self.team.wrap(self.model)
         self.views = Views(spec.views, image_size, 0)
-        self._limits = Limits()
+        self._limits, self._batch_size = Limits(), spec.simclr.batch_size
         self._make_step(spec.simclr)
 
     def _make_step(self, settings: SimclrSpec) -> None:
-        """Within the limits. After one of memory without CUDA graphs, which keep what they use for themselves."""
+        """Within the limits; where one was met without CUDA graphs, which keep what memory they use for themselves."""
         if self._compiled:
             torch.compiler.reset()  # what was compiled before holds memory, and counts against a limit of torch's
         self.step = Step(
@@ -148,7 +148,7 @@ class Rig:
     @property
     def notes(self) -> list[str]:
         """Choices that were made by themselves, with their reasons: those that still hold, then this round's."""
-        return [*self._lasting, *self._passing]
+        return [*self._lasting, *self._met(), *self._passing]
 
     def note(self, text: str) -> None:
         """Keep such a choice for the report of this round."""
@@ -208,14 +208,20 @@ class Rig:
         torch.cuda.empty_cache()
 
     def _keep_to(self, limits: Limits, settings: SimclrSpec) -> None:
-        self._limits = limits
-        if limits.patches is not None:
-            self._note_for_good(f"out of memory: on the device may lie {limits.patches} patches")
-        if limits.chunk is not None:
-            self._note_for_good(f"out of memory: batches of {settings.batch_size} now pass in chunks of {limits.chunk}")
-        if limits.uncompiled is not None:
-            self._note_for_good(f"{limits.uncompiled} (in one of {self.team.size} processes, so in none of them)")
-        self._make_step(settings)
+        before, self._limits = self._limits, limits
+        if before == Limits() or replace(before, patches=None) != replace(limits, patches=None):
+            self._make_step(settings)
+
+    def _met(self) -> list[str]:
+        """The limits, for a person."""
+        met: list[str] = []
+        if self._limits.patches is not None:
+            met.append(f"out of memory: on the device may lie {self._limits.patches} patches")
+        if self._limits.chunk is not None:
+            met.append(f"out of memory: batches of {self._batch_size} now pass in chunks of {self._limits.chunk}")
+        if self._limits.uncompiled is not None:
+            met.append(f"{self._limits.uncompiled} (in one of {self.team.size} processes, so in none of them)")
+        return met
 
 
 def _length(images: Images) -> int:

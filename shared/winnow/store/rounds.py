@@ -16,7 +16,7 @@ from winnow.store.engine import now
 from winnow.store.tables import Artefact, Event, Experiment, Round, newest_scored
 
 Cause = Literal["lost", "failed", "stopped", "rejected"]
-"""Why a claim is given back: its machine vanished; it raised; somebody asked; it can never work."""
+"""Why a claim is given back: its machine vanished or computes no more; it raised; somebody asked; it can never work."""
 TRAINING = "round.training"
 """The event that begins an attempt."""
 FAILED, STOPPED, RETRIED = "round.failed", "round.stopped", "round.retried"
