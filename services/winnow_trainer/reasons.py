@@ -9,16 +9,17 @@ from winnow.errors import InvalidInput, PathForbidden, TrainingFailed, WinnowErr
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SICK = (
-    "busy or unavailable",
-    "driver initialization failed",
-    "driver version is insufficient",
-    "no cuda gpus",
+    "cuda driver initialization failed",
+    "cuda driver version is insufficient",
+    "cuda error: system not yet initialized",
+    "cuda error: unknown error",
+    "cuda unknown error",
+    "device(s) is/are busy or unavailable",
+    "no cuda gpus are available",
     "no cuda-capable device",
-    "no kernel image",
-    "not yet initialized",
+    "no kernel image is available",
     "nvidia driver",
-    "uncorrectable",
-    "unknown error",
+    "uncorrectable ecc error",
     "unspecified launch failure",
 )
 """What CUDA and torch say of a GPU that computes no more, or never did. An illegal access is the code's own fault."""

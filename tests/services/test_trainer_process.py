@@ -142,6 +142,9 @@ def test_running_out_of_memory_is_told_with_advice_whoever_says_it(tmp_path: Pat
         "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be reported later",
         "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU",
         "No CUDA GPUs are available",
+        "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+        "CUDA error: no CUDA-capable device is detected",
+        "CUDA unknown error - this may be due to an incorrectly set up environment",
     ],
 )
 def test_a_gpu_that_does_not_compute_is_neither_the_codes_fault_nor_the_datas(said: str, tmp_path: Path) -> None:
@@ -156,6 +159,7 @@ def test_a_gpu_that_does_not_compute_is_neither_the_codes_fault_nor_the_datas(sa
         "CUDA error: device-side assert triggered",
         "CUDA error: operation not permitted when stream is capturing",
         "CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm`",
+        "[Errno 524] Unknown error 524: 'patches/0001.png'",
     ],
 )
 def test_what_the_code_did_wrong_is_not_the_gpus_fault(said: str, tmp_path: Path) -> None:
