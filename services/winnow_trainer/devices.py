@@ -117,14 +117,15 @@ class Devices:
         count = self._settings.devices
         if not self.gpus:
             return replace(CPU, count=count)
-        well = [uuid for uuid, _ in self.gpus if uuid not in self.resting]
+        resting = self.resting
+        well = [uuid for uuid, _ in self.gpus if uuid not in resting]
         wanted = sorted(well, key=lambda uuid: ready.index(uuid) if uuid in ready else len(ready))
         with self._database.begin() as session:
             mine = [uuid for uuid in wanted if self._lease(session, uuid)][:count]
             if len(mine) < count:  # whoever waits for the same ones must not wait for these
-                workers.release_devices(session, self._host, self._owner, but=self.resting)
+                workers.release_devices(session, self._host, self._owner, but=resting)
                 return None
-            workers.release_devices(session, self._host, self._owner, but=[*mine, *self.resting])
+            workers.release_devices(session, self._host, self._owner, but=[*mine, *resting])
         return Device("cuda", {"CUDA_VISIBLE_DEVICES": ",".join(mine)}, tuple(mine), count)
 
     def keep(self, device: Device) -> bool:

@@ -1,7 +1,6 @@
 """A round: learns, resumes to the same weights, stops in time, and says why it cannot go on."""
 
 import json
-import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from library.arrays import ArrayImages, tissue
 from safetensors.torch import load_file
 
 from winnow.domain import Arm, ExperimentSpec
-from winnow.errors import BeginAnew, InvalidInput, TrainingFailed
+from winnow.errors import InvalidInput, TrainingFailed
 from winnow.simclr import Images, Limits, Progress, Rig, TrainedRound, TrainingStopped, checkpoint, train_round
 from winnow.simclr.checkpoint import Counters
 from winnow.simclr.feed import Batch, Feed, HostFeed
 from winnow.simclr.optimisers import learning_rate
 from winnow.simclr.team import Team
-from winnow.simclr.train import _Losses
+from winnow.simclr.train import _Losses, _Pace
 
 INDICES = np.arange(22, dtype=np.int64)
 
@@ -257,75 +256,35 @@ def test_patches_that_are_given_up_are_gone_before_the_next_are_brought(images: 
     assert trained.visits == 3 * 22 and len(held) == 4
 
 
-class Pair(Team):
-    """Two processes, of which this one does not ask for the other."""
-
-    def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
-        return network
-
-
-def test_a_compiler_that_gives_up_in_one_of_several_processes_gives_up_in_all(
-    images: ArrayImages, tmp_path: Path
+@pytest.mark.parametrize(("every", "kept"), [(1, [1, 2, 3, 4, 5, 6]), (3, [3, 6]), (7, [])])
+def test_checkpoints_are_left_after_so_many_epochs(
+    images: ArrayImages, tmp_path: Path, every: int, kept: list[int]
 ) -> None:
-    """Those that compile and those that do not meet in another order."""
-    alone, member = (Rig(team=team, compiled="on") for team in (Team(), Pair(0, 2)))
-    for rig in (alone, member):
-        rig.prepare(spec(), images, 0, None, count=22)
-    alone._give_up_compiling("no compiler")
-    assert alone.notes == ["no compiler"]
-    with pytest.raises(BeginAnew) as raised:
-        member._give_up_compiling("no compiler")
-    assert raised.value.limits == {"patches": None, "chunk": None, "uncompiled": "no compiler"}
-    member.prepare(spec(), images, 0, None, count=22, limits=Limits(**raised.value.limits))
-    assert member.notes == ["no compiler (in one of 2 processes, so in none of them)"]
-    assert member.step._fast is member.step._as_is and alone.step._fast is not alone.step._as_is
-
-
-def test_after_memory_ran_out_nothing_is_replayed_as_a_cuda_graph(
-    images: ArrayImages, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A graph keeps what memory it used, and one whose first run was cut off is recorded before it was whole."""
-    graphs: list[bool] = []
-    monkeypatch.setattr(
-        torch, "compile", lambda plain, *, options, **_: (graphs.append(options["triton.cudagraphs"]), plain)[1]
-    )
-    rig, wanted = Rig(compiled="on"), spec(batch_size=22)
-    rig.prepare(wanted, images, 0, None, count=22)
-    rig._keep_to(Limits(patches=64), wanted.simclr)
-    rig._keep_to(Limits(patches=32), wanted.simclr)
-    rig._keep_to(Limits(patches=32, chunk=16), wanted.simclr)
-    assert graphs == [True, False, False, False, False, False], "network and views, three times"
-    assert rig.notes == [
-        "out of memory: on the device may lie 32 patches",
-        "out of memory: batches of 22 now pass in chunks of 16",
-    ]
-
-
-def test_another_learning_rate_builds_nothing_anew_and_notes_end_with_their_round(images: ArrayImages) -> None:
-    rig = Rig(compiled="on")
-    rig.prepare(spec(batch_size=22), images, 0, None, count=20)
-    (few,), step = rig.notes, rig.step
-    assert "20 images make no full batch" in few
-    rig.prepare(spec(batch_size=22, learning_rate=1e-2, epochs=7), images, 1, None, count=22)
-    assert rig.step is step and not rig.notes
-    rig.prepare(spec(batch_size=20), images, 1, None, count=22)
-    assert rig.step is not step
-
-
-@pytest.mark.parametrize(("every", "kept"), [(None, [1]), (1, [*range(1, 8)]), (3, [3, 6])])
-def test_checkpoints_take_a_twentieth_of_the_time_unless_epochs_are_counted(
-    images: ArrayImages, tmp_path: Path, every: int | None, kept: list[int]
-) -> None:
-    """Eight epochs of one step take less than twenty times the half second that the first checkpoint takes."""
     found: list[int] = []
+    trained = train(
+        images,
+        tmp_path,
+        spec=spec(epochs=7, batch_size=22, checkpoint_every=every),
+        on_checkpoint=lambda path: found.append(checkpoint.load_counters(path).epoch),
+    )
+    assert found == kept and trained.seconds["checkpoint"] > 0
 
-    def keep(path: Path) -> None:
-        threading.Event().wait(0 if found else 0.5)
-        found.append(checkpoint.load_counters(path).epoch)
 
-    wanted = spec(epochs=8, batch_size=22, checkpoint_every=every)
-    trained = train(images, tmp_path, spec=wanted, on_checkpoint=keep)
-    assert found == kept and trained.seconds["checkpoint"] > 0.5
+def test_by_default_twenty_times_what_a_checkpoint_took_goes_by_before_the_next() -> None:
+    now, counters = [100.0], Counters(round=0)
+    pace = _Pace(None, lambda: now[0])
+    assert pace.is_due(1), "nothing is known of what one takes"
+    with pace.counted(counters):
+        now[0] += 2
+    assert not pace.is_due(1)
+    now[0] += 39
+    assert not pace.is_due(40)
+    now[0] += 1
+    assert pace.is_due(41)
+    with pace.counted(counters):
+        now[0] += 0.5
+    now[0] += 10
+    assert pace.is_due(42) and counters.seconds["checkpoint"] == 2.5
 
 
 def test_a_device_too_small_for_the_smallest_chunk_says_the_sizes(images: ArrayImages, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class SimclrSpec(Spec):
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_every: Count | None = Field(
         default=None,
-        description="Epochs between checkpoints; by default so many that they take a twentieth of the time at most",
+        description="Epochs between checkpoints; by default one, then as many as last twenty times as long as one took",
         exclude_if=lambda every: every is None,  # trainers from before know no null, and have a default of their own
     )
 

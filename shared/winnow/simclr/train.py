@@ -25,8 +25,8 @@ from winnow.simclr.team import Team
 
 LOSSES_AT_ONCE = 20
 """Steps whose losses are read together on a GPU: a read waits for the device, which then waits for the next step."""
-CHECKPOINTS_SHARE = 0.05
-"""Of the time, what checkpoints may take: on a GPU an epoch of few patches takes less than one of them."""
+CHECKPOINTS_APART = 20
+"""Times what a checkpoint took, before the next: on a GPU an epoch of few patches is over before one is written."""
 PROFILED = {"skip_first": 2, "wait": 0, "warmup": 2, "active": 6, "repeat": 1}
 PROFILED_STEPS = 10
 """Steps that a round must have for a trace of the last six of them."""
@@ -247,23 +247,22 @@ class _Losses:
 class _Pace:
     """At the end of which epochs a checkpoint is left, and what they take."""
 
-    def __init__(self, every: int | None) -> None:
-        self._every = every
-        self._took = 0.0
-        self._ended = time.perf_counter()
+    def __init__(self, every: int | None, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._every, self._clock = every, clock
+        self._took, self._ended = 0.0, clock()
 
     def is_due(self, epochs: int) -> bool:
         """After so many epochs. The first one's end is, so that nothing is lost while what one takes is not known."""
         if self._every is not None:
             return epochs % self._every == 0
-        return time.perf_counter() - self._ended >= self._took / CHECKPOINTS_SHARE
+        return self._clock() - self._ended >= CHECKPOINTS_APART * self._took
 
     @contextmanager
     def counted(self, counters: Counters) -> Iterator[None]:
         """Take the time of a checkpoint."""
-        began = time.perf_counter()
+        began = self._clock()
         yield
-        self._ended = time.perf_counter()
+        self._ended = self._clock()
         self._took = self._ended - began
         counters.seconds["checkpoint"] += self._took
 
