@@ -4,9 +4,9 @@
 
     NAME      every process that reaches the step ends there; one that is started again ends again
     NAME:N    the N-th time that one process reaches it
-    /FOLDER   the first process that reaches a step of which the folder holds a file NAME; the file becomes NAME.hit,
-              which says which process ended, and the one that is started again goes on. A number N in the file means
-              the N-th time
+    /FOLDER   the first process that reaches a step of which the folder holds a file NAME; the file becomes
+              NAME.PID.hit, by the id of the process, and the one that is started again goes on. A number N in the file
+              means the N-th time
 
 A process ends with `EXIT_CODE` and nothing else: no handler runs, no buffer is written, no lock is given back. Unset, a
 step costs one comparison. The library reads no setting: `arm` is called where a process begins.
@@ -146,7 +146,10 @@ class ByName:
 
 
 class ByFolder:
-    """Any step that has a file in a folder, once: whoever renames the file first is the one that ends."""
+    """Any step that has a file in a folder, once: whoever renames the file first is the one that ends.
+
+    The name says all there is to say: a process may be killed here before it can write a word, by its parent's death.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -156,10 +159,9 @@ class ByFolder:
         try:
             if times < int(armed.read_text().strip() or 1):
                 return False
-            hit = armed.replace(armed.with_name(f"{point}.hit"))
+            armed.rename(armed.with_name(f"{point}.{os.getpid()}.hit"))
         except FileNotFoundError:
             return False
-        hit.write_text(f"{os.getpid()}\n")
         return True
 
 

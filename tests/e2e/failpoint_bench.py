@@ -196,37 +196,34 @@ class Bench:
 
     def have_ended(self, points: Iterable[Failpoint]) -> bool:
         """Whether at each of the steps a process ended."""
-        hits = [self.arms / f"{point}.hit" for point in points]
-        return all(hit.is_file() and ended_at(hit) for hit in hits)
+        return set(points) <= self._ended()
 
     def _live(self, life: Life) -> Story:
         story = Story()
         life.prepare(self)
         ends_before = len(self.ends)
-        for point in life.points:
-            if self.takes(point):
-                (self.arms / point).touch()
+        points = {point for point in life.points if self.takes(point)}
+        for point in points:
+            (self.arms / point).touch()
         try:
             id = life.live(self)
             if id is not None:
                 assert self.outcome(id) == self.baselines[life.like], "the end differs from the undisturbed one"
                 shutil.rmtree(self.cluster.root / "artefacts" / "experiments" / id)  # 0.3 GB, and all was looked at
-            wait_until(lambda: not self._waiting(life), 20, "the last steps to be reached")
-            wait_until(lambda: all(hit.read_text() for hit in self.arms.glob("*.hit")), 20, "each to say who ended")
+            wait_until(lambda: self.have_ended(points), 20, "the last steps to be reached")
             other = [end for end in self.ends[ends_before:] if end[1] != EXIT_CODE]
             assert not other, f"processes ended that nobody made end: {other}"
         except (Exception, pytest.fail.Exception) as error:  # told by the test of each step
-            story.complaint = f"{error or repr(error)}; not reached: {self._waiting(life)}"
-        for hit in self.arms.glob("*.hit"):
-            if ended_at(hit):
-                story.ended.add(Failpoint(hit.stem))
+            story.complaint = f"{error or repr(error)}; not reached: {sorted(points - self._ended())}"
+        story.ended = self._ended()
         for left in self.arms.iterdir():
             left.unlink()
         return story
 
-    def _waiting(self, life: Life) -> list[str]:
-        hits = {hit.stem for hit in self.arms.glob("*.hit")}
-        return [point for point in life.points if self.takes(point) and point not in hits]
+    def _ended(self) -> set[Failpoint]:
+        """The steps at which a process has ended."""
+        hits = [(*hit.stem.rsplit(".", 1), hit.stat().st_ctime) for hit in self.arms.glob("*.hit")]
+        return {Failpoint(point) for point, pid, at in hits if has_ended(int(pid), at)}
 
     def _picks(self, id: str, number: int) -> list[tuple[int, float]]:
         batch = self.api.get(f"/experiments/{id}/rounds/{number}/selection")["items"]
@@ -245,16 +242,11 @@ class Bench:
                     member.start()
 
 
-def ended_at(hit: Path) -> bool:
-    """Whether the process that reached a step has ended; one that has yet to write who it is has not."""
-    pid = hit.read_text()
-    return bool(pid) and has_ended(int(pid), hit.stat().st_mtime)
-
-
 def has_ended(pid: int, at: float) -> bool:
     """Whether the process that had this id at a time is gone; another one may have the id now."""
     try:
-        return psutil.Process(pid).create_time() > at
+        process = psutil.Process(pid)
+        return process.create_time() > at or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 

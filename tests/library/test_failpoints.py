@@ -51,8 +51,9 @@ def test_a_file_in_a_folder_arms_a_step_once(tmp_path: Path) -> None:
     assert (first.returncode, first.stdout.splitlines()) == (EXIT_CODE, ["step 1", "step 2"])
     assert second.returncode == 0
     (hit,) = tmp_path.iterdir()
-    assert hit.name == "shard.renamed.hit"
-    assert f"process {hit.read_text().strip()} ends here" in first.stderr
+    name, pid, end = hit.name.rsplit(".", 2)
+    assert (name, end) == ("shard.renamed", "hit")
+    assert f"process {pid} ends here" in first.stderr
 
 
 @pytest.mark.parametrize("words", ["shard", "shard.written:0", "shard.written:x", "relative/folder"])
