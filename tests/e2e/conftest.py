@@ -46,7 +46,7 @@ class Stack:
         """End it at once, if it still runs."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
 
     def pid_of(self, service: str) -> int:
         """Process id of one of the stack's services."""

@@ -65,7 +65,7 @@ def test_a_paused_member_stands_still_until_it_is_resumed(tmp_path: Path) -> Non
     with Cluster(tmp_path / "cluster", kind="embedded", coordinators=1, samplers=0, trainers=0) as cluster:
         member = cluster["coordinator-0"]
         member.pause()
-        wait_until(lambda: is_stopped(member), 10, "the coordinator to stand still")
+        wait_until(lambda: is_stopped(member), 60, "the coordinator to stand still")
         assert not member.is_ready()
         member.resume()
         member.wait_ready()

@@ -65,7 +65,7 @@ def test_one_stack_a_state_directory_and_none_outlives_its_starter(stack: Stack)
     assert all(is_alive(pid) for pid in pids)
     assert stack.process is not None
     stack.process.kill()
-    stack.process.wait(10)
+    stack.process.wait(60)
     wait_until(lambda: not any(is_alive(pid) for pid in pids), 30, "the services to end with their starter")
     stack.start()
     assert stack.stop() == 0

@@ -51,7 +51,7 @@ class Reader:
                 return Verdict("hung", f"no answer in {SECONDS:g} s")
         line = child.stdout.readline()
         if not line:
-            code = child.wait(10)
+            code = child.wait(60)
             self.close()
             return Verdict("crashed", f"the process ended with {code}")
         return Verdict(*json.loads(line))
@@ -59,7 +59,7 @@ class Reader:
     def close(self) -> None:
         if self._child is not None:
             self._child.kill()
-            self._child.wait(10)
+            self._child.wait(60)
             for pipe in (self._child.stdin, self._child.stdout):
                 if pipe is not None:
                     pipe.close()

@@ -43,7 +43,7 @@ def test_a_stream_left_early_ends_its_thread() -> None:
     feed = StreamedFeed(IMAGES, "cpu").batches([np.array([i]) for i in range(40)])
     next(feed)
     feed.close()  # type: ignore[attr-defined]  # it is a generator
-    wait_until(lambda: "feed" not in {t.name for t in threading.enumerate()}, 5, "the fetching thread to end")
+    wait_until(lambda: "feed" not in {t.name for t in threading.enumerate()}, 60, "the fetching thread to end")
 
 
 def test_resident_patches_stay_and_new_ones_join_them() -> None:

@@ -77,11 +77,11 @@ def test_events_arrive_as_they_happen_and_end(
     api: httpx.Client, coordinator: Coordinator, driver: Driver, experiment: str
 ) -> None:
     listener = Listener(api, experiment)
-    wait_until(lambda: len(listener.heard) == 2, 10, "what happened before")
+    wait_until(lambda: len(listener.heard) == 2, 60, "what happened before")
     row = driver.claim()
     with coordinator.database.begin() as session:
         claims.renew(session, claims.TRAIN, row.id, row.attempt, 30, {"phase": "train", "epoch": 1})
-    progress = wait_until(lambda: [e for e in listener.heard if e.type == "progress"], 10, "progress")
+    progress = wait_until(lambda: [e for e in listener.heard if e.type == "progress"], 60, "progress")
     assert (progress[0].id, progress[0].data) == (None, {"round": 0, "phase": "train", "epoch": 1})
     end(coordinator, experiment)
     numbered = [event for event in listener.wait() if event.id is not None]
@@ -117,6 +117,6 @@ def test_a_stopping_coordinator_ends_its_streams(coordinator: Coordinator) -> No
     with serving(make_app(coordinator, steward=False)) as url, httpx.Client(base_url=f"{url}/api/v1") as api:
         id = api.post("/experiments", json=experiment_body()).json()["id"]
         listener = Listener(api, id)
-        wait_until(lambda: listener.heard, 10, "the stream to begin")
+        wait_until(lambda: listener.heard, 60, "the stream to begin")
         coordinator.stopping.set()
         assert [event.type for event in listener.wait()] == ["experiment.created", "round.queued"]

@@ -85,9 +85,9 @@ def test_streams_share_one_look(api: httpx.Client, coordinator: Coordinator) -> 
     add_dataset(coordinator)
     ids = [api.post("/experiments", json=experiment_body()).json()["id"] for _ in range(3)]
     listeners = [Listener(api, id) for id in ids for _ in range(4)]
-    wait_until(lambda: all(len(listener.heard) == 2 for listener in listeners), 10, "what happened before")
+    wait_until(lambda: all(len(listener.heard) == 2 for listener in listeners), 60, "what happened before")
     with statements(coordinator) as sent:
-        looks = wait_until(lambda: len(sent) >= 3 and len(sent), 10, "three looks")
+        looks = wait_until(lambda: len(sent) >= 3 and len(sent), 60, "three looks")
         assert looks < len(listeners), sent
         for id in ids:
             assert all(id not in statement for statement in sent)

@@ -185,7 +185,7 @@ def test_a_sampler_that_is_down_is_waited_for(
     id = begin(api)
     driver.train()
     for _ in range(2):
-        wait_until(picker.pick_next, 5, "the round to be claimable again")
+        wait_until(picker.pick_next, 60, "the round to be claimable again")
         shown = api.get(f"/experiments/{id}").json()["current_round"]
         assert (shown["status"], shown["failures"], shown["losses"]) == ("trained", 0, 0)
         assert "does not answer" in shown["error"]
@@ -193,7 +193,7 @@ def test_a_sampler_that_is_down_is_waited_for(
             row = rounds.get(session, id, 0)
             assert row.not_before > row.waiting_since, "not at once"
     with serving(make_sampler(settings), port=sampler_port):
-        wait_until(picker.pick_next, 5, "the round to be claimable again")
+        wait_until(picker.pick_next, 60, "the round to be claimable again")
     assert api.get(f"/experiments/{id}/rounds/0").json()["status"] == "done"
 
 
@@ -224,7 +224,7 @@ def test_a_round_without_its_arrays_fails_with_a_reason(
     with coordinator.database.begin() as session:
         rounds.complete_training(session, row.id, row.attempt, result=result, rows=[])
     for _ in range(coordinator.settings.max_failures):
-        wait_until(picker.pick_next, 5, "the round to be claimable again")
+        wait_until(picker.pick_next, 60, "the round to be claimable again")
     body = api.get(f"/experiments/{id}").json()
     assert body["status"] == "failed" and "candidates/index" in body["error"]
 
@@ -241,7 +241,7 @@ def test_a_round_whose_arrays_have_changed_fails_with_a_reason(
     path = coordinator.artefacts.local(stored.key)
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     for _ in range(coordinator.settings.max_failures):
-        wait_until(picker.pick_next, 5, "the round to be claimable again")
+        wait_until(picker.pick_next, 60, "the round to be claimable again")
     body = api.get(f"/experiments/{id}").json()
     assert body["status"] == "failed" and "sha256" in body["error"]
 
@@ -343,9 +343,9 @@ def test_two_stewards_never_pick_twice(api: httpx.Client, coordinator: Coordinat
         steward.start()
     try:
         for _ in range(6):
-            wait_until(lambda: _waits(coordinator), 10, "a round to train")
+            wait_until(lambda: _waits(coordinator), 60, "a round to train")
             driver.train()
-        wait_until(lambda: _statuses(api) == {"completed"}, 10, "every experiment to complete")
+        wait_until(lambda: _statuses(api) == {"completed"}, 60, "every experiment to complete")
     finally:
         for steward in both:
             steward.stop()

@@ -55,7 +55,7 @@ def test_a_line_that_is_no_message_ends_the_child_with_that_reason() -> None:
 def test_a_child_that_does_not_hear_stop_is_killed_and_counts_as_stopped() -> None:
     child = spawn(SLEEPS, stop_seconds=0.1)
     assert child.messages.get(timeout=20) == {"type": "progress"}
-    wait_until(lambda: child.stop() or child.end, 10, "the child to be killed")
+    wait_until(lambda: child.stop() or child.end, 60, "the child to be killed")
     child.close()
     assert child.end == {"type": "stopped"}
 
@@ -79,15 +79,15 @@ def test_a_lease_that_is_not_renewed_acts_before_it_ends() -> None:
     acted = threading.Event()
     lease = Lease(2, time.monotonic())
     with lease.guard(acted.set):
-        assert acted.wait(10)
+        assert acted.wait(60)
         assert 0 < lease.left <= 0.2
 
 
 def test_a_renewed_lease_goes_on() -> None:
     acted, renewals = threading.Event(), 0
-    lease = Lease(0.5, time.monotonic())
+    lease = Lease(2, time.monotonic())
     with lease.guard(acted.set):
-        while renewals < 20:
+        while renewals < 50:
             assert not acted.wait(0.05)
             lease.renewed(time.monotonic())
             renewals += 1

@@ -245,8 +245,8 @@ def test_a_dead_supervisor_leaves_no_child(worker: Worker) -> None:
     wait_for_epoch(worker, round, 1)
     assert children_of(supervisor.pid)
     supervisor.kill()
-    supervisor.wait(10)
-    wait_until(lambda: not children_of(supervisor.pid), 10, "the child to die with its supervisor")
+    supervisor.wait(60)
+    wait_until(lambda: not children_of(supervisor.pid), 60, "the child to die with its supervisor")
 
 
 def test_a_broken_file_fails_the_dataset_by_name(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_a_death_is_witnessed_and_so_is_the_moment_its_round_is_taken_back(
     assert [(death.experiment, death.attempt, death.epochs) for death in deaths] == [(created, 1, 3)]
     assert waits(deaths, [record_of(coordinator, created)]) == []
     tidier = Tidier(coordinator)
-    wait_until(lambda: tidier.reclaim() or record_of(coordinator, created).told("round.retried"), 10, "the reclaim")
+    wait_until(lambda: tidier.reclaim() or record_of(coordinator, created).told("round.retried"), 60, "the reclaim")
     ((death, seconds),) = waits(deaths, [record_of(coordinator, created)])
     assert death == deaths[0] and 0 < seconds < 10
     assert waits([replace(death, attempt=2)], [record_of(coordinator, created)]) == []

@@ -112,7 +112,7 @@ def test_no_race_leaves_a_round_behind(database: Database, dataset: Dataset) -> 
         together = threading.Barrier(2)
 
         def at_once(act: Any, row: Round = row, together: threading.Barrier = together) -> None:
-            together.wait(10)
+            together.wait(60)
             act(database, row)
 
         with ThreadPoolExecutor(2) as pool:
