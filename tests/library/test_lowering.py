@@ -30,6 +30,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from winnow.domain import ViewsSpec
+from winnow.simclr.pooling import MaxPool2d
 from winnow.simclr.team import SharedBatchNorm, Team
 from winnow.simclr.views import Views
 
@@ -71,13 +72,13 @@ class Driver:
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
-    """The names of kernels that were compiled, on a machine that thinks it has a GPU."""
+    """The Triton sources of kernels that were compiled, on a machine that thinks it has a GPU."""
     made: list[str] = []
 
     def compile_kernel(_: Any, name: str, source: str, device_str: str = "cuda") -> Any:
         kernel = getattr(PyCodeCache.load(source), name)
         kernel.precompile(warm_cache_only=True)  # to machine code, and not onto a device
-        made.append(name)
+        made.append(source)
         return kernel
 
     for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
@@ -125,7 +126,8 @@ def trace(function: Any, *arguments: Tensor) -> list[torch.fx.GraphModule]:
         traced.append(copy.deepcopy(graph))
         return make_boxed_func(graph.forward)
 
-    backend = aot_autograd(fw_compiler=keep, decompositions=select_decomp_table())
+    way = {"decompositions": select_decomp_table(), "partition_fn": compile_fx.partition_fn}
+    backend = aot_autograd(fw_compiler=keep, **way)
     made = torch.compile(function, backend=backend, dynamic=False, fullgraph=True)(*arguments)
     if made.requires_grad:
         made.sum().backward()
@@ -181,3 +183,19 @@ def test_batch_norm_over_processes_compiles_for_a_gpu(
         kernels.clear()
         lower(graph)
         assert kernels
+
+
+@pytest.fixture
+def pooling() -> list[torch.fx.GraphModule]:
+    x = torch.rand(2, 64, 32, 32).to(torch.bfloat16, memory_format=torch.channels_last)
+    return trace(MaxPool2d(), x.requires_grad_())
+
+
+def test_max_pooling_compiles_to_a_kernel_each_way(pooling: list[torch.fx.GraphModule], kernels: list[str]) -> None:
+    """Which reads and writes bfloat16 and a byte where they lie: the map is the largest of a step."""
+    for graph in pooling:
+        kernels.clear()
+        lower(graph)
+        (kernel,) = kernels
+        assert "*i8" in kernel and "*fp32" not in kernel and "atomic_add(" not in kernel
+        assert "YBLOCK" not in kernel, "a map is turned around"

@@ -8,6 +8,7 @@ from library.arrays import tissue
 from torch import Tensor, nn
 
 from winnow.domain import EncoderSpec, SimclrSpec, ViewsSpec
+from winnow.simclr.loss import nt_xent
 from winnow.simclr.model import build
 from winnow.simclr.step import Compiled, Step
 from winnow.simclr.team import Team
@@ -28,6 +29,23 @@ def run(network: nn.Module, chunk: int | None, **changes: Any) -> tuple[Tensor, 
     network.zero_grad()
     loss = step(x, torch.arange(IMAGES), Views(ViewsSpec(), SIZE, 3).keys(0), IMAGES)
     return loss, [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+
+def test_views_in_bf16_are_what_autocast_makes_of_them() -> None:
+    network, views, met = without_norms(), Views(ViewsSpec(), SIZE, 3), list[torch.dtype]()
+    hook = network.register_forward_pre_hook(lambda _, given: met.append(given[0].dtype))
+    loss, slopes = run(network, None, precision="bf16")
+    hook.remove()
+    x = torch.from_numpy(tissue(IMAGES, SIZE)[0].array)
+    both = torch.cat([views(x, torch.arange(IMAGES), epoch=0, view=view) for view in (0, 1)])
+    network.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        z0, z1 = network(both.contiguous(memory_format=torch.channels_last)).chunk(2)
+    expected = nt_xent(z0, z1, SimclrSpec().temperature)
+    expected.backward()
+    assert (met, both.dtype) == ([torch.bfloat16], torch.float32)
+    assert torch.equal(loss, expected)
+    assert slopes and all(torch.equal(p.grad, slope) for p, slope in zip(network.parameters(), slopes, strict=True))
 
 
 @pytest.mark.parametrize("chunk", [2, 3, 5, 9])

@@ -13,6 +13,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from winnow.domain import EncoderSpec
 from winnow.simclr import checkpoint
 from winnow.simclr.convolutions import converted
+from winnow.simclr.pooling import MaxPool2d
 
 
 class Images(Protocol):
@@ -45,7 +46,7 @@ def build(spec: EncoderSpec, seed: int) -> SimclrModel:
         encoder = getattr(torchvision.models, spec.name)(weights=None)
         encoder.fc = nn.Identity()
         # The largest of what a ReLU lets through is what it lets through of the largest: a quarter as many values.
-        encoder.relu, encoder.maxpool = nn.Identity(), nn.Sequential(encoder.maxpool, encoder.relu)
+        encoder.relu, encoder.maxpool = nn.Identity(), nn.Sequential(MaxPool2d(), encoder.relu)
         model = SimclrModel(converted(encoder), _head(spec))
     return model.to(memory_format=torch.channels_last)
 
