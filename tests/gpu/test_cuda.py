@@ -17,6 +17,7 @@ from winnow.domain import EncoderSpec, ExperimentSpec
 from winnow.simclr import Rig, TrainedRound, checkpoint, embed, load_encoder, train_round, untrained_encoder
 from winnow.simclr.determinism import deterministic
 from winnow.simclr.optimisers import make_optimiser
+from winnow.simclr.pooling import MaxPool2d
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
@@ -184,6 +185,20 @@ def test_two_gpus_equal_one(tmp_path: Path, chunks: tuple[int, int] | None) -> N
     )
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
     assert two["picks"] == one["picks"] and not two["notes"] and not one["notes"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_max_pooling_and_its_gradient_are_torchs(dtype: torch.dtype) -> None:
+    """Of whole numbers, of which many are the same, and whose sums are without rounding."""
+    x = torch.randint(-3, 3, (4, 64, 31, 32), device="cuda").to(dtype, memory_format=torch.channels_last)
+    made: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for pool in (torch.compile(MaxPool2d(), dynamic=False), torch.nn.MaxPool2d(3, stride=2, padding=1)):
+        given = x.clone().requires_grad_()
+        y = pool(given)
+        y.backward(torch.arange(y.numel(), device="cuda").remainder(8).view_as(y).to(dtype))
+        assert given.grad is not None
+        made.append((y.detach(), given.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
 
 
 def test_embedding_waits_for_no_batch_but_the_one_before(images: ArrayImages) -> None:
