@@ -84,3 +84,16 @@ def test_128_channels_are_left_to_onednn_where_it_makes_the_products(library: st
         made = Conv2d(channels, channels, 3, padding=1, bias=False)
         taken.append("Winograd" in type(made(x).grad_fn).__name__)
     assert taken == [library == "torch", True]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "expected"),
+    [("AuthenticAMD", 25, False), ("AuthenticAMD", 26, True), ("AuthenticAMD", 27, True), ("GenuineIntel", 26, False)],
+)
+def test_zen_5_is_told_by_its_family(vendor: str, family: int, expected: bool) -> None:
+    lines = "processor\t: 0", f"vendor_id\t: {vendor}", f"cpu family\t: {family}", "model\t\t: 17", ""
+    assert products.is_zen_5("\n".join(lines)) is expected
+
+
+def test_a_processor_that_nothing_is_said_of_is_none() -> None:
+    assert not products.is_zen_5("") and not products.is_zen_5("vendor_id\t: AuthenticAMD\n")
