@@ -4,19 +4,40 @@ Beside Schemathesis's own checks (no 5xx, documented statuses, media types, sche
 without a key, nothing left of what was deleted) a reply must not go beyond the scope of the key that was sent.
 """
 
+import importlib
 import json
+import pkgutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
-import schemathesis
-import schemathesis.engine.core  # these two are loaded late otherwise, in the middle of a campaign
-import schemathesis.specs.openapi.schemas
+import hypothesis.strategies
+import schemathesis.engine
+import schemathesis.generation
+import schemathesis.hooks
+import schemathesis.specs.openapi
+import schemathesis.transport
 from fuzz.scale import SEED, scaled
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
+
+
+def load_all(package: ModuleType) -> None:
+    """What is loaded late otherwise, in the middle of a campaign: pytest parses it, and before Python 3.11.8 that fails
+    when a thread of a service is parsing, too (for a traceback, say).
+    """
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(found.name)
+
+
+for package in (
+    *(schemathesis.engine, schemathesis.generation, schemathesis.specs.openapi, schemathesis.transport),
+    hypothesis.strategies,
+):
+    load_all(package)
 
 SCOPES = ("", "read", "run", "admin")
 """Ascending; the first is that of a caller whom nobody knows."""
