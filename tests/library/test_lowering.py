@@ -1,4 +1,4 @@
-"""What torch.compile makes of views, and of BatchNorm over processes, compiles to a GPU's machine code.
+"""What torch.compile makes of views, BatchNorm over processes and max pooling compiles to a GPU's machine code.
 
 The GPU is imagined and nothing is run on it: operations are traced on a processor, lowered by Inductor for a GPU, and
 compiled by Triton.
