@@ -122,18 +122,20 @@ def test_a_tile_is_a_correlation(outputs: int) -> None:
     generator = torch.Generator().manual_seed(3)
     inputs, taps = (torch.randn(count, generator=generator, dtype=torch.float64) for count in (outputs, 3))
     tile = winograd.Filter(outputs)
-    ((of_inputs, to_outputs),) = tile.along(outputs)
+    (of_inputs,), (to_outputs,) = tile.along(outputs)
     values = (tile.of_kernel @ taps.numpy()) * (of_inputs @ inputs.numpy())
     wanted = F.pad(inputs, (1, 1)).unfold(0, 3, 1) @ taps
     np.testing.assert_allclose(to_outputs @ values, wanted.numpy(), rtol=0, atol=1e-12)
 
 
 def test_products_are_counted_as_they_are_made() -> None:
-    """A map of 9x9 has 3x3 tiles of 3x3 outputs and 5x5 points; the bands read four, five and four of nine rows."""
-    made, taken, of_band = 256, 128, 3 * 25
-    transforms = of_band * (4 + 5 + 4) * 9 * taken + of_band * 3 * 3 * 9 * made
+    """A map of 9x9 has three tiles of 5 points a side, one of 6x6 a single tile of 8x8 points."""
+    made, taken = 256, 128
+    there = 9 * 15 * 9 + 15 * 9 * 15  # across nine rows, then down fifteen columns
     found = winograd.plan(9, 9, torch.float32).products(made, taken)
-    assert found == 3 * 3 * of_band * made * taken + 2 * transforms
+    assert found == 3 * 15 * 15 * made * taken + 2 * there * (made + taken)
+    alone = winograd.plan(6, 6, torch.float32).products(made, taken)
+    assert alone == 3 * 64 * made * taken + 2 * 64 * 36 * (made + taken)
 
 
 @pytest.mark.parametrize(("length", "side"), [(1, 3), (3, 3), (4, 4), (5, 6), (6, 6), (8, 4), (9, 3), (12, 6), (14, 4)])

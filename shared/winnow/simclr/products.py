@@ -56,15 +56,8 @@ def multiply(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
     return into
 
 
-def add(sums: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add the products of a (p, r, k) and b (p, k, s) to `sums` (p, r, s)."""
-    if a.dtype != torch.float32 or not by_onednn():
-        sums.baddbmm_(a, b)
-        return
-    for so_far, one, other in zip(sums, a, b, strict=True):
-        so_far.add_(multiply(one, other))
-
-
 def _dense(matrix: Tensor) -> Tensor:
     """In rows or columns without gaps: others take oneDNN a thousand times as long."""
-    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
+    if matrix.is_contiguous() or matrix.t().is_contiguous():
+        return matrix
+    return matrix.t().contiguous().t() if matrix.stride(0) == 1 else matrix.contiguous()

@@ -3,10 +3,10 @@
 m outputs beside each other are a correlation of m + 2 inputs with 3 taps, and so the transpose of a product of two
 polynomials, which is known by its values at m + 2 points: m + 2 products instead of 3 m. For a tile of m x m outputs
 the saving is squared. The sums over channels are taken between the values, as matrix products, one for each point.
-What leads to the values and back, a matrix for each row of tiles, costs little where channels are many.
+What leads to the values and back, a matrix across the rows of a map and one down its columns, costs little where
+channels are many.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -36,36 +36,48 @@ LEAST_MAPS = 32
 """For fewer maps, what is made of the kernel takes the time that is saved."""
 
 LONGEST = 32
-"""Positions along the side of a map; beyond, the matrices themselves are large."""
+"""Positions along the side of a map; what larger ones gain was not measured."""
+
+AT_ONCE = 32
+"""Maps on their way back from the values: what lies between does not leave the cache."""
 
 MOST_PRODUCTS = 0.5
 """Of a direct convolution's, gradients counted; above, moving the values takes the time that is saved."""
 
 
 @dataclass(frozen=True)
-class Band:
-    """A row of t tiles with p points each: which positions of the map (h w) it reads and makes, and the matrices.
+class Lines:
+    """A matrix down the columns of a map (a, h) and one across its rows (b, w). Without the first, a map is one row."""
 
-    of_maps: values from inputs (t p, inputs). to_outputs: outputs from values (outputs, t p).
-    """
+    down: Tensor | None
+    across: Tensor
 
-    inputs: slice
-    outputs: slice
-    of_maps: Tensor
-    to_outputs: Tensor
+    @property
+    def transposed(self) -> "Lines":
+        return Lines(None if self.down is None else self.down.t(), self.across.t())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to convolve maps of one size. of_kernel: values from the kernel (p, 9)."""
+    """How to convolve maps of one size (h, w): t tiles of p points down, s tiles of q points across.
 
+    of_kernel: values from the kernel (p q, 9). of_maps: values from inputs, (p t, h) down and (s q, w) across.
+    to_outputs: outputs from values, (h, p t) and (w, s q). A map within one tile is taken as a row of all its
+    positions: one matrix does both ways, and is small.
+    """
+
+    sizes: tuple[int, int]
+    points: tuple[int, int]
     of_kernel: Tensor
-    bands: tuple[Band, ...]
+    of_maps: Lines
+    to_outputs: Lines
 
     def products(self, made: int, taken: int) -> int:
         """Multiplications for one map of `taken` channels, `made` come out; forward, and for both gradients."""
-        between = sum(3 * len(band.of_maps) for band in self.bands) * made * taken
-        return between + sum(2 * (band.of_maps.numel() * taken + band.to_outputs.numel() * made) for band in self.bands)
+        down, across = self.of_maps.down, self.of_maps.across
+        moving = across.numel() if down is None else down.shape[1] * across.numel() + down.numel() * len(across)
+        values = len(across) * (1 if down is None else len(down))
+        return 3 * values * made * taken + 2 * moving * (made + taken)
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:
@@ -85,97 +97,103 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Winograd(torch.autograd.Function):
-    """Values: of the kernel U (p, o, c); in each band, of the maps V (n, t p, c) and of the outputs M (n, t p, o).
+    """Values: of the kernel U (o, p, q, c), of the maps V (p, t, n, s, q, c) and of the outputs M (p, t, n, s, q, o).
     M = V Uᵀ at each point of each tile. Gradients take the transposed way.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.plan, ctx.sizes, inputs = plan(x.shape[2], x.shape[3], x.dtype), x.shape[2:], _rows(x)
-        u = (ctx.plan.of_kernel @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(-1, *weight.shape[:2])
-        v = [_each(band.of_maps, inputs[:, band.inputs]) for band in ctx.plan.bands]
-        m = [_products(of_maps, u.transpose(1, 2)) for of_maps in v]
-        ctx.save_for_backward(u, *v)
-        y = [_each(band.to_outputs, of_outputs) for band, of_outputs in zip(ctx.plan.bands, m, strict=True)]
-        return _maps(torch.cat(y, 1), ctx.sizes)
+        ctx.plan, ctx.sizes = plan(x.shape[2], x.shape[3], x.dtype), x.shape[2:]
+        u = _each(ctx.plan.of_kernel, weight.permute(0, 2, 3, 1).flatten(1, 2)).unflatten(1, ctx.plan.points)
+        v = _values(ctx.plan, ctx.plan.of_maps, x)
+        ctx.save_for_backward(u, v)
+        return _maps(ctx.plan.to_outputs, _products(v, u.permute(1, 2, 3, 0)), ctx.sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        u, *v = ctx.saved_tensors
-        above = _rows(gradients[0])  # (n, h w, o)
-        of_x = above.new_zeros(*above.shape[:2], u.shape[2]) if ctx.needs_input_grad[0] else None
-        of_u = torch.zeros_like(u) if ctx.needs_input_grad[1] else None
-        for band, of_maps in zip(ctx.plan.bands, v, strict=True):
-            m = _each(band.to_outputs.t(), above[:, band.outputs])
-            if of_x is not None:
-                of_x[:, band.inputs] += _each(band.of_maps.t(), _products(m, u))
-            if of_u is not None:
-                _add_products(of_u, m, of_maps)
-        of_weight = None
-        if of_u is not None:
-            of_weight = (ctx.plan.of_kernel.t() @ of_u.flatten(1)).view(3, 3, *u.shape[1:]).permute(2, 3, 0, 1)
-        return None if of_x is None else _maps(of_x, ctx.sizes), of_weight
+        (u, v), of_x, of_weight = ctx.saved_tensors, None, None
+        m = _values(ctx.plan, ctx.plan.to_outputs.transposed, gradients[0])
+        if ctx.needs_input_grad[0]:
+            of_x = _maps(ctx.plan.of_maps.transposed, _products(m, u.permute(1, 2, 0, 3)), ctx.sizes)
+        if ctx.needs_input_grad[1]:
+            of_u = u.new_empty(*ctx.plan.points, len(u), u.shape[3])  # (p, q, o, c)
+            for of_outputs, of_maps, into in zip(_by_point(m), _by_point(v), of_u, strict=True):
+                products.multiply(of_outputs.transpose(1, 2), of_maps, out=into)
+            of_weight = _each(ctx.plan.of_kernel.t(), of_u.flatten(0, 1).transpose(0, 1))
+            of_weight = of_weight.unflatten(1, (3, 3)).permute(0, 3, 1, 2)
+        return of_x, of_weight
+
+
+def _values(plan: Plan, by: Lines, maps: Tensor) -> Tensor:
+    """maps (n, c, h, w) → (p, t, n, s, q, c)."""
+    (count, channels), (p, q), across = maps.shape[:2], plan.points, len(by.across)
+    maps = maps.permute(0, 2, 3, 1).reshape(count, *plan.sizes, channels)
+    if by.down is None:
+        made = maps.new_empty(q, count, channels).transpose(0, 1) if products.by_onednn() else None
+        return _each(by.across, maps[:, 0], out=made).view(1, 1, count, 1, q, channels)
+    rows = maps.new_empty(maps.shape[1], count, across, channels)
+    for row, into in zip(maps.unbind(1), rows, strict=True):
+        _each(by.across, row, out=into)
+    return (by.down @ rows.flatten(1)).view(p, len(by.down) // p, count, across // q, q, channels)
+
+
+def _maps(by: Lines, values: Tensor, sizes: torch.Size) -> Tensor:
+    """values (p, t, n, s, q, c) → (n, c, h, w)."""
+    count, channels = values.shape[2], values.shape[5]
+    values = values.flatten(0, 1).flatten(2, 3)  # (p t, n, s q, c)
+    if by.down is None:
+        return _each(by.across, values[0]).view(count, *sizes, channels).permute(0, 3, 1, 2)
+    maps = values.new_empty(count, *sizes, channels)
+    for some, of_some in zip(values.split(AT_ONCE, 1), maps.split(AT_ONCE), strict=True):
+        rows, into = _each(by.down, some.flatten(2).transpose(0, 1)), of_some.flatten(0, 1)
+        _each(by.across, rows.view(len(into), by.across.shape[1], channels), out=into)
+    return maps.permute(0, 3, 1, 2)
 
 
 def _products(values: Tensor, kernels: Tensor) -> Tensor:
-    """values (n, t p, a), kernels (p, a, b) → (n, t p, b), with n behind the points in memory."""
-    made = values.new_empty(values.shape[1], len(values), kernels.shape[2])
-    for of_tile, into in zip(_tiles(values, len(kernels)), made.split(len(kernels)), strict=True):
-        products.multiply(of_tile, kernels, out=into)
-    return made.transpose(0, 1)
-
-
-def _add_products(sums: Tensor, m: Tensor, v: Tensor) -> None:
-    """Add Mᵀ V at each point, over all maps and tiles, to `sums` (p, o, c)."""
-    if products.by_onednn():
-        pairs = zip(_tiles(m, len(sums)), _tiles(v, len(sums)), strict=True)
+    """values (p, t, n, s, q, a), kernels (p, q, a, b) → (p, t, n, s, q, b), with n behind the points of a lone tile."""
+    p, t, n, s, q, _ = values.shape
+    if t == s == 1:
+        made = values.new_empty(p, q, t, n, s, kernels.shape[3]).permute(0, 2, 3, 4, 1, 5)
     else:
-        pairs = [(_by_point(m, len(sums)), _by_point(v, len(sums)))]
-    for of_outputs, of_maps in pairs:
-        products.add(sums, of_outputs.transpose(1, 2), of_maps)
+        made = values.new_empty(p, t, n, s, q, kernels.shape[3])
+    for of_points, kernel, into in zip(_by_point(values), kernels, _by_point(made), strict=True):
+        products.multiply(of_points, kernel, out=into)
+    return made
 
 
-def _by_point(values: Tensor, points: int) -> Tensor:
-    """(n, t p, a) → (p, n t, a)."""
-    return values.unflatten(1, (-1, points)).flatten(0, 1).transpose(0, 1)
+def _by_point(values: Tensor) -> Tensor:
+    """(p, t, n, s, q, c) → (p, q, t n s, c)."""
+    return values.flatten(1, 3).transpose(1, 2)
 
 
-def _tiles(values: Tensor, points: int) -> tuple[Tensor, ...]:
-    """(n, t p, a) → (p, n, a) of each tile."""
-    return values.transpose(0, 1).split(points)
-
-
-def _each(matrix: Tensor, maps: Tensor) -> Tensor:
-    """matrix (a, b), maps (n, b, c) → (n, a, c); with n behind a in memory where products are by oneDNN."""
-    made = maps.new_empty(len(matrix), len(maps), maps.shape[2]).transpose(0, 1) if products.by_onednn() else None
-    return torch.bmm(matrix.expand(len(maps), -1, -1), maps, out=made)
-
-
-def _rows(maps: Tensor) -> Tensor:
-    """(n, c, h, w) → (n, h w, c)."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def _maps(rows: Tensor, sizes: torch.Size) -> Tensor:
-    """(n, h w, c) → (n, c, h, w)."""
-    return rows.unflatten(1, sizes).permute(0, 3, 1, 2)
+def _each(matrix: Tensor, maps: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """matrix (a, b), maps (n, b, c) → (n, a, c)."""
+    return torch.bmm(matrix.expand(len(maps), -1, -1), maps, out=out)
 
 
 @cache
 def plan(height: int, width: int, dtype: torch.dtype) -> Plan:
-    """For maps (height, width). The rows of tiles are bands; within one, the matrices are those of the whole row."""
-    down, across = Filter(_side(height)), Filter(_side(width))
-    of_row, to_row = (np.stack(one) for one in zip(*across.along(width), strict=True))  # (t, p, w), (t, w, p)
-    bands = []
-    for first, (of_column, to_column) in zip(range(0, height, down.outputs), down.along(height), strict=True):
-        read = range(max(first - 1, 0), min(first + down.outputs + 1, height))
-        made = range(first, min(first + down.outputs, height))
-        of_maps = np.einsum("yi,txj->tyxij", of_column[:, read], of_row).reshape(-1, len(read) * width)
-        to_outputs = np.einsum("iy,tjx->ijtyx", to_column[made], to_row).reshape(len(made) * width, -1)
-        inputs, outputs = (slice(rows.start * width, rows.stop * width) for rows in (read, made))
-        bands.append(Band(inputs, outputs, torch.from_numpy(of_maps).to(dtype), torch.from_numpy(to_outputs).to(dtype)))
-    return Plan(torch.from_numpy(np.kron(down.of_kernel, across.of_kernel)).to(dtype), tuple(bands))
+    """For maps (height, width)."""
+    column, row = Filter(_side(height)), Filter(_side(width))
+    (of_column, to_column), (of_row, to_row) = column.along(height), row.along(width)
+    of_kernel = np.kron(column.of_kernel, row.of_kernel)
+    if len(of_column) == len(of_row) == 1:
+        sizes, points = (1, height * width), (1, len(of_kernel))
+        down, across = (None, None), (np.kron(of_column[0], of_row[0]), np.kron(to_column[0], to_row[0]))
+    else:
+        sizes, points = (height, width), (column.points, row.points)
+        down = of_column.swapaxes(0, 1).reshape(-1, height), np.moveaxis(to_column, 0, 2).reshape(height, -1)
+        across = of_row.reshape(-1, width), to_row.swapaxes(0, 1).reshape(width, -1)
+
+    def tensor(matrix: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(matrix).to(dtype)
+
+    of_maps, to_outputs = (
+        Lines(None if one is None else tensor(one), tensor(other)) for one, other in zip(down, across, strict=True)
+    )
+    return Plan(sizes, points, tensor(of_kernel), of_maps, to_outputs)
 
 
 def _side(length: int) -> int:
@@ -199,10 +217,11 @@ class Filter:
         at_points = np.vander(np.array(POINTS[self.outputs]), coefficients, increasing=True)
         return np.vstack([at_points, np.eye(coefficients)[-1]])  # at infinity the highest coefficient is left
 
-    def along(self, length: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Bᵀ (p, length) and Aᵀ (length, p) of each tile along a line, beyond whose ends zeros lie."""
-        for first in range(0, length, self.outputs):
-            of_inputs, to_outputs = (np.zeros((length + self.points, self.points)) for _ in range(2))
-            of_inputs[first : first + self.points] = self._of_inputs.T
-            to_outputs[first : first + self.outputs] = self._to_outputs
-            yield of_inputs[1 : length + 1].T, to_outputs[:length]
+    def along(self, length: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Bᵀ (t, p, length) and Aᵀ (t, length, p) of the tiles along a line, beyond whose ends zeros lie."""
+        firsts = range(0, length, self.outputs)
+        of_inputs, to_outputs = (np.zeros((len(firsts), length + self.points, self.points)) for _ in range(2))
+        for tile, first in enumerate(firsts):
+            of_inputs[tile, first : first + self.points] = self._of_inputs.T
+            to_outputs[tile, first : first + self.outputs] = self._to_outputs
+        return of_inputs[:, 1 : length + 1].swapaxes(1, 2), to_outputs[:, :length]
