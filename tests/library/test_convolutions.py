@@ -109,7 +109,7 @@ def wide(channels: Shape = (128, 128), *, stride: int = 1, padding: int | str = 
         (wide((128, 64)), (4, 4), "Convolution"),
         (wide(), (16, 16), "Winograd"),
         (wide(), (24, 24), "Winograd"),
-        (wide(), (1, 12), "Convolution"),
+        (wide(), (2, 15), "Convolution"),
         (wide((512, 512)), (3, 33), "Convolution"),
         (wide((512, 512)), (33, 3), "Convolution"),
         (wide(stride=2), (8, 8), "Convolution"),

@@ -47,6 +47,15 @@ def test_products_are_those_of_float64(of_a: str, of_b: str, batch: tuple[int, .
     assert (out - exact).abs().max() < 2e-5 and bool((wide[..., 1, :] == 7).all())
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_made_dense_lies_as_it_did(layout: str) -> None:
+    """Columns stay columns: what turns them into rows takes many times as long."""
+    given = LAYOUTS[layout](operands()[0])
+    found = products._dense(given)
+    assert torch.equal(found, given)
+    assert (found.mT if "columns" in layout else found).is_contiguous()
+
+
 def test_float64_stays_float64() -> None:
     a, b, exact = operands(3, dtype=torch.float64)
     for found in (products.multiply(a, b), products.multiply(a[0], b[0])[None]):

@@ -46,22 +46,24 @@ def _results(y: Tensor, x: Tensor, weight: Tensor, above: Tensor) -> Three:
     return y.detach(), x.grad, weight.grad
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_it_is_the_convolution_and_its_gradients(size: tuple[int, int]) -> None:
-    given = drawn(3, 5, 4, size, torch.float64)
+@pytest.mark.parametrize(("count", "size"), [*((3, size) for size in SIZES), (winograd.AT_ONCE + 1, (9, 9))])
+def test_it_is_the_convolution_and_its_gradients(count: int, size: tuple[int, int]) -> None:
+    given = drawn(count, 5, 4, size, torch.float64)
     for found, wanted in zip(by_winograd(*given), directly(*given), strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
         assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_gradients_agree_with_differences() -> None:
-    x, weight, _ = drawn(2, 3, 2, (4, 3), torch.float64)
+@pytest.mark.parametrize("size", [(4, 3), (5, 7)])
+def test_gradients_agree_with_differences(size: tuple[int, int]) -> None:
+    x, weight, _ = drawn(2, 3, 2, size, torch.float64)
     assert torch.autograd.gradcheck(winograd.convolve, (x.requires_grad_(), weight.requires_grad_()))
 
 
+@pytest.mark.parametrize("size", [(6, 6), (8, 9)])
 @pytest.mark.parametrize("needed", [(True, False), (False, True)])
-def test_either_gradient_is_made_without_the_other(needed: tuple[bool, bool]) -> None:
-    x, weight, above = drawn(2, 3, 2, (6, 6), torch.float64)
+def test_either_gradient_is_made_without_the_other(needed: tuple[bool, bool], size: tuple[int, int]) -> None:
+    x, weight, above = drawn(2, 3, 2, size, torch.float64)
     _, of_x, of_weight = directly(x, weight, above)
     winograd.convolve(x.requires_grad_(needed[0]), weight.requires_grad_(needed[1])).backward(above)
     for one, wanted, is_needed in zip((x, weight), (of_x, of_weight), needed, strict=True):
@@ -87,24 +89,27 @@ def off(found: Tensor, true: Tensor) -> float:
     return ((found - true).square().mean().sqrt() / true.std()).item()
 
 
-def test_the_same_bits_again() -> None:
-    given = drawn(4, 128, 128, (6, 6), torch.float32)
+@pytest.mark.parametrize("side", [6, 12])
+def test_the_same_bits_again(side: int) -> None:
+    given = drawn(4, 128, 128, (side, side), torch.float32)
     once, again = by_winograd(*given), by_winograd(*(one.clone() for one in given))
     assert all(torch.equal(one, other) for one, other in zip(once, again, strict=True))
 
 
-def test_maps_that_lie_otherwise_in_memory_give_the_same() -> None:
-    x, weight, above = drawn(3, 5, 4, (6, 6), torch.float64)
+@pytest.mark.parametrize("size", [(6, 6), (8, 9)])
+def test_maps_that_lie_otherwise_in_memory_give_the_same(size: tuple[int, int]) -> None:
+    x, weight, above = drawn(3, 5, 4, size, torch.float64)
     for found, wanted in zip(
         by_winograd(x.contiguous(), weight.contiguous(), above.contiguous()), by_winograd(x, weight, above), strict=True
     ):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
-def test_no_maps_give_none() -> None:
-    x, weight, above = drawn(0, 3, 2, (6, 6), torch.float64)
+@pytest.mark.parametrize("size", [(6, 6), (8, 9)])
+def test_no_maps_give_none(size: tuple[int, int]) -> None:
+    x, weight, above = drawn(0, 3, 2, size, torch.float64)
     y, of_x, of_weight = by_winograd(x, weight, above)
-    assert (y.shape, of_x.shape) == ((0, 3, 6, 6), (0, 2, 6, 6))
+    assert (y.shape, of_x.shape) == ((0, 3, *size), (0, 2, *size))
     assert torch.equal(of_weight, torch.zeros_like(weight))
 
 

@@ -35,11 +35,11 @@ LEAST_BESIDE_ONEDNN = 256
 LEAST_MAPS = 32
 """For fewer maps, what is made of the kernel takes the time that is saved."""
 
-LONGEST = 32
-"""Positions along the side of a map; what larger ones gain was not measured."""
+SIDES = range(3, 33)
+"""Positions along a side of a map: of fewer, most of a tile is padding; what more gain was not measured."""
 
 AT_ONCE = 32
-"""Maps on their way back from the values: what lies between does not leave the cache."""
+"""Maps on their way back from the values: what lies between stays in the last cache, of all but the largest."""
 
 MOST_PRODUCTS = 0.5
 """Of a direct convolution's, gradients counted; above, moving the values takes the time that is saved."""
@@ -47,7 +47,7 @@ MOST_PRODUCTS = 0.5
 
 @dataclass(frozen=True)
 class Lines:
-    """A matrix down the columns of a map (a, h) and one across its rows (b, w). Without the first, a map is one row."""
+    """A matrix down the columns of a map and one across its rows, (to, from). Without the first, a map is one row."""
 
     down: Tensor | None
     across: Tensor
@@ -62,11 +62,11 @@ class Plan:
     """How to convolve maps of one size (h, w): t tiles of p points down, s tiles of q points across.
 
     of_kernel: values from the kernel (p q, 9). of_maps: values from inputs, (p t, h) down and (s q, w) across.
-    to_outputs: outputs from values, (h, p t) and (w, s q). A map within one tile is taken as a row of all its
+    to_outputs: outputs from values, (h, p t) and (w, s q). A map within one tile is taken as a row of all its h w
     positions: one matrix does both ways, and is small.
     """
 
-    sizes: tuple[int, int]
+    taken_as: tuple[int, int]
     points: tuple[int, int]
     of_kernel: Tensor
     of_maps: Lines
@@ -85,7 +85,7 @@ def suits(x: Tensor, weight: Tensor) -> bool:
     maps, _, height, width = x.shape
     made, taken = weight.shape[:2]
     least = LEAST_BESIDE_ONEDNN if products.by_onednn() else LEAST_CHANNELS
-    is_wide, is_small = min(made, taken) >= least, max(height, width) <= LONGEST
+    is_wide, is_small = min(made, taken) >= least, height in SIDES and width in SIDES
     if x.dtype != torch.float32 or maps < LEAST_MAPS or not (is_wide and is_small):
         return False
     return plan(height, width, x.dtype).products(made, taken) <= MOST_PRODUCTS * 3 * 9 * height * width * made * taken
@@ -105,17 +105,17 @@ class _Winograd(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.plan, ctx.sizes = plan(x.shape[2], x.shape[3], x.dtype), x.shape[2:]
         u = _each(ctx.plan.of_kernel, weight.permute(0, 2, 3, 1).flatten(1, 2)).unflatten(1, ctx.plan.points)
-        v = _values(ctx.plan, ctx.plan.of_maps, x)
+        v = _spread(ctx.plan, ctx.plan.of_maps, x)
         ctx.save_for_backward(u, v)
-        return _maps(ctx.plan.to_outputs, _products(v, u.permute(1, 2, 3, 0)), ctx.sizes)
+        return _gathered(ctx.plan.to_outputs, _products(v, u.permute(1, 2, 3, 0)), ctx.sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (u, v), of_x, of_weight = ctx.saved_tensors, None, None
-        m = _values(ctx.plan, ctx.plan.to_outputs.transposed, gradients[0])
+        m = _spread(ctx.plan, ctx.plan.to_outputs.transposed, gradients[0])
         if ctx.needs_input_grad[0]:
-            of_x = _maps(ctx.plan.of_maps.transposed, _products(m, u.permute(1, 2, 0, 3)), ctx.sizes)
+            of_x = _gathered(ctx.plan.of_maps.transposed, _products(m, u.permute(1, 2, 0, 3)), ctx.sizes)
         if ctx.needs_input_grad[1]:
             of_u = u.new_empty(*ctx.plan.points, len(u), u.shape[3])  # (p, q, o, c)
             for of_outputs, of_maps, into in zip(_by_point(m), _by_point(v), of_u, strict=True):
@@ -125,20 +125,20 @@ class _Winograd(torch.autograd.Function):
         return of_x, of_weight
 
 
-def _values(plan: Plan, by: Lines, maps: Tensor) -> Tensor:
-    """maps (n, c, h, w) → (p, t, n, s, q, c)."""
-    (count, channels), (p, q), across = maps.shape[:2], plan.points, len(by.across)
-    maps = maps.permute(0, 2, 3, 1).reshape(count, *plan.sizes, channels)
-    if by.down is None:
+def _spread(way: Plan, by: Lines, maps: Tensor) -> Tensor:
+    """maps (n, c, h, w) → values (p, t, n, s, q, c)."""
+    (count, channels), (p, q) = maps.shape[:2], way.points
+    maps = maps.permute(0, 2, 3, 1).reshape(count, *way.taken_as, channels)
+    if by.down is None:  # oneDNN multiplies what lies without gaps: there n is behind the points in memory
         made = maps.new_empty(q, count, channels).transpose(0, 1) if products.by_onednn() else None
         return _each(by.across, maps[:, 0], out=made).view(1, 1, count, 1, q, channels)
-    rows = maps.new_empty(maps.shape[1], count, across, channels)
+    rows = maps.new_empty(maps.shape[1], count, len(by.across), channels)
     for row, into in zip(maps.unbind(1), rows, strict=True):
         _each(by.across, row, out=into)
-    return (by.down @ rows.flatten(1)).view(p, len(by.down) // p, count, across // q, q, channels)
+    return (by.down @ rows.flatten(1)).view(p, len(by.down) // p, count, len(by.across) // q, q, channels)
 
 
-def _maps(by: Lines, values: Tensor, sizes: torch.Size) -> Tensor:
+def _gathered(by: Lines, values: Tensor, sizes: torch.Size) -> Tensor:
     """values (p, t, n, s, q, c) → (n, c, h, w)."""
     count, channels = values.shape[2], values.shape[5]
     values = values.flatten(0, 1).flatten(2, 3)  # (p t, n, s q, c)
@@ -180,10 +180,10 @@ def plan(height: int, width: int, dtype: torch.dtype) -> Plan:
     (of_column, to_column), (of_row, to_row) = column.along(height), row.along(width)
     of_kernel = np.kron(column.of_kernel, row.of_kernel)
     if len(of_column) == len(of_row) == 1:
-        sizes, points = (1, height * width), (1, len(of_kernel))
+        taken_as, points = (1, height * width), (1, len(of_kernel))
         down, across = (None, None), (np.kron(of_column[0], of_row[0]), np.kron(to_column[0], to_row[0]))
     else:
-        sizes, points = (height, width), (column.points, row.points)
+        taken_as, points = (height, width), (column.points, row.points)
         down = of_column.swapaxes(0, 1).reshape(-1, height), np.moveaxis(to_column, 0, 2).reshape(height, -1)
         across = of_row.reshape(-1, width), to_row.swapaxes(0, 1).reshape(width, -1)
 
@@ -193,7 +193,7 @@ def plan(height: int, width: int, dtype: torch.dtype) -> Plan:
     of_maps, to_outputs = (
         Lines(None if one is None else tensor(one), tensor(other)) for one, other in zip(down, across, strict=True)
     )
-    return Plan(sizes, points, tensor(of_kernel), of_maps, to_outputs)
+    return Plan(taken_as, points, tensor(of_kernel), of_maps, to_outputs)
 
 
 def _side(length: int) -> int:
