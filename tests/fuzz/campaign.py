@@ -34,7 +34,10 @@ def load_all(package: ModuleType) -> None:
 
 
 for package in (
-    *(schemathesis.engine, schemathesis.generation, schemathesis.specs.openapi, schemathesis.transport),
+    schemathesis.engine,
+    schemathesis.generation,
+    schemathesis.specs.openapi,
+    schemathesis.transport,
     hypothesis.strategies,
 ):
     load_all(package)

@@ -108,7 +108,7 @@ def wide(channels: Shape = (128, 128), *, stride: int = 1, padding: int | str = 
         (wide((64, 128)), (4, 4), "Convolution"),
         (wide((128, 64)), (4, 4), "Convolution"),
         (wide(), (16, 16), "Winograd"),
-        (wide(), (24, 24), "Winograd"),
+        (wide(), (32, 32), "Winograd"),
         (wide(), (2, 15), "Convolution"),
         (wide((512, 512)), (3, 33), "Convolution"),
         (wide((512, 512)), (33, 3), "Convolution"),
@@ -123,13 +123,14 @@ def wide(channels: Shape = (128, 128), *, stride: int = 1, padding: int | str = 
 )
 def test_each_map_is_convolved_in_the_way_that_suits_it(made: Conv2d, size: Shape, taken: str) -> None:
     count = winograd.LEAST_MAPS
+    torch.manual_seed(2)
     x = torch.randn(count, made.in_channels, *size, dtype=made.weight.dtype).contiguous(
         memory_format=torch.channels_last
     )
     y = made(x)
     assert way(y) == taken
     plain = nn.functional.conv2d(x, made.weight, made.bias, made.stride, made.padding)
-    torch.testing.assert_close(y, plain, rtol=0, atol=5e-5 if size in ((6, 6), (12, 12), (24, 24)) else 2e-5)
+    torch.testing.assert_close(y, plain, rtol=0, atol=5e-5 if size in ((6, 6), (12, 12)) else 2e-5)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (6, 6)])

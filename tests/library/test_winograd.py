@@ -73,7 +73,7 @@ def test_either_gradient_is_made_without_the_other(needed: tuple[bool, bool], si
 
 
 @pytest.mark.parametrize(
-    ("channels", "side", "times"), [(128, 12, 13), (128, 8, 5), (256, 6, 13), (256, 4, 5), (512, 3, 5)]
+    ("channels", "side", "times"), [(128, 24, 13), (128, 12, 13), (128, 8, 5), (256, 6, 13), (256, 4, 5), (512, 3, 5)]
 )
 def test_float32_loses_a_few_times_what_a_direct_convolution_loses(channels: int, side: int, times: int) -> None:
     """More where tiles are of 6."""
