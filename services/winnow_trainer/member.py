@@ -1,6 +1,7 @@
 """`python -m winnow_trainer.member PARENT DEVICE`: one process of a team, started by torch's launcher.
 
-The leader hears the supervisor, stores and reports, as a child that trains alone does. The others hear the leader.
+The leader hears the supervisor, stores and reports, as a child that trains alone does. The others hear the leader, and
+tell the supervisor what ends them, before the leader can miss them.
 """
 
 import json
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING
 from winnow import failpoints
 from winnow.errors import WinnowError, is_out_of_memory
 from winnow_trainer.child import die_with_parent, ending, work
-from winnow_trainer.protocol import Line, leave_word
+from winnow_trainer.protocol import Line, Voice
 
 if TYPE_CHECKING:
     from winnow_trainer.warm import Warm
 
 
-def follow(warm: "Warm") -> bool:
+def follow(voice: Voice, warm: "Warm") -> bool:
     """Train along with the leader, round after round, until it says nothing more; False once one failed."""
     from winnow_trainer import training
 
@@ -30,11 +31,16 @@ def follow(warm: "Warm") -> bool:
             training.train_along(job, warm)
         except Exception as error:
             traceback.print_exc()
-            word = ending(error, Path(job["scratch"]))
-            if word.get("cause") == "sick" or isinstance(error, WinnowError) or is_out_of_memory(error):
-                leave_word(Path(job["scratch"]), word)  # whatever else may be no more than another's end
+            tell_end(voice, error, Path(job["scratch"]))
             return False
     return True
+
+
+def tell_end(voice: Voice, error: Exception, scratch: Path) -> None:
+    """Say what ended this process. One that follows does not say what may be no more than another's end."""
+    end, leads = ending(error, scratch), isinstance(voice, Line)
+    if leads or end.get("cause") == "sick" or isinstance(error, WinnowError) or is_out_of_memory(error):
+        voice.tell(**end)
 
 
 def main() -> None:
@@ -42,23 +48,20 @@ def main() -> None:
     die_with_parent(int(parent))
     failpoints.arm_from(os.environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    line = Line() if os.environ["RANK"] == "0" else None
-    if line is None:
-        os.dup2(2, 1)  # the launcher hands the supervisor's pipe to all of them
+    voice = Line() if os.environ["RANK"] == "0" else Voice()  # the launcher hands the supervisor's pipes to all
     from winnow.simclr import Team  # torch takes seconds to import, and may print
     from winnow_trainer.warm import Warm
 
     try:
         team = Team.join(device)
     except Exception as error:
-        if line is not None:
-            line.tell(**ending(error, Path()))
+        tell_end(voice, error, Path())
         raise
     warm = Warm(team)
-    if not (follow(warm) if line is None else work(line, lambda: warm)):
+    if not (work(voice, lambda: warm) if isinstance(voice, Line) else follow(voice, warm)):
         sys.stderr.flush()
         os._exit(1)  # the others may be in the middle of a step: the launcher ends them
-    if line is not None:
+    if team.leads:
         team.say("")
     team.leave()
 

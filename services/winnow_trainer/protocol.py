@@ -9,6 +9,8 @@ On the child's standard input: `job PATH` (do this one, a JSON file), `stop` (en
 {"type": "stopped"}                                 it stopped because it was told to
 {"type": "anew", "limits": {...}}                   a process of a team met a limit: the job is begun anew within it
 {"type": "error", "cause": ..., "message": ...}     it cannot go on; `rejected` means never, `sick` not on this device
+
+Of a team the leader speaks; another process says only what ended it, and no more than the first end is heard.
 """
 
 import json
@@ -24,21 +26,31 @@ from winnow.artefacts import Stored
 
 PROGRESS_SECONDS = 0.25
 STOP, LEAVE, JOB = b"stop", b"leave", b"job "
-WORD = "word.json"
-"""In an attempt's scratch directory: the message of a team's follower, whom the supervisor does not hear."""
 Message = dict[str, Any]
 
 
-class Line:
-    """The child's end. Standard output belongs to the protocol; whatever else prints goes to standard error."""
+class Voice:
+    """What a child says. Standard output belongs to the protocol; whatever else prints goes to standard error."""
 
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
+        self._one_at_a_time = threading.Lock()
+
+    def tell(self, type: str, **fields: Any) -> None:
+        """Send a message."""
+        with self._one_at_a_time:
+            self._out.write(json.dumps({"type": type, **fields}) + "\n")
+
+
+class Line(Voice):
+    """The end of a child that is spoken to: it hears as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._stop = threading.Event()
         self._jobs: queue.Queue[Path | None] = queue.Queue()
         self._told_at = 0.0
-        self._one_at_a_time = threading.Lock()
         threading.Thread(target=self._listen, name="stdin", daemon=True).start()
 
     def jobs(self) -> Iterator[dict[str, Any]]:
@@ -49,11 +61,6 @@ class Line:
     def should_stop(self) -> bool:
         """Whether the supervisor said stop to the job under way."""
         return self._stop.is_set()
-
-    def tell(self, type: str, **fields: Any) -> None:
-        """Send a message."""
-        with self._one_at_a_time:
-            self._out.write(json.dumps({"type": type, **fields}) + "\n")
 
     def progress(self, **fields: Any) -> None:
         """Send where the work stands, a few times a second at most."""
@@ -79,23 +86,6 @@ class Line:
             self._stop.set()
         elif line == LEAVE:
             self._jobs.put(None)
-
-
-def leave_word(scratch: Path, message: Message) -> None:
-    """Leave a message for the supervisor, from a process that ends."""
-    begun = scratch / f"{WORD}.{os.getpid()}"
-    begun.write_text(json.dumps(message))
-    begun.replace(scratch / WORD)
-
-
-def take_word(scratch: Path) -> Message | None:
-    """The message that was left, once."""
-    try:
-        message: Message = json.loads((scratch / WORD).read_text())
-    except FileNotFoundError:
-        return None
-    (scratch / WORD).unlink()
-    return message
 
 
 def describe(stored: Stored, kind: str, **manifest: Any) -> Message:

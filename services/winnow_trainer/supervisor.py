@@ -29,7 +29,7 @@ from winnow_trainer.assignments import Assignment
 from winnow_trainer.devices import CPU, Device
 from winnow_trainer.lease import Lease
 from winnow_trainer.process import Child, failure
-from winnow_trainer.protocol import Message, take_word
+from winnow_trainer.protocol import Message
 from winnow_trainer.reasons import explain
 from winnow_trainer.standby import Standby
 
@@ -102,7 +102,6 @@ class Supervisor:
     def _attend(self, job: Path) -> Message:
         """Have a child do the job; how it ended."""
         self._end = None
-        take_word(self._scratch)  # of a process before
         warm = self._assignment.work is TRAIN  # an ingest reads strangers' files: its process ends with it
         child = self._standby.take(self._device) if warm else self._standby.start(CPU)
         try:
@@ -118,9 +117,7 @@ class Supervisor:
             return self._end
         child.leave()
         ended = child.close()
-        end, word = self._end or child.end or failure(ended), take_word(self._scratch)
-        failed = end["type"] == "error" and end.get("cause") in ("failed", "sick")
-        return word if word is not None and failed else end  # a follower that ends is why its leader fails
+        return self._end or child.end or failure(ended)
 
     def _abandon(self, child: Child) -> None:
         message = f"the claim could not be renewed within its {self._settings.lease_seconds:g} s; is the database well?"

@@ -23,7 +23,7 @@ from winnow_cli.stack import PATIENCE
 from winnow_trainer.devices import Device, Devices, find_gpus
 from winnow_trainer.lease import Lease
 from winnow_trainer.process import STOP_SECONDS, Child
-from winnow_trainer.protocol import Message, leave_word, take_word
+from winnow_trainer.protocol import Message
 from winnow_trainer.reasons import explain
 
 SLEEPS = 'import signal; print(\'{"type": "progress"}\', flush=True); signal.pause()'
@@ -164,14 +164,6 @@ def test_a_gpu_that_does_not_compute_is_neither_the_codes_fault_nor_the_datas(sa
 )
 def test_what_the_code_did_wrong_is_not_the_gpus_fault(said: str, tmp_path: Path) -> None:
     assert explain(RuntimeError(said), tmp_path) == ("failed", f"RuntimeError: {said}")
-
-
-def test_a_word_that_is_left_is_taken_once(tmp_path: Path) -> None:
-    assert take_word(tmp_path) is None
-    for chunk in (32, 16):
-        leave_word(tmp_path, {"type": "anew", "limits": {"patches": None, "chunk": chunk}})
-    assert take_word(tmp_path) == {"type": "anew", "limits": {"patches": None, "chunk": 16}}
-    assert take_word(tmp_path) is None and not list(tmp_path.iterdir())
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 
 import psutil
 import pytest
@@ -56,10 +57,7 @@ def test_what_members_print_is_not_taken_for_messages(
     tmp_path: Path, ingested: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NCCL prints on standard output where it was asked to: here each member does when it joins."""
-    loud = tmp_path / "loud"
-    loud.mkdir()
-    (loud / "sitecustomize.py").write_text(LOUD)
-    monkeypatch.setenv("PYTHONPATH", str(loud), prepend=os.pathsep)
+    loud = at_each_join(LOUD, tmp_path, monkeypatch)
     shutil.copytree(ingested, tmp_path / "state")
     with worker_at(tmp_path / "state", devices=2) as worker:
         round = add_round(worker)
@@ -70,15 +68,45 @@ def test_what_members_print_is_not_taken_for_messages(
 
 
 LOUD = """
+os.write(1, b"NCCL INFO: what nobody asked\\n")
+pathlib.Path(__file__).with_name("rank-" + os.environ["RANK"]).touch()
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_gpu_that_is_found_sick_by_the_process_that_joins_with_it_is_nobodys_failure(
+    rank: int, tmp_path: Path, ingested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "CUDA error: uncorrectable ECC error encountered"
+    at_each_join(f'if os.environ["RANK"] == "{rank}": raise RuntimeError("{said}")', tmp_path, monkeypatch)
+    shutil.copytree(ingested, tmp_path / "state")
+    with worker_at(tmp_path / "state", devices=2) as worker:
+        round, others = add_round(worker), set(members())
+        assert worker.attend(TRAIN, round.id)
+        row = read_round(worker, round)
+        assert (row.status, row.losses, row.failures) == (RoundStatus.QUEUED, 1, 0)
+        assert row.error is not None and f"the GPU does not compute ({said})" in row.error
+        wait_until(lambda: set(members()) == others, 20, "the team to end")
+
+
+def at_each_join(code: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have each member of a team run this before it joins; the folder of the file that says so."""
+    folder = directory / "at-each-join"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(AT_EACH_JOIN.replace("CODE", indent(code, " " * 8)))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    return folder
+
+
+AT_EACH_JOIN = """
 import os, pathlib
 if "RANK" in os.environ:
     import torch.distributed as dist
     join = dist.init_process_group
-    def loud(*arguments, **options):
-        os.write(1, b"NCCL INFO: what nobody asked\\n")
-        pathlib.Path(__file__).with_name("rank-" + os.environ["RANK"]).touch()
+    def ready(*arguments, **options):
+CODE
         return join(*arguments, **options)
-    dist.init_process_group = loud
+    dist.init_process_group = ready
 """
 
 
