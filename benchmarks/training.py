@@ -15,12 +15,15 @@ Asked for with --only:
 torchvision  the ceiling with torchvision's own network: what convolutions.py is worth
 tuned        the ceiling with cuDNN's algorithms found by trial (torch.backends.cudnn.benchmark), on a GPU
 
-Each is a process of its own, one after the other, `--repeats` times in turn; the median counts. Patches are synthetic
-tissue, so that every machine measures the same; `--images` of them are drawn at the start and not timed.
+Each is a process of its own, one after the other, `--repeats` times in turn; the median counts. Each figure, or all of
+what ended it, is told on standard error as it comes, and no turn of a size begins later than `--within` seconds after
+the first: a machine may be borrowed for minutes. Patches are synthetic tissue, so that every machine measures the same;
+`--images` of them are drawn at the start and not timed.
 """
 
 import argparse
 import json
+import math
 import os
 import platform
 import resource
@@ -29,9 +32,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +48,7 @@ from winnow_trainer import memory
 CONTENDERS = ("winnow", "ceiling", "lightly", "embed")
 EXTRA = ("torchvision", "tuned")
 UNITS = {"embed": "images/s"}
+Rows = dict[int, list[dict[str, Any]]]  # by batch size
 
 
 def main() -> None:
@@ -56,8 +63,12 @@ def main() -> None:
     for size in options.sizes:
         with tempfile.TemporaryDirectory() as folder:
             draw_patches(Path(folder), size, options.images)
-            for batch in options.batches:
-                report(size, batch, list(measure(options, Path(folder), size, batch)))
+            rows: Rows = {batch: [] for batch in options.batches}
+            try:
+                measure(options, Path(folder), size, rows)
+            finally:  # one that is stopped says what it has
+                for batch, own in rows.items():
+                    report(size, batch, own)
 
 
 def parse() -> argparse.Namespace:
@@ -70,6 +81,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1536, help="patches in the dataset")
     parser.add_argument("--steps", type=int, default=None, help="timed steps of each repeat")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--within", type=float, default=math.inf, help="seconds in which all turns of a size begin")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS + EXTRA, default=CONTENDERS)
     parser.add_argument("--compiled", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--contender", choices=CONTENDERS + EXTRA, help=argparse.SUPPRESS)
@@ -87,30 +99,34 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def measure(options: argparse.Namespace, folder: Path, size: int, batch: int) -> Iterator[dict[str, Any]]:
-    """One row for each contender and repeat."""
+def measure(options: argparse.Namespace, folder: Path, size: int, rows: Rows) -> None:
+    """Add a row for each contender and turn."""
+    began = time.monotonic()
+    for turn in range(options.repeats):
+        if turn and time.monotonic() - began > options.within:
+            return
+        for batch, own in rows.items():
+            for contender in options.only:
+                if contender == "embed" and batch != options.batches[0]:
+                    continue  # its batches are its own
+                own.append(run(options, contender, folder, size, batch))
+                told = own[-1].get("error") or f"{own[-1]['rate']:,.1f} {UNITS.get(contender, 'pairs/s')}"
+                print(f"# {size} px, batch {batch}, turn {turn + 1}: {contender} {told}", file=sys.stderr, flush=True)
+
+
+def run(options: argparse.Namespace, contender: str, folder: Path, size: int, batch: int) -> dict[str, Any]:
+    """One figure, by a process of its own, or the error that came in its place."""
     given = {"device": options.device, "precision": options.precision, "encoder": options.encoder}
     given |= {"images": options.images, "steps": options.steps, "compiled": options.compiled, "folder": folder}
-    for _ in range(options.repeats):
-        for contender in options.only:
-            command = [
-                sys.executable,
-                __file__,
-                "--contender",
-                contender,
-                "--sizes",
-                str(size),
-                "--batches",
-                str(batch),
-            ]
-            command += [str(part) for name, value in given.items() for part in (f"--{name}", value)]
-            environment = os.environ | (memory.environment() if contender != "lightly" else {})
-            ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-            if ended.returncode:
-                last = ended.stderr.strip().splitlines()[-1:]
-                yield {"contender": contender, "error": last[0] if last else "no reason"}
-                continue
-            yield {"contender": contender, **json.loads(ended.stdout.strip().splitlines()[-1])}
+    command = [sys.executable, __file__, "--contender", contender, "--sizes", str(size), "--batches", str(batch)]
+    command += [str(part) for name, value in given.items() for part in (f"--{name}", value)]
+    environment = os.environ | (memory.environment() if contender != "lightly" else {})
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if ended.returncode:
+        sys.stderr.write(ended.stderr)
+        last = ended.stderr.strip().splitlines()[-1:]
+        return {"contender": contender, "error": last[0] if last else f"it ended with {ended.returncode}"}
+    return {"contender": contender, **json.loads(ended.stdout.strip().splitlines()[-1])}
 
 
 def report(size: int, batch: int, rows: list[dict[str, Any]]) -> None:
@@ -137,20 +153,30 @@ def report(size: int, batch: int, rows: list[dict[str, Any]]) -> None:
 
 def draw_patches(folder: Path, size: int, count: int) -> None:
     """The same synthetic tissue twice: packed, and as PNG files."""
-    from PIL import Image
-
-    from winnow.datasets import synthetic
     from winnow.datasets.packing import PackWriter
     from winnow.domain import SyntheticTissue
 
-    tissue = SyntheticTissue(patches=count)
-    (folder / "files" / "all").mkdir(parents=True)
-    with PackWriter(folder / "packed", image_size=size, shard_size=4096) as pack:
-        for index in range(count):
-            patch = synthetic.draw(tissue, index, size)
+    files = folder / "files" / "all"
+    files.mkdir(parents=True)
+    draw = partial(draw_patch, SyntheticTissue(patches=count), files, size)
+    with (
+        ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
+        PackWriter(folder / "packed", image_size=size, shard_size=4096) as pack,
+    ):
+        for patch in pool.map(draw, range(count), chunksize=8):
             pack.append(patch)
-            Image.fromarray(patch).save(folder / "files" / "all" / f"{index:06d}.png")
         pack.finish()
+
+
+def draw_patch(tissue: Any, files: Path, size: int, index: int) -> Any:
+    """(size, size, 3) uint8, which lies in a file, too."""
+    from PIL import Image
+
+    from winnow.datasets import synthetic
+
+    patch = synthetic.draw(tissue, index, size)
+    Image.fromarray(patch).save(files / f"{index:06d}.png")
+    return patch
 
 
 def run_winnow(options: argparse.Namespace) -> dict[str, Any]:
@@ -228,7 +254,7 @@ def run_alone(options: argparse.Namespace, plain: Any) -> dict[str, Any]:
         nt_xent(z0, z1, spec.simclr.temperature).backward()
         optimizer.step()
 
-    return {"rate": batch * timed(options, step)}
+    return {"rate": batch * timed(step, device, warm_up(options), options.steps)}
 
 
 def run_lightly(options: argparse.Namespace) -> dict[str, Any]:
@@ -242,11 +268,15 @@ def run_lightly(options: argparse.Namespace) -> dict[str, Any]:
     network = plain_network(options).to(device).train()
     transform = SimCLRTransform(input_size=options.sizes[0])
     dataset = ImageFolder(str(options.folder / "files"), transform=transform)
-    steps = warm_up(options) + options.steps
+    workers = os.cpu_count() or 1
+    # Each worker brings a batch at about the same time: whole turns are timed, and no more images in larger batches.
+    warm, steps = (
+        workers * math.ceil(count / workers / max(1, batch // 128)) for count in (warm_up(options), options.steps)
+    )
     # One epoch for all steps: a small dataset's would end, and its workers start anew, more often than a real one's.
-    sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=(steps + 16) * batch)
+    sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=(warm + steps + 16) * batch)
     loader = torch.utils.data.DataLoader(
-        dataset, batch_size=batch, sampler=sampler, drop_last=True, num_workers=os.cpu_count() or 1
+        dataset, batch_size=batch, sampler=sampler, drop_last=True, num_workers=workers
     )
     criterion = NTXentLoss(temperature=0.1)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
@@ -262,7 +292,7 @@ def run_lightly(options: argparse.Namespace) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
 
-    return {"rate": batch * timed(options, step)}
+    return {"rate": batch * timed(step, device, warm, steps)}
 
 
 def plain_network(options: argparse.Namespace) -> Any:
@@ -317,16 +347,16 @@ def spec_of(options: argparse.Namespace) -> Any:
     )
 
 
-def timed(options: argparse.Namespace, step: Any) -> float:
-    """Steps a second."""
-    for _ in range(warm_up(options)):
+def timed(step: Callable[[], None], device: str, warm: int, steps: int) -> float:
+    """Steps a second, after those that warm up."""
+    for _ in range(warm):
         step()
-    synchronise(options.device)
+    synchronise(device)
     began = time.perf_counter()
-    for _ in range(options.steps):
+    for _ in range(steps):
         step()
-    synchronise(options.device)
-    return options.steps / (time.perf_counter() - began)
+    synchronise(device)
+    return steps / (time.perf_counter() - began)
 
 
 def warm_up(options: argparse.Namespace) -> int:
@@ -364,4 +394,7 @@ def describe_machine() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped")

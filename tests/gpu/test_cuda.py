@@ -221,22 +221,6 @@ def test_chunks_train_like_the_whole_batch(images: ArrayImages, tmp_path: Path, 
     assert chunks.losses == pytest.approx(whole.losses, rel=0.1)
 
 
-@pytest.mark.parametrize("compiled", ["off", "on"])
-def test_a_gpu_that_is_too_small_gives_up_patches_then_halves_chunks(tmp_path: Path, compiled: Any) -> None:
-    total = torch.cuda.get_device_properties(0).total_memory
-    large = tissue(256, 224)[0]
-    rig = Rig("cuda", compiled=compiled)
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + 3 * GIB) / total))
-    try:
-        wanted = spec(batch_size=256, epochs=1)
-        trained = train_round(large, np.arange(256), spec=wanted, number=0, workspace=tmp_path, start=None, rig=rig)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    assert trained.visits == 256 and np.isfinite(trained.losses).all()
-    assert any("chunks of" in note for note in rig.notes), rig.notes
-
-
 def test_embeddings_are_a_processors(images: ArrayImages, tmp_path: Path) -> None:
     trained = train(images, tmp_path / "t", plain(), epochs=1)
     h = {
@@ -253,3 +237,19 @@ def test_embedding_displaces_no_patch_that_is_trained_on(images: ArrayImages, tm
     held = rig.feed(images, INDICES)
     embed(load_encoder(spec().encoder, trained.state, "cuda"), images, np.arange(160), rig=rig)
     assert rig.feed(images, INDICES) is held
+
+
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_a_gpu_that_is_too_small_gives_up_patches_then_halves_chunks(tmp_path: Path, compiled: Any) -> None:
+    total = torch.cuda.get_device_properties(0).total_memory
+    large = tissue(256, 224)[0]
+    rig = Rig("cuda", compiled=compiled)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + 3 * GIB) / total))
+    try:
+        wanted = spec(batch_size=256, epochs=1)
+        trained = train_round(large, np.arange(256), spec=wanted, number=0, workspace=tmp_path, start=None, rig=rig)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert trained.visits == 256 and np.isfinite(trained.losses).all()
+    assert any("chunks of" in note for note in rig.notes), rig.notes
