@@ -33,6 +33,7 @@ Profile = Annotated[
 ]
 Id = Annotated[str, typer.Argument(help="The experiment's id; `winnow list` shows it.")]
 Ids = Annotated[list[str] | None, typer.Argument(help="Experiments' ids; none given: all.")]
+UnderWay = Annotated[list[str] | None, typer.Argument(help="Experiments' ids; none given: those under way.")]
 
 
 def connect(url: str | None, state_dir: Path = DEFAULT_STATE_DIR) -> Client:

@@ -105,7 +105,8 @@ def notes(experiments: Sequence[Json]) -> list[str]:
     for title, experiment in zip(named, experiments, strict=True):
         if experiment["status"] != "completed":
             reason = f" ({experiment['error']})" if experiment["error"] else ""
-            found.append(f"{title} is {experiment['status']}{reason}: its last evaluation so far is shown")
+            shown = "its last evaluation so far is shown" if experiment["rounds"] else "nothing of it is evaluated yet"
+            found.append(f"{title} is {experiment['status']}{reason}: {shown}")
     return found
 
 

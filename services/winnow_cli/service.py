@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import IO
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+LAST_BYTES = 500
+"""Of a log, looked through for the reason why its service ended."""
 STEADY_SECONDS = 60.0
 """A service that lived this long did not die of how it was started: the next pause is the first again."""
 
@@ -52,7 +54,8 @@ class Service:
             self._pause = FIRST_PAUSE if now - self._started > STEADY_SECONDS else self._pause
             self._again_at = now + self._pause
             self._forget()
-            said = f"{self.name} ended ({_describe(code)}); starts again in {self._pause:g} s; its log: {self.log}"
+            why = f"{_describe(code)}: {_last_line(self.log)}"
+            said = f"{self.name} ended ({why}); starts again in {self._pause:g} s; its log: {self.log}"
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
             return said
         if now >= self._again_at:
@@ -86,6 +89,14 @@ class Service:
         if self._file is not None:
             self._file.close()
         self._process = None
+
+
+def _last_line(log: Path) -> str:
+    """What a service said last, shortened."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LAST_BYTES))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing said")
 
 
 def _describe(code: int) -> str:

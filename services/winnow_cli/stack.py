@@ -163,7 +163,8 @@ class Stack:
             raise InvalidInput("port", f"{self._port} is taken; leave it out, and a free one is chosen")
         sampler = _free_port()
         given = Settings()
-        profile = self._profile or given.profile_dir
+        if profile := self._profile or given.profile_dir:
+            _require_writable("profile", profile)
         places: dict[str, Any] = {
             "state_dir": self.state_dir,
             "coordinator_port": port,
@@ -243,6 +244,15 @@ def _environment(settings: Settings) -> dict[str, str]:
         "WINNOW_DATA_ROOTS": roots,
         "WINNOW_PROFILE_DIR": str(settings.profile_dir or ""),
     }
+
+
+def _require_writable(name: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(name, f"{folder} cannot be made ({error.strerror}); name a folder that can") from error
+    if not os.access(folder, os.W_OK):
+        raise InvalidInput(name, f"{folder} cannot be written to; change its owner, or name another folder")
 
 
 def _folder_of(place: Path) -> Path:

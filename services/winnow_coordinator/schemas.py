@@ -9,6 +9,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from winnow.domain import PRESETS, Arm, ExperimentSpec, Name
+from winnow.store.rounds import Cause
 from winnow_coordinator import examples
 
 Item = TypeVar("Item")
@@ -105,8 +106,8 @@ class AttemptView(BaseModel):
     """An attempt that left no result."""
 
     attempt: int
-    cause: Literal["lost", "failed", "stopped", "rejected"] = Field(
-        description="Its machine vanished; it raised; somebody asked; it can never work"
+    cause: Cause = Field(
+        description="Its machine vanished; it raised; somebody asked; it can never work; there was no room to write"
     )
     error: str | None
     at: datetime

@@ -21,11 +21,22 @@ def main() -> None:
     share = max(1, cores // int(processes))  # each would take one core for sums, and all of them for compiling
     os.environ.setdefault("OMP_NUM_THREADS", str(share))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(min(share, MOST_COMPILERS)))
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as launch
 
     here = ["--standalone", "--local-addr", "127.0.0.1"]  # this host's own name may lead nowhere
     member = ["-m", "winnow_trainer.member", str(os.getpid()), device]
-    launch([*here, "--nproc-per-node", processes, *member])
+    try:
+        launch([*here, "--nproc-per-node", processes, *member])
+    except ChildFailedError as error:
+        rank, first = error.get_first_failure()
+        sys.exit(f"process {rank} of {processes} ended first, with {_describe(first.exitcode)}")
+
+
+def _describe(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "SIGKILL; if nobody did that, the machine ran out of memory"
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from winnow.telemetry import Unfailing
 from winnow_trainer import confinement
 from winnow_trainer.protocol import JOB, LEAVE, STOP, Message
 
@@ -138,10 +139,11 @@ class Child:
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
+        out = Unfailing(sys.stderr)  # or a full disk ends this thread, and a child that nobody hears waits for ever
         for line in self._process.stderr:
             text = line.decode(errors="replace").rstrip()
             self._last_words.append(text)
-            sys.stderr.write(f"{text}\n")
+            out.write(f"{text}\n")
 
 
 def failure(message: str) -> Message:

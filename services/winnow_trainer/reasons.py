@@ -25,7 +25,7 @@ SICK = (
 """What CUDA and torch say of a GPU that computes no more, or never did. An illegal access is the code's own fault."""
 
 
-def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rejected", "sick"], str]:
+def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rejected", "sick", "full"], str]:
     """(cause, text) of whatever ended the work. `scratch` is where a failed write without a name was going.
 
     sick: the device, and neither the code nor the data.
@@ -36,7 +36,7 @@ def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rej
         return "failed", str(error)
     if _is_full(error):
         where = Path(str(getattr(error, "filename", None) or scratch))
-        return "failed", f"no space left while writing {where} ({_free(where):.1f} GB free there); make room there"
+        return "full", f"no space left while writing {where} ({_free(where):.1f} GB free there); make room there"
     if is_out_of_memory(error):
         advice = "lower simclr.batch_size, use a smaller image_size, or give the trainer more memory"
         return "failed", f"out of memory ({_first_line(error)}); {advice}"

@@ -1,5 +1,6 @@
 """The training of a round in its process, alone or in a team (the paper's Algorithm 2, line 5), and its result."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -66,7 +67,14 @@ def _trace(round: Round) -> Path | None:
     if round.job["profile_dir"] is None:
         return None
     directory = Path(round.job["profile_dir"])
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        round.notes.append(f"no profiler trace: {error}")
+        return None
+    if not os.access(directory, os.W_OK):
+        round.notes.append(f"no profiler trace: {directory} cannot be written to")
+        return None
     return directory / f"{round.job['prefix'].replace('/', '-')}.json.gz"
 
 

@@ -94,8 +94,9 @@ class PathForbidden(WinnowError):
     code = "path-forbidden"
 
     def __init__(self, path: str, roots: Sequence[str]) -> None:
-        allowed = ", ".join(roots) or "none; set WINNOW_DATA_ROOTS"
-        super().__init__(f"{path} lies outside the allowed data roots ({allowed})")
+        allowed = ", ".join(roots) or "none"
+        advice = "allow its folder by WINNOW_DATA_ROOTS, or winnow up --data-root"
+        super().__init__(f"{path} lies outside the allowed data roots ({allowed}); {advice}")
         self.path = path
 
 

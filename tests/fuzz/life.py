@@ -167,7 +167,7 @@ class Life(RuleBasedStateMachine):
         report = {"budget": spec.budget, "picked": len(found), "candidates": len(found), "notes": []}
         return Batch(np.array(found, np.int64), [0.0] * len(found), 0.1, report)
 
-    @rule(token=claims, cause=st.sampled_from(["stopped", "lost", "failed", "rejected"]))
+    @rule(token=claims, cause=st.sampled_from(["stopped", "lost", "failed", "rejected", "full"]))
     def give_back(self, token: Token, cause: rounds.Cause) -> None:
         with self._holding(token), self.database.begin() as session:
             rounds.give_back(session, *token, cause, "why", self.coordinator.patience)

@@ -118,6 +118,15 @@ def test_bad_files_are_skipped_counted_and_listed(tmp_path: Path) -> None:
     assert np.array_equal(packed, [np.asarray(patch(n)) for n in range(3)])
 
 
+def test_where_too_little_is_left_the_error_says_what_was_skipped(tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "TUM"
+    folder.mkdir(parents=True)
+    for n in range(8):
+        (folder / f"e{n}.png").touch()
+    with pytest.raises(InvalidInput, match=r"pool is empty.*8 of 8 images could not be read.*; TUM/e0.png: "):
+        ingest(spec_of(tmp_path / "in", on_unreadable="skip"), tmp_path / "out", allow=anywhere)
+
+
 def test_the_error_names_the_first_ten_and_counts_the_rest(tmp_path: Path) -> None:
     spec = spec_of(folder_with(tmp_path / "in", {f"e{n:02d}.png": b"" for n in range(14)}))
     with pytest.raises(ImagesUnreadable, match=r"14 unreadable: TUM/e00.png.*TUM/e09.png.* and 4 more"):

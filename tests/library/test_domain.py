@@ -102,6 +102,8 @@ def test_the_full_arm_is_cut_into_rounds_that_cover_its_epochs() -> None:
         ({"seed": -1}, "seed"),
         ({"visits": 1}, "visits"),
         ({"budget": 10**30, "candidates": "all"}, "budget"),
+        ({"simclr": {"batch_size": 1}}, "batch_size"),
+        ({"simclr": {"chunk": 1}}, "chunk"),
         ({"encoder": {"head": [0]}}, "head"),
         ({"encoder": {"head": [128, -5]}}, "head"),
         ({"simclr": {"betas": [1.5, 0.9]}}, "betas"),

@@ -127,6 +127,7 @@ def spoiled(value):
         ({"budget": 151}, r"budget: needs 1 to 150 .* got 151"),
         ({"budget": 0}, "budget: needs 1 to 150"),
         ({"budget": 2.5}, "budget: needs an integer"),
+        ({"n": 149}, "pool: needs a row for each of 149 candidates, got 150"),
     ],
 )
 def test_refuses(name, arguments, reason):

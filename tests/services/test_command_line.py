@@ -133,6 +133,16 @@ def test_doctor_says_what_to_do(url: str, winnow: Winnow, tmp_path: Path, monkey
     assert "renew_seconds" in winnow("doctor").out
 
 
+@pytest.mark.parametrize(("device", "state"), [("auto", "warn"), ("cpu", "ok"), ("cuda", "fail")])
+def test_doctor_says_what_a_device_that_is_wanted_lacks(
+    winnow: Winnow, device: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WINNOW_DEVICE", device)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = {finding["what"]: finding for finding in winnow("doctor", "--json").json}
+    assert found["GPU"]["state"] == state, found["GPU"]
+
+
 def test_doctor_asks_the_sampler(
     url: str, winnow: Winnow, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +190,8 @@ def test_a_stack_keeps_watch_whatever_its_owner_waits_for(tmp_path: Path) -> Non
     stack.services[0].start()
     with stack.watched():
         assert heard.wait(20), "nobody looked"
-    assert "nonesuch ended (exit code 1); starts again" in said[0]
+    assert "nonesuch ended (exit code 1: " in said[0] and "No module named" in said[0], "with the last words of its log"
+    assert "; starts again" in said[0]
     stack.stop()
     assert not stack.services
 
@@ -195,6 +206,10 @@ def test_a_stack_refuses_what_it_cannot_serve(winnow: Winnow, tmp_path: Path, ur
     assert f"{taken} is taken" in winnow("up", "--port", taken, "--state-dir", str(tmp_path / "s")).err
     missing = str(tmp_path / "missing")
     assert f"{missing} is no folder" in winnow("up", "--data-root", missing, "--state-dir", str(tmp_path / "s")).err
+    (tmp_path / "file").touch()
+    traces = str(tmp_path / "file" / "traces")
+    assert f"{traces} cannot be made" in winnow("up", "--profile", traces, "--state-dir", str(tmp_path / "s")).err
+    assert winnow("up", "--port", "80000", "--state-dir", str(tmp_path / "s")).code == 2
     assert not Stack(tmp_path / "s", [], None, print).record.exists()
 
 

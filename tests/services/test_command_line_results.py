@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from services.conftest import Winnow, add_dataset
 
+from winnow_cli.commands.results import write
 from winnow_cli.report import floors, grouped
 from winnow_coordinator.context import Coordinator
 
@@ -65,6 +66,20 @@ def test_compare_tells_runs_of_one_name_apart(
     said = winnow("compare", *ids)
     assert f"budget differs: e ({ids[0]}) 5, e ({ids[1]}) 6" in said.err
     assert all(f"e ({id})" in said.out for id in ids)
+
+
+def test_compare_leaves_no_picture_of_others_beside_its_report(tmp_path: Path) -> None:
+    (tmp_path / "compare.png").touch()
+    assert write({"experiments": [{"rounds": []}]}, tmp_path) == [tmp_path / "report.json"]
+    assert not (tmp_path / "compare.png").exists()
+
+
+def test_an_experiment_that_is_named_twice_is_shown_once(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    id = run_through()
+    assert len(winnow("compare", id, id, "--json").json["experiments"]) == 1
 
 
 def test_one_seed_run_twice_is_not_two_seeds(

@@ -139,6 +139,8 @@ def test_a_folder_of_slides_gives_files_and_coordinates(winnow: Winnow, here: Pa
         (["pool.npy", "--budget", "61"], "budget: needs 1 to 60"),
         (["pool.npy", "--budget", "0"], "budget: needs 1 to 60"),
         (["pool.npy", "--strategy", "entropy"], "--proba: strategy entropy needs"),
+        (["pool.npy", "--strategy", "entropy", "--proba", "wide.npy"], "a row for each of 60 candidates, got 90"),
+        (["pool.npy", "--strategy", "margin", "--proba", "wide.npy"], "a row for each of 60 candidates, got 90"),
         (["pool.npy", "--direction", "up"], "--direction: needs high or low"),
         (["pool.npy", "--cap", "1"], "groups: cap needs the group of each row"),
         (["pool.npy", "--quota", "a"], "--quota: needs GROUP=N"),
@@ -162,6 +164,7 @@ def test_what_does_not_fit_ends_in_one_line(winnow: Winnow, here: Path, argument
     Path("far.txt").write_text("99999999999999999999\n")
     Path("near.txt").write_text("60\n")
     Path("empty.npy").touch()
+    np.save("wide.npy", np.full((90, 2), 0.5))
     np.save("bad.npy", np.array([[0, 1], [np.nan, 1], [2, 2]], np.float32))
     said = winnow("select", *arguments, *([] if "--budget" in arguments else ["--budget", "2"]))
     assert said.code == 1 and said.err.startswith("error: ") and reason in said.err, said.err

@@ -64,6 +64,18 @@ def test_a_service_that_is_to_die_at_a_step_says_so_when_it_starts(tmp_path: Pat
     assert "failpoint.armed" in first and "picks.inserted" in first
 
 
+def test_a_line_that_cannot_be_written_ends_no_work() -> None:
+    code = (
+        "import logging; from winnow import telemetry; from winnow.settings import Settings\n"
+        "telemetry.configure(Settings(), 'trainer')\n"
+        "for _ in range(1000): telemetry.logger('here').warning('disk.full', of='x' * 100); logging.error('so it is')\n"
+        "print('went on')"
+    )
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True, check=False)
+    assert ran.stdout == "went on\n"
+
+
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_a_defect_is_logged_without_the_callers_key(tmp_path: Path, log_format: str) -> None:
     environment = {"WINNOW_STATE_DIR": str(tmp_path), "WINNOW_LOG_FORMAT": log_format, "WINNOW_LOG_LEVEL": "debug"}

@@ -88,6 +88,17 @@ def test_a_worker_that_is_asked_for_traces_leaves_one_a_round(tmp_path: Path, in
         assert any("takes 10 steps" in note for note in read_round(worker, short).report["notes"])
 
 
+def test_traces_that_cannot_be_left_end_no_round(tmp_path: Path, ingested: Path) -> None:
+    shutil.copytree(ingested, tmp_path / "state")
+    (tmp_path / "file").touch()
+    with worker_at(tmp_path / "state", profile_dir=tmp_path / "file" / "traces") as worker:
+        round = add_round(worker)
+        assert worker.attend(TRAIN, round.id)
+        done = read_round(worker, round)
+        assert done.status == RoundStatus.TRAINED
+        assert any("no profiler trace: [Errno 20] Not a directory" in note for note in done.report["notes"])
+
+
 def test_a_bell_heard_twice_changes_nothing(worker: Worker) -> None:
     round = add_round(worker)
     assert worker.attend(TRAIN, round.id)

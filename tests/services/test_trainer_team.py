@@ -123,5 +123,23 @@ def test_a_team_that_is_killed_while_it_starts_leaves_nobody(tmp_path: Path, ing
         assert read_round(worker, round).failures == 1
 
 
+def test_a_member_that_is_killed_is_told_as_a_process_alone_is(tmp_path: Path, ingested: Path) -> None:
+    shutil.copytree(ingested, tmp_path / "state")
+    with worker_at(tmp_path / "state", devices=2) as worker:
+        round, others = add_round(worker), set(members())
+        with working(worker.attend, TRAIN, round.id):
+            wait_until(lambda: 1 in starting(others).values(), 60, "the follower to start")
+            (follower,) = [pid for pid, rank in starting(others).items() if rank == 1]
+            os.kill(follower, signal.SIGKILL)
+        error = read_round(worker, round).error
+    assert error is not None and error.endswith(
+        "process 1 of 2 ended first, with SIGKILL; if nobody did that, the machine ran out of memory"
+    )
+
+
+def starting(others: set[int]) -> dict[int, int]:
+    return {pid: rank for pid, rank in members().items() if pid not in others}
+
+
 def lives(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -133,6 +133,22 @@ def test_attempts_are_capped_by_cause(database: Database, dataset: Dataset, caus
         assert experiment.error == "round 0: boom"
 
 
+def test_a_round_that_finds_no_room_waits_for_it_however_often(database: Database, dataset: Dataset) -> None:
+    patience, waits = rounds.Patience(max_losses=2, max_failures=2, retry_seconds=100), []
+    round = add_experiment(database, dataset)
+    for attempt in range(1, 6):
+        row = claim(database)
+        assert row is not None, attempt
+        with database.begin() as session:
+            assert rounds.give_back(session, TRAIN, row.id, attempt, "full", "no room", patience) == RoundStatus.QUEUED
+        with database.begin() as session:
+            waiting = rounds.get(session, round.experiment_id, 0)
+            assert (waiting.losses, waiting.failures, waiting.error) == (0, 0, "no room")
+            waits.append(waiting.not_before - waiting.waiting_since)
+            session.execute(update(Round).values(not_before=0))
+    assert waits == pytest.approx([100, 200, 400, 600, 600], abs=1), "twice as long each time, up to ten minutes"
+
+
 @pytest.mark.parametrize("status", [ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED])
 def test_a_round_of_an_experiment_that_is_called_off_ends_when_it_is_given_back(
     database: Database, dataset: Dataset, status: ExperimentStatus

@@ -131,7 +131,6 @@ def _close(report: Json, written: list[Path], state_dir: Path) -> None:
     console.print("\n[bold]Where to look next[/bold]")
     for path in written:
         console.print(f"  {path}", soft_wrap=True)
-    console.print(
-        f"  winnow up --state-dir {state_dir}    the same stack again, for REST and the command line", soft_wrap=True
-    )
+    again = f". .venv/bin/activate; winnow up --state-dir {state_dir}"
+    console.print(f"  {again}    the same stack again, for REST and the command line", soft_wrap=True)
     console.print("  examples/small.yaml, docs/spec.md    your own experiment: make demo DATA=DIR SPEC=FILE")

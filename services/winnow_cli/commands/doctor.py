@@ -21,7 +21,7 @@ from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, connect
 from winnow_cli.output import console, plain, print_json, print_table
 from winnow_cli.stack import read_record
 
-LEAST_FREE_GB = 10
+LEAST_FREE_GB, FULL_GB = 10, 0.5
 PACKAGES = {
     **{name: name for name in ("numpy", "faiss", "pyarrow", "torch", "torchvision", "safetensors", "matplotlib")},
     **{name: name for name in ("sqlalchemy", "celery", "redis", "fastapi")},
@@ -59,13 +59,13 @@ def examine(url: str | None, state_dir: Path) -> Iterator[Finding]:
     """Everything that is looked at."""
     yield _python()
     yield from (_package(name, module) for name, module in PACKAGES.items())
-    yield _accelerator()
     try:
         settings = Settings(state_dir=state_dir)
     except ValidationError as error:
         reasons = "; ".join(f"WINNOW_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
         yield Finding("settings", "fail", reasons, "correct these variables; .env.example explains each")
         return
+    yield _accelerator(settings.device)
     yield from _settings(settings)
     with connect(url, state_dir) as client:
         if not client.is_ready():
@@ -93,13 +93,18 @@ def _package(name: str, imported: str) -> Finding:
     return Finding(name, "ok", str(getattr(module, "__version__", "installed")))
 
 
-def _accelerator() -> Finding:
+def _accelerator(wanted: str) -> Finding:
     try:
         import torch
     except ImportError:
         return Finding("GPU", "warn", "unknown without torch", "make setup installs everything")
-    if not torch.cuda.is_available():
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        found = f"WINNOW_DEVICE={wanted}, and none that torch can use"
+        return Finding("GPU", "fail", found, "no trainer starts: set WINNOW_DEVICE to auto or cpu, or mend the driver")
+    if wanted != "cpu" and not torch.cuda.is_available():
         return Finding("GPU", "warn", "none that torch can use: training runs on the CPU, slowly")
+    if wanted == "cpu":
+        return Finding("GPU", "ok", "not wanted: WINNOW_DEVICE=cpu")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding("GPU", "ok", ", ".join(names))
 
@@ -126,9 +131,8 @@ def _writable(what: str, folder: Path) -> Finding:
         return Finding(what, "fail", f"{folder} is not writable", "change its owner, or set WINNOW_STATE_DIR")
     free = shutil.disk_usage(place).free / 1e9
     if free < LEAST_FREE_GB:
-        return Finding(
-            what, "warn", f"{folder}, {free:.0f} GB free", "packed patches, weights and embeddings need room"
-        )
+        state: Literal["warn", "fail"] = "fail" if free < FULL_GB else "warn"
+        return Finding(what, state, f"{folder}, {free:.1f} GB free", "packed patches, weights and embeddings need room")
     return Finding(what, "ok", f"{folder}, {free:.0f} GB free")
 
 

@@ -8,7 +8,7 @@ import typer
 from winnow.client import Client
 from winnow_cli import files
 from winnow_cli.live import follow, reasons, wait
-from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, Ids, StateDir, Url, connect
+from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, StateDir, UnderWay, Url, connect
 from winnow_cli.output import aside, coloured, console, count, plain, print_json, print_line, print_table, score
 from winnow_cli.report import COLUMNS, gather, headline, rows
 
@@ -46,10 +46,10 @@ def run(
             watch_until_the_end(client, ids)
 
 
-def watch(ids: Ids = None, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
-    """Follow experiments until they end; none named: those under way. --json: one's events, a line each."""
+def watch(ids: UnderWay = None, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """Follow experiments until they end. --json: one's events, a line each."""
     with connect(url, state_dir) as client:
-        wanted = ids or [view["id"] for view in client.experiments() if not view["ended_at"]]
+        wanted = list(dict.fromkeys(ids or [])) or [view["id"] for view in client.experiments() if not view["ended_at"]]
         if not wanted:
             aside.print("no experiment is under way; `winnow run SPEC.yaml` begins one")
         elif json:

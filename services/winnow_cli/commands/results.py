@@ -28,7 +28,7 @@ def compare(
 ) -> None:
     """The table of samples, visits, seconds and F1, a picture of the curves, and report.json."""
     with connect(url, state_dir) as client:
-        wanted = ids or [view["id"] for view in client.experiments()][::-1]
+        wanted = list(dict.fromkeys(ids or [])) or [view["id"] for view in client.experiments()][::-1]
         report = gather(client, wanted)
     written = write(report, out)
     if json:
@@ -74,9 +74,12 @@ def write(report: Json, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     made = [folder / "report.json"]
     made[0].write_text(formats.dumps(report, indent=1))
+    drawn = folder / "compare.png"
     if any(experiment["rounds"] for experiment in report["experiments"]):
-        made.append(folder / "compare.png")
-        picture.draw(report, made[1])
+        made.append(drawn)
+        picture.draw(report, drawn)
+    else:
+        drawn.unlink(missing_ok=True)  # one from before shows other experiments
     return [path.absolute() for path in made]
 
 

@@ -23,7 +23,10 @@ def up(
         ),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="The coordinator's; by default that of the last time, 8000, or a free one.")
+        int | None,
+        typer.Option(
+            help="The coordinator's; by default that of the last time, 8000, or a free one.", min=1, max=65_535
+        ),
     ] = None,
     profile: Profile = None,
     json: AsJson = False,

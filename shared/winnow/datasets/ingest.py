@@ -118,7 +118,7 @@ def ingest(
                 on_progress(tally.read, total)
         if tally.problems and spec.on_unreadable == "fail":
             raise ImagesUnreadable(tally.problems)
-        final, draws = roles.assign(tally.kept, spec.draws)
+        final, draws = _assign(tally, spec)
         pack.finish()
     return _result(tally, final, draws)
 
@@ -130,6 +130,18 @@ def _plan(spec: DatasetSpec, entries: Sequence[Entry]) -> None:
                 f"draws.{number}.source", f"{draw.source}; there are {len(spec.sources)} sources, from 0"
             )
     roles.assign(entries, spec.draws)
+
+
+def _assign(tally: _Tally, spec: DatasetSpec) -> tuple[list[Role], list[dict[str, Any]]]:
+    """The roles of what could be read. Where that is too little, the error says what could not."""
+    try:
+        return roles.assign(tally.kept, spec.draws)
+    except InvalidInput as error:
+        if not tally.problems:
+            raise
+        name, why = tally.problems[0]
+        skipped = f"{len(tally.problems)} of {tally.read} images could not be read and were skipped; {name}: {why}"
+        raise InvalidInput(error.field, f"{error.reason} ({skipped})") from error
 
 
 def _decode_all(listing: Listing, size: int, seconds: float | None) -> Generator[Decoded | Unreadable, None, None]:

@@ -30,6 +30,7 @@ class Arm(StrEnum):
 
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Several = Annotated[int, Field(ge=2, le=1_000_000_000)]  # one image has no other to be contrasted with
 Decay = Annotated[float, Field(ge=0, lt=1)]
 _WIDEST = {"crop_scale": 1, "crop_ratio": 100, "blur_sigma": 224}
 """The ranges among the magnitudes of a view, and the most that means anything: of the area, of a side, in pixels."""
@@ -85,7 +86,7 @@ class SimclrSpec(Spec):
     """How a round of contrastive training runs."""
 
     epochs: Count = Field(default=100, description="Epochs a round; of the whole run for `full`")
-    batch_size: Count = Field(default=128, ge=2)
+    batch_size: Several = 128
     temperature: float = Field(default=0.1, ge=1e-3, le=1e3)
     optimizer: Literal["adam", "adamw", "sgd", "lars"] = Field(default="adam", description="adam, adamw, sgd or lars")
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -101,8 +102,8 @@ class SimclrSpec(Spec):
     reset_optimizer: bool = Field(
         default=False, description="Forget the optimizer's moments at the start of each round; `full` never does"
     )
-    chunk: Count | None = Field(
-        default=None, ge=2, description="Images a pass, by gradient caching: batches larger than the memory"
+    chunk: Several | None = Field(
+        default=None, description="Images a pass, by gradient caching: batches larger than the memory"
     )
     drop_last: bool = Field(default=False, description="Leave out the last, smaller batch of an epoch")
     precision: Literal["fp32", "bf16"] = "fp32"

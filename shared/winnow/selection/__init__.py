@@ -89,7 +89,8 @@ def select(
 ) -> Selection:
     """Pick by the name of a strategy, from the inputs that it needs; the others are not looked at.
 
-    `requirements(strategy)` names them. Random needs `n`, or counts the rows of `pool` or `probabilities`.
+    `requirements(strategy)` names them. Random needs `n`, or counts the rows of `pool` or `probabilities`; of any other
+    strategy's inputs each has `n` rows, where that is given.
 
     constraints      caps, quotas, exclusions, pinned rows, a distance to keep; the last also needs `pool`
     near_duplicates  a stage before the strategy: what it finds in `pool` is never picked, and counted in `notes`
@@ -135,7 +136,7 @@ def select(
 
 
 def _count_rows(strategy: str, needs: Requirements, given: dict[str, Any], n: int | None) -> int:
-    """How many candidates there are, by the arrays that the strategy requires; these must agree."""
+    """How many candidates there are, by the arrays that the strategy requires; these must agree, and with `n`."""
     if needs.counts_rows:
         arrays = [given[name] for name in ("pool", "probabilities") if given[name] is not None]
         if n is None and not arrays:
@@ -147,7 +148,10 @@ def _count_rows(strategy: str, needs: Requirements, given: dict[str, Any], n: in
     counts = {name: len(given[name]) for name in needs.requires}
     if len(set(counts.values())) > 1:
         raise ValueError(f"{needs.requires[1]}: needs a row for each of pool's {len(given['pool'])}, got {counts}")
-    return counts[needs.requires[0]]
+    name, rows = next(iter(counts.items()))
+    if n is not None and rows != require_integer("n", n):
+        raise ValueError(f"{name}: needs a row for each of {n} candidates, got {rows}")
+    return rows
 
 
 def _require_pool(name: str, pool: Floats | None, rows: int) -> Features:
