@@ -93,9 +93,12 @@ class Service:
 
 def _last_line(log: Path) -> str:
     """What a service said last, shortened."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - LAST_BYTES))
-        lines = file.read().decode(errors="replace").split("\n")
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LAST_BYTES))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError as error:
+        return f"its log cannot be read, {error.strerror}"
     return next((line.strip() for line in reversed(lines) if line.strip()), "nothing said")
 
 

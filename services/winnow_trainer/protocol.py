@@ -8,7 +8,8 @@ On the child's standard input: `job PATH` (do this one, a JSON file), `stop` (en
 {"type": "result", ...}                             the end; artefacts, metrics, seconds
 {"type": "stopped"}                                 it stopped because it was told to
 {"type": "anew", "limits": {...}}                   a process of a team met a limit: the job is begun anew within it
-{"type": "error", "cause": ..., "message": ...}     it cannot go on; `rejected` means never, `sick` not on this device
+{"type": "error", "cause": ..., "message": ...}     it cannot go on; `rejected` means never, `sick` not on this device,
+                                                    `full` not before there is room
 
 Of a team the leader speaks; another process says only what ended it, and no more than the first end is heard.
 """

@@ -28,7 +28,7 @@ SICK = (
 def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rejected", "sick", "full"], str]:
     """(cause, text) of whatever ended the work. `scratch` is where a failed write without a name was going.
 
-    sick: the device, and neither the code nor the data.
+    sick: the device, and neither the code nor the data. full: there is no room to write.
     """
     if isinstance(error, InvalidInput | PathForbidden | TrainingFailed):
         return "rejected", str(error)
