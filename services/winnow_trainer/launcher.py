@@ -9,6 +9,7 @@ import signal
 import sys
 
 from winnow_trainer.child import die_with_parent
+from winnow_trainer.reasons import describe_end
 
 MOST_COMPILERS = 32  # as torch itself has it
 
@@ -30,13 +31,7 @@ def main() -> None:
         launch([*here, "--nproc-per-node", processes, *member])
     except ChildFailedError as error:
         rank, first = error.get_first_failure()
-        sys.exit(f"process {rank} of {processes} ended first, with {_describe(first.exitcode)}")
-
-
-def _describe(code: int) -> str:
-    if code == -signal.SIGKILL:
-        return "SIGKILL; if nobody did that, the machine ran out of memory"
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        sys.exit(f"process {rank} of {processes} ended first, with {describe_end(first.exitcode)}")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def follow(voice: Voice, warm: "Warm") -> bool:
 def tell_end(voice: Voice, error: Exception, scratch: Path) -> None:
     """Say what ended this process. One that follows does not say what may be no more than another's end."""
     end, leads = ending(error, scratch), isinstance(voice, Line)
-    if leads or end.get("cause") == "sick" or isinstance(error, WinnowError) or is_out_of_memory(error):
+    if leads or end.get("cause") in ("sick", "full") or isinstance(error, WinnowError) or is_out_of_memory(error):
         voice.tell(**end)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from winnow.telemetry import Unfailing
 from winnow_trainer import confinement
 from winnow_trainer.protocol import JOB, LEAVE, STOP, Message
+from winnow_trainer.reasons import describe_end
 
 STOP_SECONDS = 30.0
 """How long a child may take to write its checkpoint once it is told to stop. Whoever stops a trainer waits longer."""
@@ -103,10 +104,8 @@ class Child:
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 _close(pipe)
-        if code == -signal.SIGKILL:
-            return "the training process was killed (SIGKILL); if nobody did that, the machine ran out of memory"
-        ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"the training process ended with {ended}: {' | '.join(list(self._last_words)[-3:])}"
+        said = "" if code == -signal.SIGKILL else f": {' | '.join(list(self._last_words)[-3:])}"
+        return f"the training process ended with {describe_end(code)}{said}"
 
     def _say(self, words: bytes) -> None:
         try:

@@ -1,5 +1,7 @@
 """`winnow demo`: the whole loop in one command, on synthetic tissue or on one's own patches."""
 
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,6 +133,7 @@ def _close(report: Json, written: list[Path], state_dir: Path) -> None:
     console.print("\n[bold]Where to look next[/bold]")
     for path in written:
         console.print(f"  {path}", soft_wrap=True)
-    again = f". .venv/bin/activate; winnow up --state-dir {state_dir}"
+    program = "winnow" if shutil.which("winnow") else str(Path(sys.executable).with_name("winnow"))
+    again = f"{program} up --state-dir {state_dir}"
     console.print(f"  {again}    the same stack again, for REST and the command line", soft_wrap=True)
     console.print("  examples/small.yaml, docs/spec.md    your own experiment: make demo DATA=DIR SPEC=FILE")

@@ -98,15 +98,14 @@ def _accelerator(wanted: str) -> Finding:
         import torch
     except ImportError:
         return Finding("GPU", "warn", "unknown without torch", "make setup installs everything")
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        found = f"WINNOW_DEVICE={wanted}, and none that torch can use"
-        return Finding("GPU", "fail", found, "no trainer starts: set WINNOW_DEVICE to auto or cpu, or mend the driver")
-    if wanted != "cpu" and not torch.cuda.is_available():
-        return Finding("GPU", "warn", "none that torch can use: training runs on the CPU, slowly")
     if wanted == "cpu":
         return Finding("GPU", "ok", "not wanted: WINNOW_DEVICE=cpu")
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return Finding("GPU", "ok", ", ".join(names))
+    if torch.cuda.is_available():
+        return Finding("GPU", "ok", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))))
+    if wanted != "auto":
+        found = f"WINNOW_DEVICE={wanted}, and none that torch can use"
+        return Finding("GPU", "fail", found, "no trainer starts: set WINNOW_DEVICE to auto or cpu, or mend the driver")
+    return Finding("GPU", "warn", "none that torch can use: training runs on the CPU, slowly")
 
 
 def _settings(settings: Settings) -> Iterable[Finding]:
