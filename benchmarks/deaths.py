@@ -58,11 +58,16 @@ def witness(database: Database, store: Path, pid: int, fault: str) -> list[Death
     ]
 
 
-def left_checkpoint(database: Database, left: Death) -> bool:
-    """Whether the attempt has a checkpoint, or its results, from after its trainer was told to leave."""
+def left_checkpoint(database: Database, left: Death) -> bool | None:
+    """Whether the attempt has a checkpoint, or its results, from after its trainer was told to leave.
+
+    None where a later attempt's stand in their place already.
+    """
     with database.read() as session:
         kept = artefacts.of_round(session, left.experiment, left.round)
     ends = [kept[kind] for kind in ("checkpoint/counters", "state/counters") if kind in kept]
+    if any(row.attempt > left.attempt for row in ends):
+        return None
     return any(row.created_at >= left.at and row.attempt == left.attempt for row in ends)
 
 

@@ -14,6 +14,9 @@ import pytest
 from processes import Guard
 from psycopg import sql
 from servers import make_redis
+from sqlalchemy import text
+
+from winnow.store import Database
 
 T = TypeVar("T")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -26,6 +29,13 @@ def wait_until(predicate: Callable[[], T | None], timeout: float, what: str) -> 
         return processes.wait_until(predicate, timeout, what)
     except TimeoutError as error:
         pytest.fail(str(error))
+
+
+def is_blocked(database: Database) -> bool:
+    """Whether somebody on the Postgres server waits for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with database.read() as session:
+        return session.scalar(text(waiting)) > 0
 
 
 @pytest.fixture(scope="session")

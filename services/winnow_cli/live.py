@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 
 from winnow.client import Client
-from winnow.domain import ExperimentStatus, is_final
+from winnow.domain import ExperimentStatus, has_ended
 from winnow_cli.output import coloured, console, count, duration, make_table, plain, score
 
 LOOK_SECONDS = 1.0
@@ -65,7 +65,7 @@ def _looks(client: Client, ids: Sequence[str], ended: Callable[[], bool]) -> Ite
 def is_over(view: Json) -> bool:
     """Whether nothing more happens to an experiment by itself."""
     status = ExperimentStatus(view["status"])
-    return is_final(status) or status in RESTING
+    return has_ended(status) or status in RESTING
 
 
 def reasons(client: Client, id: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The same work, found again: what has this spec already, and did not fail, is gone on with."""
+"""The same work, found again: what has this spec already is gone on with."""
 
 from itertools import count
 from typing import Any
@@ -8,8 +8,8 @@ from winnow.domain import DatasetSpec, DatasetStatus, ExperimentSpec, Experiment
 from winnow_cli.files import body_of
 
 Json = dict[str, Any]
-OVER = (ExperimentStatus.FAILED, ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
-HELD = (ExperimentStatus.PAUSING, ExperimentStatus.PAUSED)
+OVER = (ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
+HELD = (ExperimentStatus.PAUSING, ExperimentStatus.PAUSED, ExperimentStatus.FAILED)
 
 
 def find_or_add_dataset(client: Client, spec: DatasetSpec) -> Json:
@@ -26,7 +26,7 @@ def find_or_add_dataset(client: Client, spec: DatasetSpec) -> Json:
 
 
 def find_or_begin(client: Client, spec: ExperimentSpec) -> Json:
-    """The newest experiment of this spec, taken up again if it is paused; one that failed or was cancelled is begun
+    """The newest experiment of this spec, taken up again if it is paused or failed; one that was cancelled is begun
     anew."""
     for view in client.experiments():
         if view["spec"] == body_of(spec) and view["status"] not in OVER:

@@ -1,4 +1,4 @@
-"""Experiments that have ended, as the API shows them: they change no more, and most of a list are such."""
+"""Experiments in a final state, as the API shows them: they change no more, and most of a list are such."""
 
 import threading
 from collections import OrderedDict

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
-from winnow.domain import is_final
+from winnow.domain import has_ended
 from winnow.errors import NotFound
 from winnow.store import events
 from winnow.store.events import Glance
@@ -31,7 +31,7 @@ class Seen:
 
     @property
     def ended(self) -> bool:
-        return is_final(self.glance.status) and not self.events
+        return has_ended(self.glance.status) and not self.events
 
 
 def look(coordinator: Coordinator, experiment_id: str, after: int) -> Seen:

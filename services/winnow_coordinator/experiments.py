@@ -17,6 +17,7 @@ from winnow.domain import (
     RoundStatus,
     derive_seed,
     expand,
+    has_ended,
     is_final,
     total_rounds_of,
 )
@@ -90,9 +91,12 @@ def pause(session: Session, id: str) -> ExperimentView:
 
 
 def resume(coordinator: Coordinator, session: Session, id: str) -> ExperimentView:
-    """Go on. Raises NotFound, WrongState."""
+    """Go on after a pause, or where a round failed. Raises NotFound, WrongState."""
+    rounds.newest(session, id, hold=True)  # before the experiment, like everybody who holds both
     experiments.transition(session, id, ExperimentStatus.RUNNING)
     newest = rounds.newest(session, id)
+    if newest is not None and newest.status == RoundStatus.FAILED:
+        rounds.resume(session, newest)
     if newest is not None and newest.status == RoundStatus.QUEUED:
         coordinator.ring(session, newest)
         session.flush()
@@ -127,7 +131,7 @@ def _render(session: Session, ended: EndedViews, ids: Sequence[str]) -> dict[str
 def _view(row: Experiment, recent: Sequence[Round]) -> ExperimentView:
     """A round begins when the one before it is done, so the newest tells how many are."""
     newest = recent[-1] if recent else None
-    open_rounds = [one for one in recent if not is_final(RoundStatus(one.status))]
+    open_rounds = [one for one in recent if not has_ended(RoundStatus(one.status))]
     scored = [one for one in recent if one.metrics]
     fields = {
         "id": row.id,

@@ -95,7 +95,6 @@ class Train:
     def __init__(self, row: Round, settings: Settings, store: ArtefactStore) -> None:
         self.id, self.attempt = row.id, row.attempt
         self._row, self._settings, self._store = row, settings, store
-        self._checkpoint: list[str] = []
 
     def prepare(self, session: Session, scratch: Path) -> dict[str, Any]:
         row = self._row
@@ -124,9 +123,7 @@ class Train:
 
     def record(self, session: Session, message: Message) -> list[str]:
         rows = [self._manifest(made) for made in message["artefacts"]]
-        rounds.record(session, self.id, self.attempt, self._settings.lease_seconds, rows)
-        before, self._checkpoint = self._checkpoint, [row.key for row in rows]
-        return [key for key in before if key not in self._checkpoint]  # a stop right behind a checkpoint writes it anew
+        return rounds.record(session, self.id, self.attempt, self._settings.lease_seconds, rows)
 
     def complete(self, session: Session, message: Message) -> list[str]:
         result = {name: message[name] for name in ("visits", "seconds", "metrics", "report")}
@@ -183,7 +180,7 @@ class Train:
         if keys is None:
             raise ArtefactCorrupt(
                 f"round {self._row.number - 1} has no whole state to start from (state/weights, state/optimizer and "
-                "state/counters of one attempt); start the experiment again"
+                "state/counters of one attempt); cancel the experiment and begin it anew"
             )
         return keys
 

@@ -29,7 +29,7 @@ import numpy as np
 from httpx_sse import ServerSentEvent, connect_sse
 from numpy.typing import NDArray
 
-from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus, is_final
+from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus, has_ended
 from winnow.errors import ArtefactCorrupt, Unavailable, WinnowError
 
 Json = dict[str, Any]
@@ -150,7 +150,7 @@ class Client:
         return self._order(id, "pause")
 
     def resume(self, id: str) -> Json:
-        """Go on after a pause."""
+        """Go on after a pause, or from the last checkpoint of a round that failed."""
         return self._order(id, "resume")
 
     def cancel(self, id: str) -> Json:
@@ -179,7 +179,7 @@ class Client:
                 continue
             if ended and not news:
                 return  # a coordinator that stops ends its streams, too: the last is silent and begins after the end
-            ended = is_final(ExperimentStatus(self.experiment(id)["status"]))
+            ended = has_ended(ExperimentStatus(self.experiment(id)["status"]))
             self._pause.wait(FIRST_PAUSE)
 
     # Rounds

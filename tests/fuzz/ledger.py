@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from winnow.domain import ExperimentStatus, RoundStatus, allowed_from, is_final
+from winnow.domain import ExperimentStatus, RoundStatus, allowed_from, has_ended, is_final
 from winnow.store import Database
 from winnow.store.claims import Work
 from winnow.store.tables import Artefact, Event, Experiment, Pick, Round, Sample
@@ -66,7 +66,11 @@ class Ledger:
         assert self._read() == self._before, "a write that was refused changed something"
 
     def require_all_ended(self) -> None:
-        stuck = {id: row["status"] for id, row in self._before.experiments.items() if not _has_ended(row)}
+        stuck = {
+            id: row["status"]
+            for id, row in self._before.experiments.items()
+            if not is_final(ExperimentStatus(row["status"]))
+        }
         assert not stuck, f"nothing ends these: {stuck}, {self._before.rounds}"
 
     def ids(self) -> list[str]:
@@ -134,11 +138,13 @@ def _require_whole(experiment: Columns, rounds: list[Columns], page: Page) -> No
     rounds = sorted(rounds, key=lambda one: one["number"])
     assert [one["number"] for one in rounds] == list(range(len(rounds)))
     assert all(one["status"] == RoundStatus.DONE for one in rounds[:-1]), "a round began before the one before was done"
-    assert (experiment["ended_at"] is not None) == is_final(status)
+    assert (experiment["ended_at"] is not None) == has_ended(status)
+    newest = RoundStatus(rounds[-1]["status"])
     if is_final(status):
-        ended = RoundStatus(rounds[-1]["status"])
-        assert is_final(ended), f"{status} with a round that is {ended}"
-        assert (status is ExperimentStatus.COMPLETED) == (ended is RoundStatus.DONE)
+        assert is_final(newest), f"{status} with a round that is {newest}"
+        assert (status is ExperimentStatus.COMPLETED) == (newest is RoundStatus.DONE)
+    elif status is not ExperimentStatus.CANCELLING:
+        assert (status is ExperimentStatus.FAILED) == (newest is RoundStatus.FAILED), f"{status} and its round {newest}"
     for one in rounds:
         _require_claim(one)
     if status is ExperimentStatus.PAUSED:
@@ -157,7 +163,7 @@ def _require_whole(experiment: Columns, rounds: list[Columns], page: Page) -> No
 def _require_claim(round: Columns) -> None:
     is_held = round["status"] in WORKING
     assert (round["owner"] is not None) == (round["lease_until"] is not None) == is_held, round
-    assert (round["ended_at"] is not None) == is_final(RoundStatus(round["status"])), round
+    assert (round["ended_at"] is not None) == has_ended(RoundStatus(round["status"])), round
 
 
 def _reached(status: Any, steps: int) -> set[Any]:
@@ -166,7 +172,3 @@ def _reached(status: Any, steps: int) -> set[Any]:
     for _ in range(steps):
         found |= {target for one in found for target in allowed_from(one)}
     return found
-
-
-def _has_ended(row: Columns) -> bool:
-    return is_final(ExperimentStatus(row["status"]))

@@ -6,6 +6,7 @@ is in `ledger.py`.
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -224,6 +225,27 @@ class Life(RuleBasedStateMachine):
         person.join(60)
         assert not person.is_alive()
         return found
+
+    @rule(token=claims)
+    @precondition(lambda self: self.begun and self.coordinator.database.engine.dialect.name == "postgresql")
+    def give_up_while_it_is_resumed(self, token: Token) -> None:
+        """A claim is given up and not committed yet, when somebody resumes its experiment."""
+        with self.database.read() as session:
+            id = session.get_one(Round, token[1]).experiment_id
+
+        def resume() -> None:
+            with suppress(WrongState):
+                self._order(id, "resume")
+
+        self.ledger.expect_two_transitions()
+        person = threading.Thread(target=resume)
+        with self._holding(token), self.database.begin() as session:
+            rounds.give_back(session, *token, "rejected", "why", self.coordinator.patience)
+            person.start()
+            person.join(0.05)  # until it is through, or waits for this transaction
+        if person.ident is not None:  # a claim that is lost gives nothing up
+            person.join(60)
+            assert not person.is_alive()
 
     @invariant()
     def holds(self) -> None:

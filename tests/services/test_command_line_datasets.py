@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 from services.conftest import Driver, Winnow, add_dataset, experiment_body
+from sqlalchemy import update
 
 from winnow.client import Client
 from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus
 from winnow.store import claims, experiments, rounds
+from winnow.store.tables import Round
 from winnow_cli.commands.datasets import ingest
 from winnow_cli.own_data import dataset_of
 from winnow_cli.resuming import find_or_add_dataset, find_or_begin
@@ -132,7 +134,7 @@ def test_a_dataset_that_failed_is_taken_in_anew(coordinator: Coordinator, url: s
         assert (again["name"], again["status"], again["spec"]["on_unreadable"]) == ("d", "queued", "skip")
 
 
-def test_the_same_experiment_is_found_again_unless_it_failed(coordinator: Coordinator, url: str) -> None:
+def test_the_same_experiment_is_found_again_and_gone_on_with(coordinator: Coordinator, url: str) -> None:
     add_dataset(coordinator)
     spec = ExperimentSpec.model_validate(experiment_body())
     with Client(url) as client:
@@ -145,7 +147,15 @@ def test_the_same_experiment_is_found_again_unless_it_failed(coordinator: Coordi
         with coordinator.database.begin() as session:
             experiments.transition(session, first, ExperimentStatus.COMPLETED)
         assert find_or_begin(client, spec)["id"] == first
-        failed = client.create_experiment(spec.model_copy(update={"name": "f"}))["id"]
+        other = spec.model_copy(update={"name": "f"})
+        failed = client.create_experiment(other)["id"]
         with coordinator.database.begin() as session:
-            experiments.transition(session, failed, ExperimentStatus.FAILED)
-        assert find_or_begin(client, spec.model_copy(update={"name": "f"}))["id"] != failed
+            session.execute(update(Round).where(Round.experiment_id != failed).values(status="done"))
+        row = Driver(coordinator).claim()
+        with coordinator.database.begin() as session:
+            rounds.give_back(session, claims.TRAIN, row.id, row.attempt, "rejected", "no", coordinator.patience)
+        assert client.experiment(failed)["status"] == "failed"
+        again = find_or_begin(client, other)
+        assert (again["id"], again["status"]) == (failed, "running")
+        client.cancel(failed)
+        assert find_or_begin(client, other)["id"] != failed

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from services.conftest import add_dataset, experiment_body, problem
+from services.conftest import Driver, add_dataset, experiment_body, problem
 from sqlalchemy import update
 
 from winnow.domain import DatasetSpec, ExperimentStatus
@@ -16,6 +16,7 @@ from winnow.settings import Settings
 from winnow.store import claims, datasets, experiments, rounds
 from winnow.store.tables import IdempotencyKey
 from winnow_coordinator.context import Coordinator
+from winnow_coordinator.tidying import Tidier
 
 # --- datasets -----------------------------------------------------------------------------------
 
@@ -220,6 +221,22 @@ def test_pause_resume_and_cancel_follow_the_table(api: httpx.Client, coordinator
         experiments.transition(session, id, ExperimentStatus.CANCELLED)
     body = problem(api.post(f"/experiments/{id}/pause"), 409, "wrong-state")
     assert (body["current"], body["allowed"]) == ("cancelled", [])
+
+
+def test_an_experiment_that_failed_may_be_cancelled(
+    api: httpx.Client, coordinator: Coordinator, driver: Driver
+) -> None:
+    add_dataset(coordinator)
+    id = api.post("/experiments", json=experiment_body()).json()["id"]
+    row = driver.claim()
+    with coordinator.database.begin() as session:
+        rounds.give_back(session, claims.TRAIN, row.id, row.attempt, "rejected", "no", coordinator.patience)
+    failed = api.get(f"/experiments/{id}/rounds/0").json()
+    assert api.post(f"/experiments/{id}/cancel").json()["status"] == "cancelling"
+    Tidier(coordinator).tidy()
+    assert api.get(f"/experiments/{id}").json()["status"] == "cancelled"
+    ended = api.get(f"/experiments/{id}/rounds/0").json()
+    assert (ended["status"], ended["error"], ended["ended_at"]) == ("cancelled", "no", failed["ended_at"])
 
 
 def test_experiments_page_and_filter(api: httpx.Client, coordinator: Coordinator) -> None:

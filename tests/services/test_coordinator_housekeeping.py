@@ -188,6 +188,11 @@ def checkpoint(coordinator: Coordinator, row: Round) -> str:
     return key
 
 
+def fail(coordinator: Coordinator, row: Round) -> None:
+    with coordinator.database.begin() as session:
+        rounds.give_back(session, claims.TRAIN, row.id, row.attempt, "rejected", "no", coordinator.patience)
+
+
 def test_a_checkpoint_lasts_as_long_as_its_round_may_go_on(
     coordinator: Coordinator, keeper: Housekeeper, begin: Callable[..., str], driver: Driver
 ) -> None:
@@ -199,6 +204,12 @@ def test_a_checkpoint_lasts_as_long_as_its_round_may_go_on(
     for _ in range(2):
         keeper.walk()
     assert (0, "checkpoint/weights") in manifests(coordinator, id), "a resume goes on from it"
+    with coordinator.database.begin() as session:
+        experiments.transition(session, id, ExperimentStatus.RUNNING)
+    fail(coordinator, driver.claim())
+    for _ in range(2):
+        keeper.walk()
+    assert (0, "checkpoint/weights") in manifests(coordinator, id), "so it does after a failure"
     with coordinator.database.begin() as session:
         experiments.transition(session, id, ExperimentStatus.CANCELLING)
         rounds.cancel(session, id)

@@ -239,11 +239,16 @@ def test_a_round_whose_arrays_have_changed_fails_with_a_reason(
     with coordinator.database.read() as session:
         stored = artefacts.of_round(session, id, 0)["candidates/probabilities"]
     path = coordinator.artefacts.local(stored.key)
-    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"\xff")
     for _ in range(coordinator.settings.max_failures):
         wait_until(picker.pick_next, 60, "the round to be claimable again")
     body = api.get(f"/experiments/{id}").json()
     assert body["status"] == "failed" and "sha256" in body["error"]
+    path.write_bytes(whole)
+    assert api.post(f"/experiments/{id}/resume").json()["current_round"]["status"] == "trained", "not trained again"
+    assert picker.pick_next()
+    assert api.get(f"/experiments/{id}").json()["rounds_done"] == 1
 
 
 def test_pause_and_cancel_settle_once_nobody_works(api: httpx.Client, coordinator: Coordinator, driver: Driver) -> None:

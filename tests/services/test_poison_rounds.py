@@ -1,12 +1,22 @@
 """A round that fails at every attempt is given up, and people hear why: of all attempts."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import is_blocked, wait_until
 from services.conftest import Driver, Winnow, add_dataset, experiment_body
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from winnow.client import Client
+from winnow.domain import ExperimentSpec
+from winnow.errors import Fenced
+from winnow.settings import Settings
 from winnow.store import claims, rounds
 from winnow.store.tables import Round
+from winnow_coordinator import experiments
 from winnow_coordinator.context import Coordinator
+from winnow_coordinator.schemas import ExperimentView
 from winnow_coordinator.tidying import Tidier
 
 
@@ -39,6 +49,96 @@ def test_a_poison_round_stops_after_the_cap_with_the_reasons_of_all_attempts(
         *(f"attempt {n} failed: CUDA error {n}" for n in (2, cap + 1)),
     ]
     assert all(reason in said.err for reason in reasons), said.err
+    assert f"winnow resume {id}" in said.err
     with coordinator.database.begin() as session:
-        assert claims.claim(session, claims.TRAIN, "w", 30) is None, "it is not tried again"
+        assert claims.claim(session, claims.TRAIN, "w", 30) is None, "it is not tried again by itself"
     api.close()
+
+
+def test_an_experiment_that_failed_is_resumed_where_it_failed(
+    coordinator: Coordinator, driver: Driver, winnow: Winnow, url: str
+) -> None:
+    add_dataset(coordinator)
+    cap = coordinator.settings.max_failures
+    with Client(url) as api:
+        id = api.create_experiment(experiment_body())["id"]
+        for turn in range(2):
+            for _ in range(cap):
+                fail(coordinator, driver.claim())
+            failed = api.experiment(id)
+            assert (failed["status"], failed["current_round"], failed["ended_at"] is None) == ("failed", None, False)
+            heard = [event.type for event in api.events(id)]
+            assert (heard[-1], heard.count("round.resumed")) == ("experiment.failed", turn)
+            assert winnow("resume", id).out == "e: running\n"
+            going = api.experiment(id)
+            assert (going["status"], going["error"], going["ended_at"]) == ("running", None, None)
+            assert going["current_round"]["status"] == "queued" and going["current_round"]["error"] is None
+        driver.train()
+        assert api.experiment(id)["latest"]["number"] == 0
+        attempts = [one["attempt"] for one in api.round(id, 0)["attempts"]]
+        assert attempts == list(range(1, 2 * cap + 1)), "what was tried before is still told"
+    refused = winnow("resume", id)
+    assert refused.code != 0 and "is running and cannot become running" in refused.err
+
+
+def test_a_failure_and_an_order_to_go_on_in_the_same_moment(postgres_url: str, settings: Settings) -> None:
+    coordinator, id, row = one_that_trains(postgres_url, settings)
+    with coordinator.database.begin() as session:
+        experiments.pause(session, id)
+    with ThreadPoolExecutor(1) as pool:
+        with coordinator.database.begin() as session:
+            give_up(coordinator, row, session)
+            resumed = pool.submit(resume, coordinator, id)
+            wait_until(lambda: is_blocked(coordinator.database), 60, "the order to wait for the round's end")
+        resumed.result(60)
+    view = shown(coordinator, id)
+    assert view.status == "running" and view.current_round is not None
+    assert view.current_round.status == "queued", "an experiment that goes on has no round that failed"
+    coordinator.close()
+
+
+def test_an_attempt_that_is_lost_and_an_order_to_go_on_do_not_wait_for_each_other(
+    postgres_url: str, settings: Settings
+) -> None:
+    coordinator, id, row = one_that_trains(postgres_url, settings)
+    with coordinator.database.begin() as session:
+        give_up(coordinator, row, session)
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(Fenced), coordinator.database.begin() as session:
+            session.get_one(Round, row.id, with_for_update=True)
+            resumed = pool.submit(resume, coordinator, id)
+            wait_until(lambda: is_blocked(coordinator.database), 60, "the order to wait for the attempt")
+            rounds.give_back(session, claims.TRAIN, row.id, row.attempt, "stopped", None, coordinator.patience)
+        resumed.result(60)
+    assert shown(coordinator, id).status == "running"
+    coordinator.close()
+
+
+def one_that_trains(database_url: str, settings: Settings) -> tuple[Coordinator, str, Round]:
+    """A coordinator on that database, an experiment, and its round 0, claimed."""
+    coordinator = Coordinator.open(Settings(**{**settings.model_dump(), "database_url": database_url}))
+    coordinator.database.migrate()
+    add_dataset(coordinator)
+    with coordinator.database.begin() as session:
+        id = experiments.begin(coordinator, session, ExperimentSpec.model_validate(experiment_body())).id
+    return coordinator, id, Driver(coordinator).claim()
+
+
+def resume(coordinator: Coordinator, id: str) -> None:
+    with coordinator.database.begin() as session:
+        experiments.resume(coordinator, session, id)
+
+
+def shown(coordinator: Coordinator, id: str) -> ExperimentView:
+    with coordinator.database.read() as session:
+        return experiments.get(session, id)
+
+
+def give_up(coordinator: Coordinator, row: Round, session: Session) -> None:
+    rounds.give_back(session, claims.TRAIN, row.id, row.attempt, "rejected", "no", coordinator.patience)
+
+
+def fail(coordinator: Coordinator, row: Round) -> None:
+    with coordinator.database.begin() as session:
+        rounds.give_back(session, claims.TRAIN, row.id, row.attempt, "failed", "boom", coordinator.patience)
+        session.execute(update(Round).values(not_before=0.0))

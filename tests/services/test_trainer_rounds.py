@@ -16,6 +16,7 @@ from services.trainer_parts import (
     add_round,
     children_of,
     read_round,
+    standing_still,
     wait_for_epoch,
     worker_at,
     working,
@@ -215,6 +216,37 @@ def test_a_killed_child_fails_the_attempt_and_the_next_one_goes_on(worker: Worke
     assert worker.attend(TRAIN, round.id)
     done = read_round(worker, round)
     assert (done.status, done.visits, len(done.report["losses"])) == (RoundStatus.TRAINED, 8 * 16, 8)
+
+
+def checkpoints_of(worker: Worker, round: Round) -> set[str]:
+    """Of which attempts checkpoints lie in the store."""
+    stored = worker.store.list(f"experiments/{round.experiment_id}")
+    return {key.split("/")[4] for key in stored if "checkpoint" in key}
+
+
+def test_a_round_that_failed_goes_on_from_its_checkpoint(tmp_path: Path, ingested: Path, standby: Standby) -> None:
+    shutil.copytree(ingested, tmp_path / "state")
+    with worker_at(tmp_path / "state", standby=standby, max_failures=1) as worker:
+        whole, failed = (add_round(worker, simclr={"epochs": 8}) for _ in range(2))
+        assert worker.attend(TRAIN, whole.id)
+        with working(worker.attend, TRAIN, failed.id):
+            wait_for_epoch(worker, failed, 2)
+            (pid,) = children_of()
+            os.kill(pid, signal.SIGKILL)
+        assert read_round(worker, failed).status == RoundStatus.FAILED
+        assert artefacts_of(worker, failed)["checkpoint/weights"].attempt == 1
+        with worker.database.begin() as session:
+            experiments.transition(session, failed.experiment_id, ExperimentStatus.RUNNING)
+            rounds.resume(session, rounds.get(session, failed.experiment_id, 0))
+        with working(worker.attend, TRAIN, failed.id):
+            wait_for_epoch(worker, failed, 4)
+            with standing_still():
+                wait_until(lambda: {"a2"} == checkpoints_of(worker, failed), 60, "the first attempt's checkpoint to go")
+        done = read_round(worker, failed)
+        assert (done.status, done.visits) == (RoundStatus.TRAINED, 8 * 16)
+        stored = [artefacts_of(worker, round) for round in (whole, failed)]
+        assert stored[0]["state/weights"].sha256 == stored[1]["state/weights"].sha256
+        assert not [kind for kind in stored[1] if kind.startswith("checkpoint")]
 
 
 def test_an_exploding_loss_fails_the_experiment_with_a_reason(worker: Worker) -> None:

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import wait_until
-from sqlalchemy import text, update
+from conftest import is_blocked, wait_until
+from sqlalchemy import update
 from store.conftest import add_dataset, add_experiment
 
 from winnow.domain import ExperimentStatus, RoundStatus
@@ -71,15 +71,6 @@ def test_a_result_of_an_experiment_that_is_called_off_is_not_kept(
     with database.read() as session:
         ended = rounds.get(session, row.experiment_id, 0)
     assert (ended.status, ended.ended_at is None) == (RoundStatus.CANCELLED, False)
-
-
-def is_blocked(database: Database) -> bool:
-    """Whether somebody on the Postgres server waits for a lock."""
-    with database.read() as session:
-        waiting = (
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        return session.scalar(text(waiting)) > 0
 
 
 def test_who_is_first_decides_and_the_other_waits(on_postgres: Database) -> None:

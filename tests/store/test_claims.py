@@ -133,6 +133,36 @@ def test_attempts_are_capped_by_cause(database: Database, dataset: Dataset, caus
         assert experiment.error == "round 0: boom"
 
 
+def test_a_round_that_failed_is_resumed_one_step_back_with_all_attempts_before_it(
+    database: Database, dataset: Dataset
+) -> None:
+    round = add_experiment(database, dataset)
+    for work, waiting in ((TRAIN, RoundStatus.QUEUED), (SELECT, RoundStatus.TRAINED)):
+        for _ in range(2):
+            with database.begin() as session:
+                row = claims.claim(session, work, "w", 30)
+                assert isinstance(row, Round)
+            with database.begin() as session:
+                status = rounds.give_back(session, work, row.id, row.attempt, "failed", "boom", PATIENCE)
+        assert status == RoundStatus.FAILED
+        with database.begin() as session:
+            experiments.transition(session, round.experiment_id, ExperimentStatus.RUNNING)
+            rounds.resume(session, rounds.get(session, round.experiment_id, 0))
+        with database.read() as session:
+            resumed = rounds.get(session, round.experiment_id, 0)
+            assert (resumed.status, resumed.failures, resumed.error, resumed.ended_at) == (waiting, 0, None, None)
+            assert experiments.get(session, round.experiment_id).ended_at is None
+            assert events.after(session, round.experiment_id, 0)[-1].type == rounds.RESUMED
+        with pytest.raises(WrongState), database.begin() as session:
+            rounds.resume(session, rounds.get(session, round.experiment_id, 0))
+        if work is TRAIN:
+            row = claim(database)
+            assert row is not None and row.attempt == 3
+            with database.begin() as session:
+                result = {"visits": 0, "seconds": {}, "metrics": {}, "report": {}}
+                rounds.complete_training(session, row.id, row.attempt, result=result, rows=[])
+
+
 def test_a_round_that_finds_no_room_waits_for_it_however_often(database: Database, dataset: Dataset) -> None:
     patience, waits = rounds.Patience(max_losses=2, max_failures=2, retry_seconds=100), []
     round = add_experiment(database, dataset)

@@ -85,7 +85,7 @@ def pause(id: Id, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json
 
 
 def resume(id: Id, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
-    """Go on after a pause."""
+    """Go on after a pause, or from the last checkpoint of a round that failed."""
     with connect(url, state_dir) as client:
         _say(client.resume(id), json)
 
@@ -116,6 +116,7 @@ def _exit_if_failed(client: Client, views: list[Json]) -> None:
             aside.print(f"[red]{view['name']} failed:[/red] {plain(view['error'] or '')}", soft_wrap=True)
             for reason in reasons(client, view["id"]):
                 aside.print(f"  {plain(reason)}", soft_wrap=True)
+            aside.print(f"  once that is mended, it goes on where it is: winnow resume {view['id']}", soft_wrap=True)
     if any(view["status"] == "failed" for view in views):
         raise typer.Exit(1)
 

@@ -23,6 +23,7 @@ from winnow.domain.states import (
     ExperimentStatus,
     RoundStatus,
     allowed_from,
+    has_ended,
     is_final,
     require_transition,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "allowed_from",
     "derive_seed",
     "expand",
+    "has_ended",
     "is_final",
     "require_transition",
     "total_rounds_of",

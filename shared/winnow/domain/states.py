@@ -59,7 +59,7 @@ TRANSITIONS: dict[type[StrEnum], dict[StrEnum, tuple[StrEnum, ...]]] = {
         _E.PAUSED: (_E.RUNNING, _E.CANCELLING),
         _E.CANCELLING: (_E.CANCELLED,),
         _E.COMPLETED: (),
-        _E.FAILED: (),
+        _E.FAILED: (_E.RUNNING, _E.CANCELLING),
         _E.CANCELLED: (),
     },
     RoundStatus: {
@@ -68,7 +68,7 @@ TRANSITIONS: dict[type[StrEnum], dict[StrEnum, tuple[StrEnum, ...]]] = {
         _R.TRAINED: (_R.SELECTING, _R.CANCELLED),
         _R.SELECTING: (_R.DONE, _R.TRAINED, _R.FAILED, _R.CANCELLED),
         _R.DONE: (),
-        _R.FAILED: (),
+        _R.FAILED: (_R.QUEUED, _R.TRAINED, _R.CANCELLED),
         _R.CANCELLED: (),
     },
 }
@@ -89,3 +89,8 @@ def require_transition(kind: str, id: str, current: StrEnum, target: StrEnum) ->
 def is_final(status: StrEnum) -> bool:
     """A state that nothing leaves."""
     return not allowed_from(status)
+
+
+def has_ended(status: StrEnum) -> bool:
+    """A state in which the work is over: a final one, or failed, from which people alone take it up again."""
+    return is_final(status) or status.value == ExperimentStatus.FAILED.value

@@ -11,7 +11,8 @@ from winnow.domain import RoundStatus
 from winnow.store.engine import now
 from winnow.store.tables import Artefact, Round
 
-_IN_TRAINING = (RoundStatus.QUEUED, RoundStatus.TRAINING)
+_MAY_TRAIN = (RoundStatus.QUEUED, RoundStatus.TRAINING, RoundStatus.FAILED)
+"""A round that failed goes on from its checkpoint when it is taken up again."""
 
 
 def row(
@@ -54,7 +55,7 @@ def trim(session: Session, experiment_id: str, *, keep: int) -> list[str]:
     one (0 keeps every state). The newest state is what the next round starts from, and the final weights.
     """
     mine = Artefact.experiment_id == experiment_id
-    over = select(Round.number).where(Round.experiment_id == experiment_id, Round.status.not_in(_IN_TRAINING))
+    over = select(Round.number).where(Round.experiment_id == experiment_id, Round.status.not_in(_MAY_TRAIN))
     gone = delete(Artefact).where(mine, Artefact.kind.startswith("checkpoint/"), Artefact.round.in_(over))
     keys = list(session.scalars(gone.returning(Artefact.key)))
     states = select(Artefact.round).where(mine, Artefact.kind == "state/weights").distinct()

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import Session
 
-from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus, is_final, require_transition
+from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus, has_ended, require_transition
 from winnow.errors import Fenced
 from winnow.store import schema
 from winnow.store.engine import now
@@ -91,7 +91,7 @@ def finish(session: Session, work: Work, id: str, attempt: int, target: StrEnum,
     """Leave the working status for `target` and drop the claim. Raises Fenced, or WrongState for a bad target."""
     require_transition(work.table.__tablename__, id, work.working, target)
     values |= {"status": target, "owner": None, "lease_until": None, "waiting_since": now()}
-    if work.table is Round and is_final(target):
+    if work.table is Round and has_ended(target):
         values["ended_at"] = now()
     _write(session, work, id, attempt, values)
 

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
-from winnow.domain import ExperimentSpec, ExperimentStatus, allowed_from, is_final, require_transition
+from winnow.domain import ExperimentSpec, ExperimentStatus, allowed_from, has_ended, require_transition
 from winnow.errors import NotFound, WrongState
 from winnow.store import events
 from winnow.store.engine import now
@@ -70,9 +70,8 @@ def transition(
     """
     current = seen or _locked_status(session, id)
     require_transition("experiment", id, current, target)
-    values: dict[str, Any] = {"status": target, "error": error}
-    if is_final(target):
-        values["ended_at"] = now()
+    ended_at = now() if has_ended(target) else None
+    values: dict[str, Any] = {"status": target, "error": error, "ended_at": ended_at}
     moved = session.execute(
         update(Experiment)
         .where(Experiment.id == id, Experiment.status == current)

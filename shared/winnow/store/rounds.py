@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Literal
 
-from sqlalchemy import and_, bindparam, select, update
+from sqlalchemy import and_, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus
+from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus, require_transition
 from winnow.errors import NotFound, WrongState
 from winnow.store import artefacts, claims, events, experiments
 from winnow.store.claims import INGEST, SELECT, TRAIN, Work
@@ -24,8 +24,12 @@ LONGEST_WAIT = 600.0
 """Seconds between two looks for room, at most."""
 TRAINING = "round.training"
 """The event that begins an attempt."""
+TRAINED = "round.trained"
+"""The event that ends its training."""
 FAILED, STOPPED, RETRIED = "round.failed", "round.stopped", "round.retried"
 """Events that end an attempt without a result."""
+RESUMED = "round.resumed"
+"""The event by which a round that failed waits again."""
 
 
 _IS_RECENT = and_(Round.experiment_id == Experiment.id, Round.number >= newest_scored())
@@ -86,10 +90,10 @@ def with_recent(session: Session, experiment_ids: Sequence[str]) -> dict[str, tu
     return found
 
 
-def newest(session: Session, experiment_id: str) -> Round | None:
-    """The round with the highest number."""
+def newest(session: Session, experiment_id: str, *, hold: bool = False) -> Round | None:
+    """The round with the highest number. `hold`: nobody changes it before this transaction ends."""
     wanted = select(Round).where(Round.experiment_id == experiment_id).order_by(Round.number.desc()).limit(1)
-    return session.scalar(wanted)
+    return session.scalar(wanted.with_for_update() if hold else wanted)
 
 
 def ended_attempts(session: Session, experiment_id: str, number: int) -> list[Event]:
@@ -114,10 +118,17 @@ def start(session: Session, round: Round, lease: float) -> None:
         events.append(session, round.experiment_id, TRAINING, round=round.number, attempt=round.attempt)
 
 
-def record(session: Session, id: str, attempt: int, lease: float, rows: Sequence[Artefact]) -> None:
-    """Insert manifests of stored artefacts under the claim, which is renewed by it. Raises Fenced."""
+def record(session: Session, id: str, attempt: int, lease: float, rows: Sequence[Artefact]) -> list[str]:
+    """Insert the manifests of a checkpoint under the claim, which is renewed by it. Raises Fenced.
+
+    Those of checkpoints before it are forgotten, of whichever attempt; their keys, whose bytes may then go.
+    """
     claims.renew(session, TRAIN, id, attempt, lease, None)
+    round = session.get_one(Round, id)
+    before = artefacts.drop(session, round.experiment_id, round.number, stem="checkpoint")
     artefacts.insert(session, rows)
+    kept = {row.key for row in rows}  # a stop right behind a checkpoint writes it anew
+    return [key for key in before if key not in kept]
 
 
 def complete_training(
@@ -133,7 +144,7 @@ def complete_training(
         cancel(session, round.experiment_id)
         return
     artefacts.insert(session, rows)
-    events.append(session, round.experiment_id, "round.trained", round=round.number, metrics=result["metrics"])
+    events.append(session, round.experiment_id, TRAINED, round=round.number, metrics=result["metrics"])
 
 
 def complete(session: Session, id: str, attempt: int, *, seconds: dict[str, float]) -> Round:
@@ -183,13 +194,27 @@ def give_back(
     return target
 
 
+def resume(session: Session, row: Round) -> None:
+    """Let a round that failed wait again: for a trainer, or for its picks if it is trained. Raises WrongState.
+
+    It has all attempts before it, and the first of them goes on from the last checkpoint.
+    """
+    told = events.of_round(session, row.experiment_id, row.number)
+    work = SELECT if any(event.type == TRAINED for event in told) else TRAIN
+    require_transition("round", row.id, RoundStatus(row.status), work.waiting)
+    row.status, row.waiting_since, row.not_before, row.ended_at = work.waiting, now(), 0.0, None
+    row.losses, row.failures, row.error = 0, 0, None
+    session.flush()
+    events.append(session, row.experiment_id, RESUMED, round=row.number)
+
+
 def cancel(session: Session, experiment_id: str) -> None:
     """End every round that nobody works on."""
-    waiting = (RoundStatus.QUEUED, RoundStatus.TRAINED)
+    waiting = (RoundStatus.QUEUED, RoundStatus.TRAINED, RoundStatus.FAILED)
     session.execute(
         update(Round)
         .where(Round.experiment_id == experiment_id, Round.status.in_(waiting))
-        .values(status=RoundStatus.CANCELLED, ended_at=now())
+        .values(status=RoundStatus.CANCELLED, ended_at=func.coalesce(Round.ended_at, now()))
         .execution_options(synchronize_session=False)
     )
     session.expire_all()
