@@ -36,7 +36,7 @@ class Death:
 @dataclass(frozen=True)
 class Goodbye:
     """An orderly end: seconds from SIGTERM to exit, and whether a round in mid-training left a checkpoint then; None
-    for a trainer that was not training."""
+    for a trainer that was not training, or where nobody can tell any more."""
 
     seconds: float
     saved: bool | None
