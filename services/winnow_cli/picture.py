@@ -94,7 +94,7 @@ def _floors(axes: "Axes", experiments: Sequence[Json]) -> None:
     dashes = dict(zip(FLOORS, (1, 5), strict=True))
     drawn: Counter[str] = Counter()
     values: dict[tuple[str, str], list[float]] = {}
-    for key, label, metrics in floors(experiments):
+    for key, label, _, metrics in floors(experiments):
         if (value := headline(metrics)) is not None:
             values.setdefault((key, label), []).append(value)
     for (key, label), found in values.items():

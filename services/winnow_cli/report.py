@@ -110,17 +110,18 @@ def notes(experiments: Sequence[Json]) -> list[str]:
     return found
 
 
-def floors(experiments: Sequence[Json]) -> list[tuple[str, str, Json]]:
-    """What needs no training at all: key, label (with what differs between the experiments) and metrics of each."""
+def floors(experiments: Sequence[Json]) -> list[tuple[str, str, int, Json]]:
+    """What needs no training at all: key, label (with what differs between the experiments), seed and metrics."""
     several = len({experiment["dataset"] for experiment in experiments}) > 1
     fitted = len({_proxy_epochs(experiment) for experiment in experiments}) > 1
-    found: list[tuple[str, str, Json]] = []
+    found: list[tuple[str, str, int, Json]] = []
     for experiment in experiments:
         place = f" on {experiment['dataset']}" if several else ""
         for key, label in FLOORS.items():
             proxy = f", {_proxy_epochs(experiment)} proxy epochs" if fitted and key == "untrained_encoder" else ""
             if key in (experiment["floors"] or {}):
-                found.append((key, f"{label}{proxy}{place}", experiment["floors"][key]))
+                metrics = experiment["floors"][key]
+                found.append((key, f"{label}{proxy}{place}", experiment["spec"]["seed"], metrics))
     return found
 
 
@@ -196,14 +197,14 @@ def _spread(group: Group) -> list[str]:
 
 
 def _floor_rows(experiments: Sequence[Json]) -> Iterable[list[str]]:
-    """Floors once for each seed and dataset; arms share them."""
-    seen: set[str] = set()
-    for _, label, metrics in floors(experiments):
-        cells = _scores(metrics)
-        mark = f"{label} {cells}"
-        if mark not in seen:
-            seen.add(mark)
-            yield [f"[dim]{label}[/dim]", *[""] * (len(COLUMNS) - 4), *cells]
+    """Floors once each, since arms share them; where seeds have others, each says whose it is."""
+    by_label: dict[str, dict[tuple[str, ...], int]] = {}
+    for _, label, seed, metrics in floors(experiments):
+        by_label.setdefault(label, {}).setdefault(tuple(_scores(metrics)), seed)
+    for label, found in by_label.items():
+        for cells, seed in found.items():
+            whose = f", seed {seed}" if len(found) > 1 else ""
+            yield [f"[dim]{label}{whose}[/dim]", *[""] * (len(COLUMNS) - 4), *cells]
 
 
 def _scores(metrics: Json) -> list[str]:

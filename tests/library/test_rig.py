@@ -67,7 +67,10 @@ def test_another_learning_rate_builds_nothing_anew_and_notes_end_with_their_roun
     rig = Rig(compiled="on")
     rig.prepare(spec(batch_size=22), images, 0, None, count=20)
     (few,), step = rig.notes, rig.step
-    assert "20 images make no full batch" in few
+    assert few == "20 images make no full batch of 22: they run as one of 20, without torch.compile"
+    plain = Rig(compiled="off")
+    plain.prepare(spec(batch_size=22), images, 0, None, count=20)
+    assert plain.notes == ["20 images make no full batch of 22: they run as one of 20"]
     rig.prepare(spec(batch_size=22, learning_rate=1e-2, epochs=7), images, 1, None, count=22)
     assert rig.step is step and not rig.notes
     rig.prepare(spec(batch_size=20), images, 1, None, count=22)

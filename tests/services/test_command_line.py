@@ -135,12 +135,14 @@ def test_doctor_says_what_to_do(url: str, winnow: Winnow, tmp_path: Path, monkey
 
 @pytest.mark.parametrize(("device", "state"), [("auto", "warn"), ("cpu", "ok"), ("cuda", "fail")])
 def test_doctor_says_what_a_device_that_is_wanted_lacks(
-    winnow: Winnow, device: str, state: str, monkeypatch: pytest.MonkeyPatch
+    winnow: Winnow, device: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WINNOW_DEVICE", device)
+    monkeypatch.setenv("WINNOW_STATE_DIR", str(tmp_path / "nowhere"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     found = {finding["what"]: finding for finding in winnow("doctor", "--json").json}
     assert found["GPU"]["state"] == state, found["GPU"]
+    assert "none there yet" in found["database"]["found"] and not (tmp_path / "nowhere").exists(), "it only looks"
 
 
 def test_doctor_asks_the_sampler(

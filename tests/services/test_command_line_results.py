@@ -11,7 +11,7 @@ from PIL import Image
 from services.conftest import Winnow, add_dataset
 
 from winnow_cli.commands.results import write
-from winnow_cli.report import floors, grouped
+from winnow_cli.report import floors, grouped, rows
 from winnow_coordinator.context import Coordinator
 
 
@@ -119,9 +119,30 @@ def test_export_keeps_experiments_apart(
 
 def test_the_benchmarks_longer_proxy_is_told_from_the_others_on_their_floor() -> None:
     def experiment(arm: str) -> dict[str, Any]:
-        spec = {"proxy": {"epochs": 40, "full_epochs": 200}}
+        spec = {"seed": 0, "proxy": {"epochs": 40, "full_epochs": 200}}
         return {"arm": arm, "dataset": "d", "spec": spec, "floors": {"untrained_encoder": {"f1": 0.5}}}
 
-    both = [label for _, label, _ in floors([experiment("random"), experiment("full")])]
+    both = [label for _, label, _, _ in floors([experiment("random"), experiment("full")])]
     assert both == ["floor: untrained encoder, 40 proxy epochs", "floor: untrained encoder, 200 proxy epochs"]
-    assert [label for _, label, _ in floors([experiment("random")])] == ["floor: untrained encoder"]
+    assert [label for _, label, _, _ in floors([experiment("random")])] == ["floor: untrained encoder"]
+
+
+def test_floors_say_whose_seed_they_are_where_seeds_have_others() -> None:
+    def experiment(arm: str, seed: int, colours: float) -> dict[str, Any]:
+        found = {"colour_histogram": {"f1": colours}, "untrained_encoder": {"f1": 0.5}}
+        spec = {"seed": seed, "proxy": {"epochs": 40, "full_epochs": 40}}
+        made = {
+            "id": f"{arm}-{seed}",
+            "name": "e",
+            "arm": arm,
+            "dataset": "d",
+            "status": "completed",
+            "error": None,
+            "rounds_total": 1,
+        }
+        return made | {"seed": seed, "spec": spec, "floors": found, "rounds": []}
+
+    of_four = [experiment(arm, seed, 0.2 + seed / 10) for arm in ("random", "entropy") for seed in (0, 1)]
+    shown = [row[0] for row in rows(of_four) if "floor" in row[0]]
+    labels = ("colour histogram, seed 0", "colour histogram, seed 1", "untrained encoder")
+    assert shown == [f"[dim]floor: {label}[/dim]" for label in labels]

@@ -144,11 +144,13 @@ def _attempt(what: str, act: Callable[[], str], advice: str) -> Finding:
 
 
 def _ping(settings: Settings) -> str:
+    from sqlalchemy import make_url
+
     from winnow.store import Database
 
+    if settings.database_url.startswith("sqlite") and not Path(make_url(settings.database_url).database or "").exists():
+        return "SQLite; none there yet, `winnow up` makes it"  # nor is its folder made by looking
     database = Database(settings.database_url)
-    if settings.database_url.startswith("sqlite") and not Path(database.engine.url.database or "").exists():
-        return "SQLite; none there yet, `winnow up` makes it"
     try:
         database.ping()
     finally:

@@ -104,8 +104,11 @@ class Rig:
         else:
             checkpoint.load_weights(self.model, origin)
         self.model.train()
-        if self._compiled and count < spec.simclr.batch_size:
-            self.note(f"{count} images make no full batch of {spec.simclr.batch_size}: they run without torch.compile")
+        if count < settings.batch_size:
+            without = ", without torch.compile" if self._compiled else ""
+            self.note(
+                f"{count} images make no full batch of {settings.batch_size}: they run as one of {count}{without}"
+            )
 
     def _build(self, spec: ExperimentSpec, image_size: int) -> None:
         self._lasting.clear()
