@@ -162,7 +162,7 @@ def report(
     rules = Counter(breach.rule for breach in breaches)
     taken_back = waits(toll.deaths, workload.records)
     of_lost = [seconds for death, seconds in taken_back if death.fault != "zombie"]
-    saved = [goodbye.saved for goodbye in toll.goodbyes if goodbye.saved is not None]
+    saved = Counter(goodbye.saved for goodbye in toll.goodbyes if goodbye.in_training)
     trained = [death for death in toll.deaths if death.epochs is not None]
     figures = {
         "experiments": len(workload.records),
@@ -181,7 +181,7 @@ def report(
         "since the last checkpoint": describe([death.unsaved for death in trained if death.unsaved is not None]),
         "epochs done again, at most": max((death.epochs or 0 for death in trained), default=0),
         "SIGTERM to exit": describe([goodbye.seconds for goodbye in toll.goodbyes]),
-        "in mid-training, and left a checkpoint": f"{saved.count(True)} of {len(saved)}",
+        "in mid-training, and left a checkpoint": f"{saved[True]} of {saved.total()}; replaced since: {saved[None]}",
         "orderly exit codes": dict(Counter(codes.values())),
         "full disk": volume.kind,
         "seed": options.seed,

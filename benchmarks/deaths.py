@@ -35,10 +35,10 @@ class Death:
 
 @dataclass(frozen=True)
 class Goodbye:
-    """An orderly end: seconds from SIGTERM to exit, and whether a round in mid-training left a checkpoint then; None
-    for a trainer that was not training, or where nobody can tell any more."""
+    """An orderly end: seconds from SIGTERM to exit, whether in mid-training, and whether a checkpoint was left then."""
 
     seconds: float
+    in_training: bool
     saved: bool | None
 
 

@@ -237,7 +237,7 @@ class Mischief:
             member.wait(60)
         seconds = time.monotonic() - began
         saved = left_checkpoint(self._database, in_training[0]) if in_training else None
-        self.toll.goodbyes.append(Goodbye(seconds, saved))
+        self.toll.goodbyes.append(Goodbye(seconds, bool(in_training), saved))
         member.start()
         return True
 

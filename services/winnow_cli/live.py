@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 
 from winnow.client import Client
-from winnow.domain import ExperimentStatus, has_ended
+from winnow.domain import ExperimentStatus, has_ended, is_final
 from winnow_cli.output import coloured, console, count, duration, make_table, plain, score
 
 LOOK_SECONDS = 1.0
@@ -48,12 +48,12 @@ def table(views: Sequence[Json]) -> Table:
 
 
 def _looks(client: Client, ids: Sequence[str], ended: Callable[[], bool]) -> Iterator[list[Json]]:
-    """One look a second at all experiments; ended ones are not asked for again."""
+    """One look a second at all experiments; those in a final state are not asked for again."""
     seen: dict[str, Json] = {}
     pause = threading.Event()
     while True:
         for id in ids:
-            if id not in seen or not is_over(seen[id]):
+            if id not in seen or not is_final(ExperimentStatus(seen[id]["status"])):
                 seen[id] = client.experiment(id)
         views = [seen[id] for id in ids]
         yield views

@@ -28,10 +28,10 @@ def find_or_add_dataset(client: Client, spec: DatasetSpec) -> Json:
 def find_or_begin(client: Client, spec: ExperimentSpec) -> Json:
     """The newest experiment of this spec, taken up again if it is paused or failed; one that was cancelled is begun
     anew."""
-    for view in client.experiments():
-        if view["spec"] == body_of(spec) and view["status"] not in OVER:
-            return client.resume(view["id"]) if view["status"] in HELD else view
-    return client.create_experiment(spec)
+    newest = next((view for view in client.experiments() if view["spec"] == body_of(spec)), None)
+    if newest is None or newest["status"] in OVER:
+        return client.create_experiment(spec)
+    return client.resume(newest["id"]) if newest["status"] in HELD else newest
 
 
 def _find(client: Client, name: str) -> Json | None:

@@ -12,7 +12,7 @@ from winnow.settings import Settings
 from winnow.store import Database, now
 from winnow.store.rounds import Patience
 from winnow.store.tables import Dataset, Round
-from winnow_coordinator.ended import EndedViews
+from winnow_coordinator.final_views import FinalViews
 from winnow_coordinator.known_keys import KnownKeys
 from winnow_coordinator.pace import Pace
 
@@ -28,7 +28,7 @@ class Coordinator:
     bells: Bells
     pace: Pace
     known_keys: KnownKeys = field(default_factory=KnownKeys)
-    ended: EndedViews = field(default_factory=EndedViews)
+    final_views: FinalViews = field(default_factory=FinalViews)
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @classmethod

@@ -28,7 +28,7 @@ from winnow.store import datasets, experiments, picks, rounds
 from winnow.store.tables import Dataset, Experiment, Round
 from winnow_coordinator import fitness, pages
 from winnow_coordinator.context import Coordinator
-from winnow_coordinator.ended import EndedViews
+from winnow_coordinator.final_views import FinalViews
 from winnow_coordinator.schemas import ExperimentRequest, ExperimentView, RoundView
 
 
@@ -69,18 +69,18 @@ def get(session: Session, id: str) -> ExperimentView:
     return _view(*found[id])
 
 
-def show(session: Session, ended: EndedViews, id: str) -> bytes:
+def show(session: Session, final: FinalViews, id: str) -> bytes:
     """The same as JSON. Raises NotFound."""
-    if (view := _render(session, ended, [id]).get(id)) is None:
+    if (view := _render(session, final, [id]).get(id)) is None:
         raise NotFound("experiment", id)
     return view
 
 
-def page(session: Session, ended: EndedViews, status: ExperimentStatus | None, cursor: str | None, limit: int) -> bytes:
+def page(session: Session, final: FinalViews, status: ExperimentStatus | None, cursor: str | None, limit: int) -> bytes:
     """A Page of experiments as JSON, newest first."""
     ids = experiments.page_of_ids(session, before=pages.decode(cursor), limit=limit + 1, status=status)
     shown, following = pages.cut(ids, limit, str)
-    views = _render(session, ended, shown)
+    views = _render(session, final, shown)
     return b'{"items":[%b],"next":%b}' % (b",".join(views[id] for id in shown), to_json(following))
 
 
@@ -116,15 +116,15 @@ def _draw_first(session: Session, dataset: Dataset, spec: ExperimentSpec) -> NDA
     return draw_initial(pool, spec.budget, seed=derive_seed(spec.seed, "initial"), by=spec.initial, labels=known)
 
 
-def _render(session: Session, ended: EndedViews, ids: Sequence[str]) -> dict[str, bytes]:
-    """Experiments as JSON, by id; those that there are not are left out. What is known to have ended is not read."""
-    known = {id: view for id in ids if (view := ended.get(id)) is not None}
+def _render(session: Session, final: FinalViews, ids: Sequence[str]) -> dict[str, bytes]:
+    """Experiments as JSON, by id; those that there are not are left out. What is known and final is not read."""
+    known = {id: view for id in ids if (view := final.get(id)) is not None}
     unknown = [id for id in ids if id not in known]
     for id, (row, recent) in (rounds.with_recent(session, unknown) if unknown else {}).items():
         view = _view(row, recent)
         known[id] = view.model_dump_json().encode()
         if is_final(ExperimentStatus(view.status)) and view.current_round is None:
-            ended.put(id, known[id])
+            final.put(id, known[id])
     return known
 
 

@@ -169,7 +169,7 @@ class Client:
             news = False
             try:
                 for heard in self._stream(id, after):
-                    news, patience = True, None
+                    news, patience, ended = True, None, False  # somebody may have resumed it
                     after = int(heard.id) if heard.id else after
                     yield _event(heard)
             except (httpx.TransportError, ApiProblem) as error:

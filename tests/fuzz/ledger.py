@@ -69,7 +69,7 @@ class Ledger:
         stuck = {
             id: row["status"]
             for id, row in self._before.experiments.items()
-            if not is_final(ExperimentStatus(row["status"]))
+            if not has_ended(ExperimentStatus(row["status"]))
         }
         assert not stuck, f"nothing ends these: {stuck}, {self._before.rounds}"
 

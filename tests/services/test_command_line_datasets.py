@@ -148,14 +148,15 @@ def test_the_same_experiment_is_found_again_and_gone_on_with(coordinator: Coordi
             experiments.transition(session, first, ExperimentStatus.COMPLETED)
         assert find_or_begin(client, spec)["id"] == first
         other = spec.model_copy(update={"name": "f"})
-        failed = client.create_experiment(other)["id"]
         with coordinator.database.begin() as session:
-            session.execute(update(Round).where(Round.experiment_id != failed).values(status="done"))
-        row = Driver(coordinator).claim()
-        with coordinator.database.begin() as session:
-            rounds.give_back(session, claims.TRAIN, row.id, row.attempt, "rejected", "no", coordinator.patience)
-        assert client.experiment(failed)["status"] == "failed"
+            session.execute(update(Round).values(status="done"))
+        failed = [client.create_experiment(other)["id"] for _ in range(2)]
+        for id in failed:
+            row = Driver(coordinator).claim()
+            with coordinator.database.begin() as session:
+                rounds.give_back(session, claims.TRAIN, row.id, row.attempt, "rejected", "no", coordinator.patience)
+            assert client.experiment(id)["status"] == "failed"
         again = find_or_begin(client, other)
-        assert (again["id"], again["status"]) == (failed, "running")
-        client.cancel(failed)
-        assert find_or_begin(client, other)["id"] != failed
+        assert (again["id"], again["status"]) == (failed[1], "running")
+        client.cancel(failed[1])
+        assert find_or_begin(client, other)["id"] not in failed

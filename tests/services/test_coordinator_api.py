@@ -237,6 +237,7 @@ def test_an_experiment_that_failed_may_be_cancelled(
     assert api.get(f"/experiments/{id}").json()["status"] == "cancelled"
     ended = api.get(f"/experiments/{id}/rounds/0").json()
     assert (ended["status"], ended["error"], ended["ended_at"]) == ("cancelled", "no", failed["ended_at"])
+    assert api.get(f"/experiments/{id}").json()["error"] == "round 0: no"
 
 
 def test_experiments_page_and_filter(api: httpx.Client, coordinator: Coordinator) -> None:

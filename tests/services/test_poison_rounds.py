@@ -1,9 +1,12 @@
 """A round that fails at every attempt is given up, and people hear why: of all attempts."""
 
+import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import is_blocked, wait_until
+from rich.console import Console
 from services.conftest import Driver, Winnow, add_dataset, experiment_body
 from sqlalchemy import update
 from sqlalchemy.orm import Session
@@ -14,6 +17,7 @@ from winnow.errors import Fenced
 from winnow.settings import Settings
 from winnow.store import claims, rounds
 from winnow.store.tables import Round
+from winnow_cli.live import follow
 from winnow_coordinator import experiments
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.schemas import ExperimentView
@@ -69,16 +73,35 @@ def test_an_experiment_that_failed_is_resumed_where_it_failed(
             assert (failed["status"], failed["current_round"], failed["ended_at"] is None) == ("failed", None, False)
             heard = [event.type for event in api.events(id)]
             assert (heard[-1], heard.count("round.resumed")) == ("experiment.failed", turn)
+            with coordinator.database.begin() as session:
+                session.execute(update(Round).values(rung_at=1.0))
             assert winnow("resume", id).out == "e: running\n"
             going = api.experiment(id)
             assert (going["status"], going["error"], going["ended_at"]) == ("running", None, None)
             assert going["current_round"]["status"] == "queued" and going["current_round"]["error"] is None
+            with coordinator.database.read() as session:
+                assert rounds.get(session, id, 0).rung_at > 1.0, "trainers hear of it"
         driver.train()
         assert api.experiment(id)["latest"]["number"] == 0
         attempts = [one["attempt"] for one in api.round(id, 0)["attempts"]]
         assert attempts == list(range(1, 2 * cap + 1)), "what was tried before is still told"
     refused = winnow("resume", id)
     assert refused.code != 0 and "is running and cannot become running" in refused.err
+
+
+def test_one_that_is_resumed_is_followed_again(coordinator: Coordinator, driver: Driver, url: str) -> None:
+    add_dataset(coordinator)
+    lines, told = io.StringIO(), threading.Event()
+    with Client(url) as api, ThreadPoolExecutor(1) as pool:
+        ids = [api.create_experiment(experiment_body(name=name))["id"] for name in ("first", "second")]
+        with coordinator.database.begin() as session:
+            give_up(coordinator, driver.claim(), session)
+        followed = pool.submit(follow, api, ids, ended=told.is_set, screen=Console(file=lines, width=200))
+        wait_until(lambda: "first: failed" in lines.getvalue(), 60, "the failure to be seen")
+        api.resume(ids[0])
+        wait_until(lambda: "first: running" in lines.getvalue() or followed.done(), 60, "it to be looked at again")
+        told.set()
+        assert [view["status"] for view in followed.result(60)] == ["running", "created"]
 
 
 def test_a_failure_and_an_order_to_go_on_in_the_same_moment(postgres_url: str, settings: Settings) -> None:

@@ -186,14 +186,14 @@ def test_an_experiment_is_remembered_once_nothing_can_change_it(
     assert [read()["status"] for read in reads[:2]] == ["created", "created"]
     driver.train()
     assert [read()["current_round"]["status"] for read in reads[:2]] == ["trained", "trained"]
-    assert coordinator.ended.get(id) is None
+    assert coordinator.final_views.get(id) is None
     with coordinator.database.begin() as session:
         experiments.transition(session, id, ExperimentStatus.COMPLETED)
     assert [read()["status"] for read in reads] == ["completed"] * 3
-    assert coordinator.ended.get(id) is None, "its round was still open"
+    assert coordinator.final_views.get(id) is None, "its round was still open"
     with coordinator.database.begin() as session:
         session.execute(text("UPDATE round SET status = 'done'"))
     seen = reads[0]()
     assert seen["current_round"] is None
-    assert coordinator.ended.get(id) is not None
+    assert coordinator.final_views.get(id) is not None
     assert [read() for read in reads] == [seen] * 3

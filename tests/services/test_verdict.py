@@ -1,5 +1,6 @@
 """The judge of the chaos runs: an orderly experiment passes, and a database doctored against any one rule does not."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,12 @@ import httpx
 import numpy as np
 import pytest
 from conftest import wait_until
-from deaths import waits, witness
+from deaths import Death, left_checkpoint, waits, witness
 from services.conftest import Driver, add_dataset, experiment_body
 from sqlalchemy import text
 from verdict import RULES, Outcome, Record, compare, judge, read
 
-from winnow.artefacts import put_array
+from winnow.artefacts import Stored, put_array
 from winnow.domain import Role
 from winnow.store import artefacts, claims, datasets, experiments, picks, rounds
 from winnow.store.claims import SELECT
@@ -197,3 +198,25 @@ def test_a_death_is_witnessed_and_so_is_the_moment_its_round_is_taken_back(
     ((death, seconds),) = waits(deaths, [record_of(coordinator, created)])
     assert death == deaths[0] and 0 < seconds < 10
     assert waits([replace(death, attempt=2)], [record_of(coordinator, created)]) == []
+
+
+def test_a_trainer_that_leaves_is_seen_to_leave_a_checkpoint(coordinator: Coordinator, api: httpx.Client) -> None:
+    add_dataset(coordinator)
+    id = api.post("/experiments", json=experiment_body()).json()["id"]
+    first, left = Driver(coordinator).claim(), Death("sigterm", 0.0, id, 0, 1, None, 0)
+    assert left_checkpoint(coordinator.database, left) is False
+    leave_checkpoint(coordinator, first)
+    assert left_checkpoint(coordinator.database, left) is True
+    assert left_checkpoint(coordinator.database, replace(left, at=math.inf)) is False, "it is an older one"
+    with coordinator.database.begin() as session:
+        rounds.give_back(session, claims.TRAIN, first.id, first.attempt, "stopped", None, coordinator.patience)
+    leave_checkpoint(coordinator, Driver(coordinator).claim())
+    assert left_checkpoint(coordinator.database, left) is None, "another stands in its place"
+
+
+def leave_checkpoint(coordinator: Coordinator, row: Round) -> None:
+    at = {"experiment_id": row.experiment_id, "round": row.number, "attempt": row.attempt}
+    stored = Stored(f"experiments/{row.experiment_id}/rounds/0000/a{row.attempt}/counters.json", 1, "0" * 64)
+    with coordinator.database.begin() as session:
+        made = artefacts.row(stored, kind="checkpoint/counters", manifest={}, **at)
+        rounds.record(session, row.id, row.attempt, 30, [made])

@@ -11,6 +11,7 @@ from winnow.domain import ExperimentStatus, RoundStatus
 from winnow.errors import Fenced, WrongState
 from winnow.store import Database, claims, events, experiments, rounds
 from winnow.store.claims import SELECT, TRAIN
+from winnow.store.engine import now
 from winnow.store.rounds import Patience
 from winnow.store.tables import Dataset, Experiment, Round
 
@@ -133,8 +134,9 @@ def test_attempts_are_capped_by_cause(database: Database, dataset: Dataset, caus
         assert experiment.error == "round 0: boom"
 
 
-def test_a_round_that_failed_is_resumed_one_step_back_with_all_attempts_before_it(
-    database: Database, dataset: Dataset
+@pytest.mark.parametrize("cause", ["lost", "failed"])
+def test_a_round_that_failed_is_resumed_and_its_attempts_are_counted_anew(
+    database: Database, dataset: Dataset, cause: rounds.Cause
 ) -> None:
     round = add_experiment(database, dataset)
     for work, waiting in ((TRAIN, RoundStatus.QUEUED), (SELECT, RoundStatus.TRAINED)):
@@ -143,14 +145,18 @@ def test_a_round_that_failed_is_resumed_one_step_back_with_all_attempts_before_i
                 row = claims.claim(session, work, "w", 30)
                 assert isinstance(row, Round)
             with database.begin() as session:
-                status = rounds.give_back(session, work, row.id, row.attempt, "failed", "boom", PATIENCE)
+                status = rounds.give_back(session, work, row.id, row.attempt, cause, "boom", PATIENCE)
         assert status == RoundStatus.FAILED
+        with database.begin() as session:  # days ago
+            session.execute(update(Round).values(waiting_since=5.0, not_before=now() + 600, progress={"epoch": 7}))
         with database.begin() as session:
             experiments.transition(session, round.experiment_id, ExperimentStatus.RUNNING)
             rounds.resume(session, rounds.get(session, round.experiment_id, 0))
         with database.read() as session:
             resumed = rounds.get(session, round.experiment_id, 0)
-            assert (resumed.status, resumed.failures, resumed.error, resumed.ended_at) == (waiting, 0, None, None)
+            assert (resumed.status, resumed.error, resumed.ended_at, resumed.progress) == (waiting, None, None, {})
+            assert (resumed.losses, resumed.failures, resumed.not_before) == (0, 0, 0)
+            assert resumed.waiting_since > 5, "what it lay there as failed is no time of waiting"
             assert experiments.get(session, round.experiment_id).ended_at is None
             assert events.after(session, round.experiment_id, 0)[-1].type == rounds.RESUMED
         with pytest.raises(WrongState), database.begin() as session:

@@ -84,6 +84,7 @@ def demo(
     else:
         _close(report, written, stack.state_dir)
     if any(experiment["status"] != "completed" for experiment in report["experiments"]):
+        aside.print(f"once the reason is mended, run it again to go on; or delete {out} to begin anew", soft_wrap=True)
         raise typer.Exit(1)
 
 

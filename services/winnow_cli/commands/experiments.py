@@ -116,7 +116,8 @@ def _exit_if_failed(client: Client, views: list[Json]) -> None:
             aside.print(f"[red]{view['name']} failed:[/red] {plain(view['error'] or '')}", soft_wrap=True)
             for reason in reasons(client, view["id"]):
                 aside.print(f"  {plain(reason)}", soft_wrap=True)
-            aside.print(f"  once that is mended, it goes on where it is: winnow resume {view['id']}", soft_wrap=True)
+            aside.print(f"  once the reason is mended: winnow resume {view['id']}", soft_wrap=True)
+            aside.print("  where the spec is the reason, begin another")
     if any(view["status"] == "failed" for view in views):
         raise typer.Exit(1)
 

@@ -43,13 +43,13 @@ async def list_all(
     limit: Limit = 50,
 ) -> Response:
     """Experiments, newest first."""
-    return await caller.reads.show(experiments.page, caller.coordinator.ended, status, cursor, limit)
+    return await caller.reads.show(experiments.page, caller.coordinator.final_views, status, cursor, limit)
 
 
 @router.get("/{id}", response_model=ExperimentView, responses=responses(404))
 async def get(id: str, caller: Reader) -> Response:
     """One experiment, with the round that runs and the newest with metrics."""
-    return await caller.reads.show(experiments.show, caller.coordinator.ended, id)
+    return await caller.reads.show(experiments.show, caller.coordinator.final_views, id)
 
 
 @router.post("/{id}/pause", status_code=202, responses=responses(404, 409))
@@ -60,7 +60,7 @@ def pause(id: str, caller: Runner, session: Writing, response: Response) -> Expe
 
 @router.post("/{id}/resume", status_code=202, responses=responses(404, 409))
 def resume(id: str, caller: Runner, here: Here, session: Writing, response: Response) -> ExperimentView:
-    """Go on after a pause, or from the last checkpoint of a round that failed, with all attempts before it."""
+    """Go on after a pause, or from the last checkpoint of a round that failed. Its attempts are counted anew."""
     return _accepted(response, experiments.resume(here, session, id))
 
 

@@ -92,5 +92,5 @@ def is_final(status: StrEnum) -> bool:
 
 
 def has_ended(status: StrEnum) -> bool:
-    """A state in which the work is over: a final one, or failed, from which people alone take it up again."""
-    return is_final(status) or status.value == ExperimentStatus.FAILED.value
+    """A state in which the work is over: a final one, or failed (of any kind), which people alone take up again."""
+    return is_final(status) or status.value == "failed"

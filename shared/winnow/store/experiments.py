@@ -71,7 +71,9 @@ def transition(
     current = seen or _locked_status(session, id)
     require_transition("experiment", id, current, target)
     ended_at = now() if has_ended(target) else None
-    values: dict[str, Any] = {"status": target, "error": error, "ended_at": ended_at}
+    values: dict[str, Any] = {"status": target, "ended_at": ended_at}
+    if not target.is_called_off:  # one that failed first keeps its reason
+        values["error"] = error
     moved = session.execute(
         update(Experiment)
         .where(Experiment.id == id, Experiment.status == current)

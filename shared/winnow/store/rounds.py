@@ -124,8 +124,7 @@ def record(session: Session, id: str, attempt: int, lease: float, rows: Sequence
     Those of checkpoints before it are forgotten, of whichever attempt; their keys, whose bytes may then go.
     """
     claims.renew(session, TRAIN, id, attempt, lease, None)
-    round = session.get_one(Round, id)
-    before = artefacts.drop(session, round.experiment_id, round.number, stem="checkpoint")
+    before = artefacts.drop(session, rows[0].experiment_id, rows[0].round, stem="checkpoint")
     artefacts.insert(session, rows)
     kept = {row.key for row in rows}  # a stop right behind a checkpoint writes it anew
     return [key for key in before if key not in kept]
@@ -178,7 +177,7 @@ def give_back(
         claims.finish(session, work, id, attempt, RoundStatus.CANCELLED)
         return RoundStatus.CANCELLED
     if cause == "full" and not isinstance(row, Round):
-        cause = "failed"  # a dataset is taken in anew for the asking; an experiment is not
+        cause = "failed"  # a dataset is taken in anew for the asking, and nothing computed is lost
     losses, failures = row.losses + (cause == "lost"), row.failures + (cause == "failed")
     spent = losses >= patience.max_losses or failures >= patience.max_failures or cause == "rejected"
     failed = DatasetStatus.FAILED if work is INGEST else RoundStatus.FAILED
@@ -197,13 +196,13 @@ def give_back(
 def resume(session: Session, row: Round) -> None:
     """Let a round that failed wait again: for a trainer, or for its picks if it is trained. Raises WrongState.
 
-    It has all attempts before it, and the first of them goes on from the last checkpoint.
+    Its attempts are counted anew, and the next goes on from the last checkpoint.
     """
     told = events.of_round(session, row.experiment_id, row.number)
     work = SELECT if any(event.type == TRAINED for event in told) else TRAIN
     require_transition("round", row.id, RoundStatus(row.status), work.waiting)
     row.status, row.waiting_since, row.not_before, row.ended_at = work.waiting, now(), 0.0, None
-    row.losses, row.failures, row.error = 0, 0, None
+    row.losses, row.failures, row.error, row.progress = 0, 0, None, {}
     session.flush()
     events.append(session, row.experiment_id, RESUMED, round=row.number)
 

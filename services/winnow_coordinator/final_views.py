@@ -7,7 +7,7 @@ MOST = 2_000
 """Experiments remembered, some 4 kB each; those asked for longest ago go first."""
 
 
-class EndedViews:
+class FinalViews:
     """JSON by the experiment's id."""
 
     def __init__(self) -> None:
