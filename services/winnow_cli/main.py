@@ -11,7 +11,7 @@ try:
     from winnow import __version__
     from winnow.errors import WinnowError
     from winnow_cli.commands.select import select
-    from winnow_cli.output import aside, plain, print_json
+    from winnow_cli.output import print_problem
 except ModuleNotFoundError as error:
     sys.exit(f"winnow's command line needs {error.name}: install winnow with its extras; make setup does")
 
@@ -79,10 +79,7 @@ def main() -> None:
 
 
 def _end(problem: dict[str, Any], words: str, as_json: bool, code: int = 1) -> NoReturn:
-    if as_json:
-        print_json({"detail": words} | problem)
-    else:
-        aside.print(f"[red]error:[/red] {plain(words)}", soft_wrap=True)
+    print_problem(words, problem, as_json)
     sys.exit(code)
 
 

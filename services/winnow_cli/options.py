@@ -32,6 +32,7 @@ Profile = Annotated[
     typer.Option("--profile", help="Each round leaves a torch profiler trace in this folder (Perfetto reads it)."),
 ]
 Id = Annotated[str, typer.Argument(help="The experiment's id; `winnow list` shows it.")]
+Named = Annotated[list[str], typer.Argument(metavar="ID", help="The experiments' ids; `winnow list` shows them.")]
 Ids = Annotated[list[str] | None, typer.Argument(help="Experiments' ids; none given: all.")]
 UnderWay = Annotated[list[str] | None, typer.Argument(help="Experiments' ids; none given: those under way.")]
 

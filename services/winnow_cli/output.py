@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -29,6 +29,14 @@ def print_line(value: object) -> None:
     """One of many answers for programs: a line of JSON, at once."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
     sys.stdout.flush()
+
+
+def print_problem(words: str, problem: Mapping[str, Any], as_json: bool) -> None:
+    """Why something was refused: a line of JSON for programs, with the problem's own members, else a sentence."""
+    if as_json:
+        print_line({"detail": words} | dict(problem))
+    else:
+        aside.print(f"[red]error:[/red] {plain(words)}", soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:

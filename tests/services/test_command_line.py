@@ -72,6 +72,18 @@ def test_orders_and_their_refusal(coordinator: Coordinator, url: str, winnow: Wi
     assert (refused.code, refused.json["code"], refused.json["current"]) == (1, "wrong-state", "cancelling")
 
 
+def test_an_order_reaches_all_that_are_named_though_one_refuses(
+    coordinator: Coordinator, url: str, winnow: Winnow
+) -> None:
+    add_dataset(coordinator)
+    Path("spec.json").write_text(json.dumps(experiment_body(seeds=[0, 1])))
+    first, second = (view["id"] for view in winnow("run", "spec.json", "--detach", "--json").json)
+    said = winnow("pause", first, first, "nobody", second)
+    assert (said.code, said.out.count("pausing")) == (1, 2) and "no experiment 'nobody'" in said.err
+    lines = [json.loads(line) for line in winnow("cancel", "nobody", first, second, "--json").out.splitlines()]
+    assert [line.get("code") or line["status"] for line in lines] == ["not-found", "cancelling", "cancelling"]
+
+
 def test_watch_ends_with_the_experiment(
     coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
 ) -> None:

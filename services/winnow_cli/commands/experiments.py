@@ -1,15 +1,27 @@
 """`winnow run`, `watch`, `list`, `pause`, `resume`, `cancel`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from winnow.client import Client
+from winnow.client import ApiProblem, Client
 from winnow_cli import files
 from winnow_cli.live import follow, reasons, wait
-from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, StateDir, UnderWay, Url, connect
-from winnow_cli.output import aside, coloured, console, count, plain, print_json, print_line, print_table, score
+from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Named, StateDir, UnderWay, Url, connect
+from winnow_cli.output import (
+    aside,
+    coloured,
+    console,
+    count,
+    plain,
+    print_json,
+    print_line,
+    print_problem,
+    print_table,
+    score,
+)
 from winnow_cli.report import COLUMNS, gather, headline, rows
 
 Json = dict[str, Any]
@@ -78,22 +90,22 @@ def list_all(
     )
 
 
-def pause(id: Id, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def pause(ids: Named, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
     """Pause: training stops within one step and keeps a checkpoint."""
     with connect(url, state_dir) as client:
-        _say(client.pause(id), json)
+        _order(client.pause, ids, json)
 
 
-def resume(id: Id, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def resume(ids: Named, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
     """Go on after a pause, or from the last checkpoint of a round that failed."""
     with connect(url, state_dir) as client:
-        _say(client.resume(id), json)
+        _order(client.resume, ids, json)
 
 
-def cancel(id: Id, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
-    """End an experiment for good. Results so far stay."""
+def cancel(ids: Named, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """End experiments for good. Results so far stay."""
     with connect(url, state_dir) as client:
-        _say(client.cancel(id), json)
+        _order(client.cancel, ids, json)
 
 
 def watch_until_the_end(client: Client, ids: list[str]) -> None:
@@ -129,5 +141,16 @@ def _list_row(view: Json) -> list[str]:
     return [view["id"], view["name"], view["dataset"], view["arm"], coloured(view["status"]), done, *spent]
 
 
-def _say(view: Json, json: bool) -> None:
-    print_json(view) if json else console.print(f"{view['name']}: {coloured(view['status'])}")
+def _order(order: Callable[[str], Json], ids: list[str], json: bool) -> None:
+    """Give each its order. One that is refused keeps none from the others; exit code 1 when there is one."""
+    refused = False
+    for id in dict.fromkeys(ids):
+        try:
+            view = order(id)
+        except ApiProblem as problem:
+            refused = True
+            print_problem(str(problem), problem.problem, json)
+        else:
+            print_line(view) if json else console.print(f"{view['name']}: {coloured(view['status'])}")
+    if refused:
+        raise typer.Exit(1)
