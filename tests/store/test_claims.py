@@ -145,10 +145,14 @@ def test_a_round_that_failed_is_resumed_and_its_attempts_are_counted_anew(
                 row = claims.claim(session, work, "w", 30)
                 assert isinstance(row, Round)
             with database.begin() as session:
+                claims.renew(session, work, row.id, row.attempt, 30, {"epoch": 7})
+            with database.begin() as session:
                 status = rounds.give_back(session, work, row.id, row.attempt, cause, "boom", PATIENCE)
+            with database.read() as session:
+                assert rounds.get(session, round.experiment_id, 0).progress == {}, "nobody is at work any more"
         assert status == RoundStatus.FAILED
         with database.begin() as session:  # days ago
-            session.execute(update(Round).values(waiting_since=5.0, not_before=now() + 600, progress={"epoch": 7}))
+            session.execute(update(Round).values(waiting_since=5.0, not_before=now() + 600))
         with database.begin() as session:
             experiments.transition(session, round.experiment_id, ExperimentStatus.RUNNING)
             rounds.resume(session, rounds.get(session, round.experiment_id, 0))

@@ -60,7 +60,7 @@ def pause(id: str, caller: Runner, session: Writing, response: Response) -> Expe
 
 @router.post("/{id}/resume", status_code=202, responses=responses(404, 409))
 def resume(id: str, caller: Runner, here: Here, session: Writing, response: Response) -> ExperimentView:
-    """Go on after a pause, or from the last checkpoint of a round that failed. Its attempts are counted anew."""
+    """Go on after a pause, or from the last checkpoint of a round that failed, with its errors counted anew."""
     return _accepted(response, experiments.resume(here, session, id))
 
 

@@ -90,10 +90,18 @@ def renew(session: Session, work: Work, id: str, attempt: int, lease: float, pro
 def finish(session: Session, work: Work, id: str, attempt: int, target: StrEnum, **values: Any) -> None:
     """Leave the working status for `target` and drop the claim. Raises Fenced, or WrongState for a bad target."""
     require_transition(work.table.__tablename__, id, work.working, target)
-    values |= {"status": target, "owner": None, "lease_until": None, "waiting_since": now()}
+    values |= {"status": target, "owner": None, "lease_until": None, "waiting_since": now(), "progress": {}}
     if work.table is Round and has_ended(target):
         values["ended_at"] = now()
     _write(session, work, id, attempt, values)
+
+
+def anew() -> dict[str, Any]:
+    """Columns of a row that failed and waits again as if it had not been tried.
+
+    `attempt` is not among them: it stands in the artefact keys, and fences whoever is still at work.
+    """
+    return {"losses": 0, "failures": 0, "error": None, "not_before": 0.0, "waiting_since": now()}
 
 
 def expired(session: Session, work: Work) -> list[Claimed]:

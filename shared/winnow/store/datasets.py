@@ -32,16 +32,12 @@ def insert(session: Session, spec: DatasetSpec) -> Dataset:
 
 
 def _try_again(session: Session, spec: DatasetSpec) -> Dataset | None:
-    """failed → queued with a new spec; None unless the dataset had failed.
-
-    `attempt` goes on counting: it stands in the artefact keys, and it fences whoever still works under the old spec.
-    """
+    """failed → queued with a new spec; None unless the dataset had failed."""
     require_transition("dataset", spec.name, DatasetStatus.FAILED, DatasetStatus.QUEUED)
-    fresh = {"losses": 0, "failures": 0, "error": None, "progress": {}, "not_before": 0.0, "waiting_since": now()}
     taken = session.execute(
         update(Dataset)
         .where(Dataset.name == spec.name, Dataset.status == DatasetStatus.FAILED)
-        .values(status=DatasetStatus.QUEUED, spec=spec.model_dump(mode="json"), **fresh)
+        .values(status=DatasetStatus.QUEUED, spec=spec.model_dump(mode="json"), **claims.anew())
         .returning(Dataset.id)
         .execution_options(synchronize_session=False)
     ).scalar_one_or_none()
@@ -79,7 +75,7 @@ def complete(
     location: str,
 ) -> None:
     """Store the samples (idx, key, role, label, group) and make the dataset ready. Raises Fenced."""
-    result = {"classes": list(classes), "counts": counts, "report": report, "location": location, "progress": {}}
+    result = {"classes": list(classes), "counts": counts, "report": report, "location": location}
     claims.finish(session, claims.INGEST, id, attempt, DatasetStatus.READY, **result)
     session.execute(delete(Sample).where(Sample.dataset_id == id))
     insert_rows(session, Sample, [{"dataset_id": id, **sample} for sample in samples])

@@ -137,7 +137,7 @@ def complete_training(
 
     A round whose experiment was called off meanwhile ends as cancelled, and its artefacts are not recorded.
     """
-    claims.finish(session, TRAIN, id, attempt, RoundStatus.TRAINED, progress={}, **result)
+    claims.finish(session, TRAIN, id, attempt, RoundStatus.TRAINED, **result)
     round = session.get_one(Round, id)
     if wanted_of(session, round, hold=True).is_called_off:
         cancel(session, round.experiment_id)
@@ -196,14 +196,18 @@ def give_back(
 def resume(session: Session, row: Round) -> None:
     """Let a round that failed wait again: for a trainer, or for its picks if it is trained. Raises WrongState.
 
-    Its attempts are counted anew, and the next goes on from the last checkpoint.
+    Errors and lost machines are counted anew, and the next attempt goes on from the last checkpoint.
     """
     told = events.of_round(session, row.experiment_id, row.number)
     work = SELECT if any(event.type == TRAINED for event in told) else TRAIN
     require_transition("round", row.id, RoundStatus(row.status), work.waiting)
-    row.status, row.waiting_since, row.not_before, row.ended_at = work.waiting, now(), 0.0, None
-    row.losses, row.failures, row.error, row.progress = 0, 0, None, {}
-    session.flush()
+    session.execute(
+        update(Round)
+        .where(Round.id == row.id)
+        .values(status=work.waiting, ended_at=None, **claims.anew())
+        .execution_options(synchronize_session=False)
+    )
+    session.refresh(row)
     events.append(session, row.experiment_id, RESUMED, round=row.number)
 
 
