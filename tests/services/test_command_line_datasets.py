@@ -11,9 +11,10 @@ from services.conftest import Driver, Winnow, add_dataset, experiment_body
 from sqlalchemy import update
 
 from winnow.client import Client
+from winnow.datasets import ingest as ingest_now
 from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus
-from winnow.store import claims, experiments, rounds
-from winnow.store.tables import Round
+from winnow.store import claims, datasets, experiments, rounds
+from winnow.store.tables import Dataset, Round
 from winnow_cli.commands.datasets import ingest
 from winnow_cli.own_data import dataset_of
 from winnow_cli.resuming import find_or_add_dataset, find_or_begin
@@ -36,6 +37,28 @@ def test_a_dataset_is_added_from_a_folder_and_shown(url: str, winnow: Winnow, tm
     assert added["spec"]["draws"][0]["count"] == 1
     assert [view["name"] for view in winnow("dataset", "list", "--json").json] == ["tissue"]
     assert "tissue: queued, 32 pixels" in winnow("dataset", "show", "tissue").out
+
+
+def test_what_an_ingest_found_is_told_in_words(
+    coordinator: Coordinator, url: str, winnow: Winnow, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data" / "tissue"
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        draw_patch(folder / name)
+    (folder / "b" / "torn.png").write_bytes(b"torn")
+    said = winnow("dataset", "add", "t", str(folder), "--size", "32", "--on-unreadable", "skip", "--labelled", "2",
+                  "--by", "stratum", "--no-wait", "--json")  # fmt: skip
+    found = ingest_now(DatasetSpec.model_validate(said.json["spec"]), tmp_path / "packed", allow=lambda path: None)
+    with coordinator.database.begin() as session:
+        row = claims.claim(session, claims.INGEST, "tester", 30)
+        assert isinstance(row, Dataset)
+        result = {"classes": found.classes, "counts": found.counts, "report": found.report}
+        datasets.complete(session, row.id, row.attempt, samples=[], location="datasets/t/a1", **result)
+    shown = winnow("dataset", "show", "t").out
+    assert "read: 5\npacked: 4\nskipped: path b/torn.png, reason " in shown
+    assert "resized: 48x40 4\n" in shown and "converted" not in shown
+    assert "duplicates: count 3, across_roles 2, examples " in shown
+    assert "draws: count 2, role labelled, from_role pool, by stratum, taken 2" in shown
 
 
 def test_sources_are_what_they_look_like(url: str, winnow: Winnow, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import typer
 from rich.live import Live
@@ -139,8 +139,22 @@ def show_one(view: Json) -> None:
     if labels:
         console.print(make_table(["role", *(f">{label}" for label in labels), ">all"], cells))
     for key, value in view["report"].items():
-        if value not in (0, [], {}, None):
-            console.print(f"[dim]{key}: {plain(str(value))}[/dim]", soft_wrap=True)
+        for one in value if isinstance(value, list) else [value]:
+            if words := _words(one):
+                console.print(f"[dim]{key}: {plain(words)}[/dim]", soft_wrap=True)
+
+
+def _words(value: Any) -> str:
+    """What an ingest found, without what it found nothing of."""
+    if isinstance(value, dict):
+        said = ((key, _words(one)) for key, one in cast("Json", value).items())
+        return ", ".join(f"{key} {words}" for key, words in said if words)
+    if isinstance(value, list):  # patches that are equal, or several sets of them
+        several = cast("list[Any]", value)
+        return ("; " if any(isinstance(one, list) for one in several) else " = ").join(map(_words, several))
+    if value is True:
+        return "yes"
+    return "" if not value else count(value) if isinstance(value, int) else str(value)
 
 
 def _refuse_what_it_says_itself(context: typer.Context, file: str, sources: list[str] | None) -> None:
