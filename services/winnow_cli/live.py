@@ -1,21 +1,25 @@
 """Follows experiments until they end: a live table on a terminal, a line for each step of the way elsewhere."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from winnow.client import Client
-from winnow.domain import ExperimentStatus, has_ended, is_final
-from winnow_cli.output import coloured, console, count, duration, make_table, plain, score
+from winnow.domain import ExperimentStatus, RoundStatus, is_final
+from winnow_cli.output import coloured, console, count, duration, fit_table, plain, score
 
 LOOK_SECONDS = 1.0
-COLUMNS = ["experiment", "status", ">round", "phase", "progress", ">images/s", ">left", ">samples", ">visits", ">F1"]
+COLUMNS = ["experiment", "status", ">rounds", "phase", "progress", ">images/s", ">left", ">samples", ">visits", ">F1"]
+SPARE = [">images/s", ">visits", ">left", "progress", ">samples"]
+"""What a narrow terminal goes without, in this order."""
 BAR = 16
-RESTING = frozenset({ExperimentStatus.PAUSED})
+LONG = 10
+"""Looks after which it is said that a round waits: every one does, for a moment."""
+WAITS_FOR: dict[str, str] = {RoundStatus.QUEUED: "a trainer", RoundStatus.TRAINED: "its picks"}
 Json = dict[str, Any]
 
 
@@ -32,7 +36,7 @@ def follow(
     views: list[Json] = []
     with Live(console=screen, refresh_per_second=4, transient=False) as live:
         for views in looks:
-            live.update(table(views))
+            live.update(fit_table(screen, COLUMNS, [_row(view) for view in views], spare=SPARE))
     return views
 
 
@@ -40,11 +44,6 @@ def wait(client: Client, ids: Sequence[str]) -> list[Json]:
     """Follow without a word."""
     *_, views = _looks(client, ids, lambda: False)
     return views
-
-
-def table(views: Sequence[Json]) -> Table:
-    """The experiments as they stand."""
-    return make_table(COLUMNS, (_row(view) for view in views))
 
 
 def _looks(client: Client, ids: Sequence[str], ended: Callable[[], bool]) -> Iterator[list[Json]]:
@@ -57,15 +56,9 @@ def _looks(client: Client, ids: Sequence[str], ended: Callable[[], bool]) -> Ite
                 seen[id] = client.experiment(id)
         views = [seen[id] for id in ids]
         yield views
-        if all(is_over(view) for view in views) or ended():
+        if all(_is_at_rest(view) for view in views) or ended():
             return
         pause.wait(LOOK_SECONDS)
-
-
-def is_over(view: Json) -> bool:
-    """Whether nothing more happens to an experiment by itself."""
-    status = ExperimentStatus(view["status"])
-    return has_ended(status) or status in RESTING
 
 
 def reasons(client: Client, id: str) -> list[str]:
@@ -75,25 +68,39 @@ def reasons(client: Client, id: str) -> list[str]:
     return [f"attempt {one['attempt']} {one['cause']}: {one['error'] or 'no reason given'}" for one in ended]
 
 
+def _is_at_rest(view: Json) -> bool:
+    return ExperimentStatus(view["status"]).is_at_rest
+
+
 def _follow_by_lines(looks: Iterator[list[Json]], screen: Console) -> list[Json]:
+    """A line when something has changed, or is long in coming."""
     said: dict[str, object] = {}
+    waited: Counter[str] = Counter()
     views: list[Json] = []
     for views in looks:
         for view in views:
-            mark = (view["status"], view["rounds_done"], _reason(view))
-            if said.get(view["id"]) != mark:
-                said[view["id"]] = mark
-                screen.print(_line(view))
+            id, mark = view["id"], (view["status"], view["rounds_done"], _reason(view))
+            waited[id] = waited[id] + 1 if _wait(view) else 0
+            if said.get(id) != mark or waited[id] == LONG:
+                said[id] = mark
+                screen.print(_line(view, _wait(view) if waited[id] >= LONG else ""))
     return views
 
 
-def _line(view: Json) -> str:
+def _line(view: Json, waits: str) -> str:
     latest = view["latest"] or {}
-    done = f"{view['name']}: {view['status']}, round {view['rounds_done']} of {view['rounds_total']}"
+    words = [f"{view['name']}: {view['status']}, {view['rounds_done']} of {view['rounds_total']} rounds done"]
     if latest:
         f1 = score(latest["metrics"].get("f1", latest["metrics"].get("macro_f1")))
-        done += f"; {count(latest['samples'])} samples, {count(latest['visits'])} visits, F1 {f1}"
-    return f"{done}; {plain(_reason(view))}" if _reason(view) else done
+        words.append(f"{count(latest['samples'])} samples, {count(latest['visits'])} visits, F1 {f1}")
+    return "; ".join([*words, *filter(None, [waits, plain(_reason(view))])])
+
+
+def _wait(view: Json) -> str:
+    """What the round of an experiment that goes on waits for."""
+    current = view["current_round"] or {}
+    waits = ExperimentStatus(view["status"]).lets_work and WAITS_FOR.get(current.get("status", ""))
+    return f"round {current['number']} waits for {waits}" if waits else ""
 
 
 def _reason(view: Json) -> str:
@@ -104,15 +111,15 @@ def _reason(view: Json) -> str:
 def _row(view: Json) -> list[str]:
     current, latest = view["current_round"] or {}, view["latest"] or {}
     progress = current.get("progress") or {}
-    working = current.get("status") in ("training", "selecting") and not is_over(view)
-    number = min(view["rounds_done"] + (1 if working else 0), view["rounds_total"])
+    working = current.get("status") in ("training", "selecting") and not _is_at_rest(view)
+    waits = ": ".join(filter(None, [_wait(view), plain(_reason(view))]))
     metrics = latest.get("metrics", {})
     rate = progress.get("images_per_second")
     return [
         view["name"],
         coloured(view["status"]),
-        f"{number}/{view['rounds_total']}",
-        _phase(current, progress) if working else plain(_reason(view)),
+        f"{view['rounds_done']}/{view['rounds_total']}",
+        f"round {current['number']}, {_phase(current, progress)}" if working else waits,
         _bar(progress) if working else "",
         f"{rate:,.0f}" if working and rate else "",
         duration(progress.get("seconds_left")) if working else "",
@@ -127,7 +134,7 @@ def _phase(current: Json, progress: Json) -> str:
         return "pick"
     phase = str(progress.get("phase", "start"))
     if phase == "train" and progress.get("epochs"):
-        return f"train, epoch {progress.get('epoch', 0)}/{progress['epochs']}"
+        return f"epoch {progress.get('epoch', 0)}/{progress['epochs']}"
     return phase
 
 

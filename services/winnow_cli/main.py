@@ -11,7 +11,7 @@ try:
     from winnow import __version__
     from winnow.errors import WinnowError
     from winnow_cli.commands.select import select
-    from winnow_cli.output import print_problem
+    from winnow_cli.output import print_problem, refuse
 except ModuleNotFoundError as error:
     sys.exit(f"winnow's command line needs {error.name}: install winnow with its extras; make setup does")
 
@@ -63,7 +63,8 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=not as_json))
     except WinnowError as error:
-        _end(getattr(error, "problem", {"code": error.code}), str(error), as_json)
+        refuse(error, as_json)
+        sys.exit(1)
     except TyperException as error:  # a command that was typed wrong; without --json typer explains it itself
         words: str = getattr(error, "format_message", error.__str__)()
         _end({"code": "usage"}, words, as_json, getattr(error, "exit_code", 2))

@@ -31,10 +31,14 @@ Profile = Annotated[
     Path | None,
     typer.Option("--profile", help="Each round leaves a torch profiler trace in this folder (Perfetto reads it)."),
 ]
-Id = Annotated[str, typer.Argument(help="The experiment's id; `winnow list` shows it.")]
-Named = Annotated[list[str], typer.Argument(metavar="ID", help="The experiments' ids; `winnow list` shows them.")]
-Ids = Annotated[list[str] | None, typer.Argument(help="Experiments' ids; none given: all.")]
-UnderWay = Annotated[list[str] | None, typer.Argument(help="Experiments' ids; none given: those under way.")]
+Id = Annotated[str, typer.Argument(help="The experiment's id or name; `winnow list` shows them.")]
+Named = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="The experiments' ids or names; `winnow list` shows them.")
+]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids or names; none given: all.")]
+UnderWay = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Ids or names; none given: those under way.")
+]
 
 
 def connect(url: str | None, state_dir: Path = DEFAULT_STATE_DIR) -> Client:

@@ -10,8 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from winnow.errors import WinnowError
+
 WIDE = 160
 """Columns where there is no terminal to fit into."""
+UNBOUNDED = 10_000
+"""Columns that no table has."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 aside = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
@@ -39,9 +43,34 @@ def print_problem(words: str, problem: Mapping[str, Any], as_json: bool) -> None
         aside.print(f"[red]error:[/red] {plain(words)}", soft_wrap=True)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """A table; columns whose name starts with > are aligned right."""
-    console.print(make_table(columns, rows, title=title))
+def refuse(error: WinnowError, as_json: bool, **about: Any) -> None:
+    """Why something was refused, with what it is `about` where programs read it."""
+    print_problem(str(error), about | getattr(error, "problem", {"code": error.code}), as_json)
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, spare: Sequence[str] = ()
+) -> None:
+    """A table; columns whose name starts with > are aligned right. On a narrow terminal it goes without those that it
+    can `spare`, in this order."""
+    console.print(fit_table(console, columns, list(rows), title=title, spare=spare))
+
+
+def fit_table(
+    screen: Console,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    title: str | None = None,
+    spare: Sequence[str] = (),
+) -> Table:
+    """A table without as many of the columns that it can `spare` as it takes to fit `screen`."""
+    table = make_table(columns, rows, title=title)
+    if not spare or screen.measure(table, options=screen.options.update(max_width=UNBOUNDED)).maximum <= screen.width:
+        return table
+    kept = [number for number, name in enumerate(columns) if name != spare[0]]
+    narrower = [[row[number] for number in kept] for row in rows]
+    return fit_table(screen, [columns[number] for number in kept], narrower, title=title, spare=spare[1:])
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:

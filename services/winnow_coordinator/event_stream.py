@@ -29,9 +29,10 @@ class Seen:
     glance: Glance
     events: list[Event]
 
-    @property
-    def ended(self) -> bool:
-        return has_ended(self.glance.status) and not self.events
+    def is_last(self, until_paused: bool) -> bool:
+        """Whether a stream that ends with the experiment, or at a pause, too, ends here."""
+        status = self.glance.status
+        return not self.events and (status.is_at_rest if until_paused else has_ended(status))
 
 
 def look(coordinator: Coordinator, experiment_id: str, after: int) -> Seen:
@@ -44,18 +45,19 @@ def look(coordinator: Coordinator, experiment_id: str, after: int) -> Seen:
 
 
 async def follow(
-    coordinator: Coordinator, board: Board, experiment_id: str, after: int, seen: Seen
+    coordinator: Coordinator, board: Board, experiment_id: str, after: int, seen: Seen, *, until_paused: bool = False
 ) -> AsyncIterator[str]:
     """Frames until the experiment has ended and all is sent, or this process stops; a client then resumes.
 
     Args:
         seen: the first look. A process that stops sends what it saw all the same: a stream without events means that
             there were none.
+        until_paused: end at a pause, too.
     """
     yield "retry: 2000\n\n"
     progress: dict[str, Any] = {}
     spoken = time.monotonic()
-    while not seen.ended:
+    while not seen.is_last(until_paused):
         for event in seen.events:
             yield frame(event.type, {**event.data, "at": event.at}, seq=event.seq)
             after = event.seq

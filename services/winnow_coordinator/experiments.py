@@ -21,7 +21,7 @@ from winnow.domain import (
     is_final,
     total_rounds_of,
 )
-from winnow.errors import InvalidInput, NotFound
+from winnow.errors import InvalidInput, NotFound, WrongState
 from winnow.failpoints import Failpoint, reach
 from winnow.selection.draws import draw_initial
 from winnow.store import datasets, experiments, picks, rounds
@@ -30,6 +30,24 @@ from winnow_coordinator import fitness, pages
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.final_views import FinalViews
 from winnow_coordinator.schemas import ExperimentRequest, ExperimentView, RoundView
+
+_ORDERS = {
+    ExperimentStatus.PAUSING: "paused",
+    ExperimentStatus.RUNNING: "resumed",
+    ExperimentStatus.CANCELLING: "cancelled",
+}
+"""What people may ask of an experiment, by the state that this leads to."""
+
+
+class OrderRefused(WrongState):
+    """What people asked of an experiment is not possible in its state."""
+
+    def __init__(self, name: str, error: WrongState) -> None:
+        super().__init__("experiment", error.id, error.current, error.target, error.allowed)
+        possible = [order for status, order in _ORDERS.items() if status in error.allowed]
+        choices = f"it can be {' or '.join(possible)}" if possible else "it can be given no order any more"
+        asked = _ORDERS[ExperimentStatus(error.target)]
+        self.args = (f"{name} ({error.id}) is {error.current} and cannot be {asked}; {choices}",)
 
 
 def parse(request: ExperimentRequest) -> ExperimentSpec:
@@ -76,24 +94,31 @@ def show(session: Session, final: FinalViews, id: str) -> bytes:
     return view
 
 
-def page(session: Session, final: FinalViews, status: ExperimentStatus | None, cursor: str | None, limit: int) -> bytes:
+def page(
+    session: Session,
+    final: FinalViews,
+    status: ExperimentStatus | None,
+    name: str | None,
+    cursor: str | None,
+    limit: int,
+) -> bytes:
     """A Page of experiments as JSON, newest first."""
-    ids = experiments.page_of_ids(session, before=pages.decode(cursor), limit=limit + 1, status=status)
+    ids = experiments.page_of_ids(session, before=pages.decode(cursor), limit=limit + 1, status=status, name=name)
     shown, following = pages.cut(ids, limit, str)
     views = _render(session, final, shown)
     return b'{"items":[%b],"next":%b}' % (b",".join(views[id] for id in shown), to_json(following))
 
 
 def pause(session: Session, id: str) -> ExperimentView:
-    """Ask for a pause; whoever works on a round stops within one step. Raises NotFound, WrongState."""
-    experiments.transition(session, id, ExperimentStatus.PAUSING)
+    """Ask for a pause; whoever works on a round stops within one step. Raises NotFound, OrderRefused."""
+    _order(session, id, ExperimentStatus.PAUSING)
     return get(session, id)
 
 
 def resume(coordinator: Coordinator, session: Session, id: str) -> ExperimentView:
-    """Go on after a pause, or where a round failed. Raises NotFound, WrongState."""
+    """Go on after a pause, or where a round failed. Raises NotFound, OrderRefused."""
     rounds.newest(session, id, hold=True)  # before the experiment, like everybody who holds both
-    experiments.transition(session, id, ExperimentStatus.RUNNING)
+    _order(session, id, ExperimentStatus.RUNNING)
     newest = rounds.newest(session, id)
     if newest is not None and newest.status == RoundStatus.FAILED:
         rounds.resume(session, newest)
@@ -104,9 +129,16 @@ def resume(coordinator: Coordinator, session: Session, id: str) -> ExperimentVie
 
 
 def cancel(session: Session, id: str) -> ExperimentView:
-    """Ask for the end; results so far stay. Raises NotFound, WrongState."""
-    experiments.transition(session, id, ExperimentStatus.CANCELLING)
+    """Ask for the end; results so far stay. Raises NotFound, OrderRefused."""
+    _order(session, id, ExperimentStatus.CANCELLING)
     return get(session, id)
+
+
+def _order(session: Session, id: str, target: ExperimentStatus) -> None:
+    try:
+        experiments.transition(session, id, target)
+    except WrongState as error:
+        raise OrderRefused(experiments.get(session, id).name, error) from None
 
 
 def _draw_first(session: Session, dataset: Dataset, spec: ExperimentSpec) -> NDArray[np.int64]:

@@ -166,6 +166,15 @@ class MetricsView(BaseModel):
     floors: dict[str, Any] | None
 
 
+class BusyWithView(View):
+    """A round or a dataset that a trainer has claimed."""
+
+    id: str
+    name: str = Field(description="Of the experiment, or of the dataset that is taken in")
+    experiment: str | None = Field(description="The experiment's id; null for a dataset")
+    round: int | None = Field(description="The round's number; null for a dataset")
+
+
 class WorkerView(View):
     """A trainer seen lately."""
 
@@ -174,7 +183,7 @@ class WorkerView(View):
     pid: int
     devices: list[Any]
     version: str
-    busy_with: str | None
+    busy_with: BusyWithView | None
     started_at: datetime
     seen_at: datetime
 

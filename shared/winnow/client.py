@@ -70,7 +70,8 @@ class Client:
         key: an API key; not needed on loopback.
         timeout: seconds to wait for an answer.
 
-    Every method raises ApiProblem when the coordinator refuses and Unavailable when it does not answer.
+    Threads may share one. Every method raises ApiProblem when the coordinator refuses and Unavailable when it does not
+    answer.
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8000", key: str = "", *, timeout: float = 30.0) -> None:
@@ -78,7 +79,12 @@ class Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         outside = httpx.URL(self.url).host not in _LOOPBACK  # a proxy for the outside world does not know this machine
         self._http = httpx.Client(
-            base_url=f"{self.url}/api/v1", headers=headers, timeout=timeout, trust_env=outside, follow_redirects=True
+            base_url=f"{self.url}/api/v1",
+            headers=headers,
+            timeout=timeout,
+            limits=httpx.Limits(max_connections=None),  # an event stream holds one as long as it lasts
+            trust_env=outside,
+            follow_redirects=True,
         )
         self._pause = threading.Event()
         self._answered = False
@@ -137,9 +143,9 @@ class Client:
         """Begin one experiment. A mapping may name a `preset`."""
         return self._create("/experiments", spec, idempotency_key)
 
-    def experiments(self, *, status: str | None = None) -> Iterator[Json]:
+    def experiments(self, *, status: str | None = None, name: str | None = None) -> Iterator[Json]:
         """Experiments, newest first."""
-        return self._pages("/experiments", status=status)
+        return self._pages("/experiments", status=status, name=name)
 
     def experiment(self, id: str) -> Json:
         """One experiment."""
@@ -161,14 +167,14 @@ class Client:
         """`items`: samples, visits, seconds and metrics by round; `floors`: what they are held against."""
         return self._get(f"/experiments/{id}/metrics")
 
-    def events(self, id: str, *, after: int = 0) -> Iterator[Event]:
-        """Events until the experiment has ended. A stream that breaks is taken up where it broke."""
+    def events(self, id: str, *, after: int = 0, until_paused: bool = False) -> Iterator[Event]:
+        """Events until the experiment has ended, or is paused, too. A stream that breaks is taken up where it broke."""
         patience: _Patience | None = None
         ended = False
         while True:
             news = False
             try:
-                for heard in self._stream(id, after):
+                for heard in self._stream(id, after, until_paused):
                     news, patience, ended = True, None, False  # somebody may have resumed it
                     after = int(heard.id) if heard.id else after
                     yield _event(heard)
@@ -179,7 +185,8 @@ class Client:
                 continue
             if ended and not news:
                 return  # a coordinator that stops ends its streams, too: the last is silent and begins after the end
-            ended = has_ended(ExperimentStatus(self.experiment(id)["status"]))
+            status = ExperimentStatus(self.experiment(id)["status"])
+            ended = status.is_at_rest if until_paused else has_ended(status)
             self._pause.wait(FIRST_PAUSE)
 
     # Rounds
@@ -290,9 +297,9 @@ class Client:
     def _be_patient(self) -> "_Patience":
         return _Patience(RESTART_SECONDS if self._answered else START_SECONDS, self._pause)
 
-    def _stream(self, id: str, after: int) -> Iterator[ServerSentEvent]:
-        path, headers = f"/experiments/{id}/events", {"Last-Event-ID": str(after)}
-        with connect_sse(self._http, "GET", path, headers=headers, timeout=QUIET_SECONDS) as source:
+    def _stream(self, id: str, after: int, until_paused: bool) -> Iterator[ServerSentEvent]:
+        asked = {"params": {"until_paused": until_paused}, "headers": {"Last-Event-ID": str(after)}}
+        with connect_sse(self._http, "GET", f"/experiments/{id}/events", timeout=QUIET_SECONDS, **asked) as source:
             _require_success(source.response)
             self._answered = True
             yield from (heard for heard in source.iter_sse() if heard.data)  # comments come through empty

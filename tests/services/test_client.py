@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,15 +96,63 @@ def test_events_are_taken_up_where_a_coordinator_left(coordinator: Coordinator) 
     coordinator.stopping.clear()
     Driver(coordinator).train()
     with serving(make_app(coordinator, steward=False), port=port):
-        with coordinator.database.begin() as session:
-            experiments.transition(session, id, ExperimentStatus.CANCELLING)
-            experiments.transition(session, id, ExperimentStatus.CANCELLED)
+        move(coordinator, id, ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
         listener.join(30)
         assert not listener.is_alive()
     client.close()
     numbered = [event.id for event in heard if event.id is not None]
     assert numbered == sorted(set(numbered)), "each event once, in order"
     assert {"round.trained", "experiment.cancelled"} <= {event.type for event in heard}
+
+
+def test_events_end_at_a_pause_where_that_is_wanted(coordinator: Coordinator, client: Client) -> None:
+    add_dataset(coordinator)
+    id = client.create_experiment(experiment_body())["id"]
+    pause = (ExperimentStatus.PAUSING, ExperimentStatus.PAUSED)
+    move(coordinator, id, *pause, ExperimentStatus.RUNNING, *pause)
+    heard = [event.type for event in client.events(id, until_paused=True)]
+    assert heard.count("experiment.paused") == 2, "a pause of the past ends nothing"
+    assert heard[-1] == "experiment.paused"
+    assert not list(client.events(id, after=len(heard), until_paused=True)), "nor is one waited for that was told"
+
+
+def test_a_stream_that_breaks_after_its_experiment_was_resumed_goes_on(coordinator: Coordinator) -> None:
+    class Unlucky(Client):
+        """Whenever it sees that an experiment has failed, somebody resumes it at once."""
+
+        looks = 0
+
+        def experiment(self, id: str) -> dict[str, Any]:
+            view = super().experiment(id)
+            self.looks += 1
+            if view["status"] == "failed":
+                move(coordinator, id, ExperimentStatus.RUNNING)
+            return view
+
+    add_dataset(coordinator)
+    port = free_port()
+    heard: list[Event] = []
+    with Unlucky(f"http://127.0.0.1:{port}") as client, ThreadPoolExecutor(1) as pool:
+        with serving(make_app(coordinator, steward=False), port=port):
+            id = client.create_experiment(experiment_body())["id"]
+            move(coordinator, id, ExperimentStatus.FAILED)
+            followed = pool.submit(lambda: heard.extend(client.events(id)))
+            wait_until(lambda: heard and heard[-1].type == "experiment.running", 60, "it to be followed again")
+        coordinator.stopping.set()  # the one before went without a word; streams of this one end at once, and silently
+        with serving(make_app(coordinator, steward=False), port=port):
+            wait_until(lambda: client.looks == 2 or followed.done(), 60, "a stream without news to end")
+        coordinator.stopping.clear()
+        with serving(make_app(coordinator, steward=False), port=port):
+            move(coordinator, id, ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
+            followed.result(60)
+    assert heard[-1].type == "experiment.cancelled"
+    assert [event.id for event in heard] == list(range(1, len(heard) + 1)), "each event once, in order"
+
+
+def move(coordinator: Coordinator, id: str, *states: ExperimentStatus) -> None:
+    for status in states:
+        with coordinator.database.begin() as session:
+            experiments.transition(session, id, status)
 
 
 def test_a_download_that_does_not_fit_its_sha256_leaves_no_file(

@@ -86,7 +86,9 @@ def test_an_experiment_that_failed_is_resumed_where_it_failed(
         attempts = [one["attempt"] for one in api.round(id, 0)["attempts"]]
         assert attempts == list(range(1, 2 * cap + 1)), "what was tried before is still told"
     refused = winnow("resume", id)
-    assert refused.code != 0 and "is running and cannot become running" in refused.err
+    assert (
+        refused.code != 0 and f"e ({id}) is running and cannot be resumed; it can be paused or cancelled" in refused.err
+    )
 
 
 def test_one_that_is_resumed_is_followed_again(coordinator: Coordinator, driver: Driver, url: str) -> None:

@@ -100,7 +100,7 @@ def test_whoever_comes_while_another_migrates_waits_for_its_end(database_url: st
 @pytest.mark.parametrize(
     ("revision", "said"),
     [
-        ("9999", "has schema 9999, and this program is written for schema 0001: update this program"),
+        ("9999", f"has schema 9999, and this program is written for schema {SCHEMA}: update this program"),
         ("0000", "has schema 0000, .* migrate` of this version first"),
         (None, "has no tables, .* migrate` of this version first"),
     ],

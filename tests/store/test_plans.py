@@ -49,6 +49,7 @@ def _copy(table: str, columns: list[str], key: str) -> str:
     """INSERT … SELECT that makes new experiments, or 20 rounds of each, of the one there is."""
     fresh = {
         ("experiment", "id"): "lpad(n::text, 24, '0')",
+        ("experiment", "name"): "'e-' || n % 3",
         ("experiment", "status"): "CASE WHEN n % 3 = 0 THEN 'running' ELSE 'completed' END",
         ("round", "id"): "lpad((n * 100 + r)::text, 24, 'x')",
         ("round", "experiment_id"): "lpad(n::text, 24, '0')",
@@ -69,7 +70,10 @@ PAGES: dict[str, Reading] = {
     "experiments, first": lambda session, _: experiments.page(session, before=None, limit=51),
     "ids of experiments": lambda session, _: experiments.page_of_ids(session, before=BEFORE, limit=51),
     "experiments, deep": lambda session, _: experiments.page(session, before=BEFORE, limit=51),
-    "experiments of a status": lambda session, _: experiments.page(session, before=BEFORE, limit=51, status="running"),
+    "experiments of a status": lambda session, _: experiments.page_of_ids(
+        session, before=BEFORE, limit=51, status="running"
+    ),
+    "experiments of a name": lambda session, _: experiments.page_of_ids(session, before=None, limit=51, name="e-1"),
     "samples, deep": lambda session, dataset: datasets.samples_page(
         session, dataset, after=15_000, limit=101, role=None
     ),

@@ -7,8 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from winnow.client import ApiProblem, Client
+from winnow.domain import ExperimentStatus
+from winnow.errors import InvalidInput, NotFound
 from winnow_cli import files
+from winnow_cli.hearing import hear
 from winnow_cli.live import follow, reasons, wait
+from winnow_cli.naming import id_of, ids_of
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Named, StateDir, UnderWay, Url, connect
 from winnow_cli.output import (
     aside,
@@ -18,13 +22,16 @@ from winnow_cli.output import (
     plain,
     print_json,
     print_line,
-    print_problem,
     print_table,
+    refuse,
     score,
 )
 from winnow_cli.report import COLUMNS, gather, headline, rows
 
 Json = dict[str, Any]
+LIST_COLUMNS = ["id", "name", "dataset", "arm", "status", ">rounds", ">samples", ">visits", ">F1"]
+LIST_SPARE = [">visits", "dataset", "arm", ">samples"]
+"""What a narrow terminal goes without, in this order."""
 
 
 def run(
@@ -53,21 +60,20 @@ def run(
             _exit_if_failed(client, views)
             return
         for view in views:
-            aside.print(f"{view['name']}: {view['id']}")
+            (console if detach else aside).print(f"{view['name']}: {view['id']}")
         if not detach:
             watch_until_the_end(client, ids)
 
 
 def watch(ids: UnderWay = None, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
-    """Follow experiments until they end. --json: one's events, a line each."""
+    """Follow experiments until each has ended or is paused. --json: their events, a line each."""
     with connect(url, state_dir) as client:
-        wanted = list(dict.fromkeys(ids or [])) or [view["id"] for view in client.experiments() if not view["ended_at"]]
+        wanted = ids_of(client, ids or []) or _under_way(client)
         if not wanted:
             aside.print("no experiment is under way; `winnow run SPEC.yaml` begins one")
         elif json:
-            for id in wanted:
-                for event in client.events(id):
-                    print_line({"experiment": id, "id": event.id, "type": event.type, "data": event.data})
+            for id, event in hear(client, wanted):
+                print_line({"experiment": id, "id": event.id, "type": event.type, "data": event.data})
             _exit_if_failed(client, [client.experiment(id) for id in wanted])
         else:
             watch_until_the_end(client, wanted)
@@ -85,27 +91,25 @@ def list_all(
     if json:
         print_json(found)
         return
-    print_table(
-        ["id", "name", "dataset", "arm", "status", ">rounds", ">samples", ">visits", ">F1"], map(_list_row, found)
-    )
+    print_table(LIST_COLUMNS, map(_list_row, found), spare=LIST_SPARE)
 
 
 def pause(ids: Named, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
     """Pause: training stops within one step and keeps a checkpoint."""
     with connect(url, state_dir) as client:
-        _order(client.pause, ids, json)
+        _order(client, client.pause, ids, json)
 
 
 def resume(ids: Named, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
     """Go on after a pause, or from the last checkpoint of a round that failed."""
     with connect(url, state_dir) as client:
-        _order(client.resume, ids, json)
+        _order(client, client.resume, ids, json)
 
 
 def cancel(ids: Named, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
     """End experiments for good. Results so far stay."""
     with connect(url, state_dir) as client:
-        _order(client.cancel, ids, json)
+        _order(client, client.cancel, ids, json)
 
 
 def watch_until_the_end(client: Client, ids: list[str]) -> None:
@@ -118,6 +122,9 @@ def watch_until_the_end(client: Client, ids: list[str]) -> None:
     console.print()
     print_table(COLUMNS, rows(gather(client, ids)["experiments"]))
     console.print(f"[dim]winnow compare {' '.join(ids)}[/dim]", soft_wrap=True)
+    paused = [view["id"] for view in views if view["status"] == ExperimentStatus.PAUSED]
+    if paused:
+        console.print(f"[dim]winnow resume {' '.join(paused)}[/dim]", soft_wrap=True)
     _exit_if_failed(client, views)
 
 
@@ -134,6 +141,11 @@ def _exit_if_failed(client: Client, views: list[Json]) -> None:
         raise typer.Exit(1)
 
 
+def _under_way(client: Client) -> list[str]:
+    """Those that have not ended, oldest first."""
+    return [view["id"] for view in client.experiments() if not view["ended_at"]][::-1]
+
+
 def _list_row(view: Json) -> list[str]:
     latest = view["latest"] or {}
     spent = [count(latest.get("samples")), count(latest.get("visits")), score(headline(latest.get("metrics", {})))]
@@ -141,15 +153,15 @@ def _list_row(view: Json) -> list[str]:
     return [view["id"], view["name"], view["dataset"], view["arm"], coloured(view["status"]), done, *spent]
 
 
-def _order(order: Callable[[str], Json], ids: list[str], json: bool) -> None:
+def _order(client: Client, order: Callable[[str], Json], called: list[str], json: bool) -> None:
     """Give each its order. One that is refused keeps none from the others; exit code 1 when there is one."""
     refused = False
-    for id in dict.fromkeys(ids):
+    for one in dict.fromkeys(called):
         try:
-            view = order(id)
-        except ApiProblem as problem:
+            view = order(id_of(client, one))
+        except (ApiProblem, InvalidInput, NotFound) as error:
             refused = True
-            print_problem(str(problem), problem.problem, json)
+            refuse(error, json, experiment=one)
         else:
             print_line(view) if json else console.print(f"{view['name']}: {coloured(view['status'])}")
     if refused:

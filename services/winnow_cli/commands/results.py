@@ -10,6 +10,7 @@ import typer
 from winnow.client import Client
 from winnow.errors import InvalidInput
 from winnow_cli import picture
+from winnow_cli.naming import id_of, ids_of
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, Ids, StateDir, Url, connect
 from winnow_cli.output import aside, console, plain, print_json, print_table
 from winnow_cli.report import COLUMNS, gather, rows
@@ -28,7 +29,7 @@ def compare(
 ) -> None:
     """The table of samples, visits, seconds and F1, a picture of the curves, and report.json."""
     with connect(url, state_dir) as client:
-        wanted = list(dict.fromkeys(ids or [])) or [view["id"] for view in client.experiments()][::-1]
+        wanted = ids_of(client, ids or []) or [view["id"] for view in client.experiments()][::-1]
         report = gather(client, wanted)
     written = write(report, out)
     if json:
@@ -51,11 +52,11 @@ def export(
 ) -> None:
     """Write an experiment to a folder: spec, metrics, every batch picked, the encoder (safetensors), arrays."""
     with connect(url, state_dir) as client:
-        view = client.experiment(id)
+        view = client.experiment(id_of(client, id))
         folder = to or Path(f"{view['name']}-{view['id']}")
         _require_own(folder, view["id"])
         folder.mkdir(parents=True, exist_ok=True)
-        written = [*_tables(client, view, folder), *_artefacts(client, id, folder, everything)]
+        written = [*_tables(client, view, folder), *_artefacts(client, view["id"], folder, everything)]
     if json:
         print_json([str(path) for path in written])
         return

@@ -1,7 +1,7 @@
 """`winnow up`, `workers`, `key`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,7 +54,7 @@ def workers(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJs
         print_json(found)
         return
     cells = (
-        [one["id"], ", ".join(device["name"] for device in one["devices"]), one["busy_with"] or "-", one["version"]]
+        [one["id"], ", ".join(device["name"] for device in one["devices"]), _work(one["busy_with"]), one["version"]]
         for one in found
     )
     print_table(["trainer", "devices", "busy with", "version"], cells)
@@ -92,6 +92,14 @@ def revoke(id: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, js
     with connect(url, state_dir) as client:
         client.revoke_key(id)
     print_json({"revoked": id}) if json else console.print(f"{id} is revoked")
+
+
+def _work(claimed: dict[str, Any] | None) -> str:
+    """What a trainer works on, as people call it."""
+    if claimed is None:
+        return "-"
+    number = claimed["round"]
+    return claimed["name"] if number is None else f"{claimed['name']}, round {number}"
 
 
 def _addresses(stack: Stack) -> dict[str, str]:

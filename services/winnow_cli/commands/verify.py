@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from winnow_cli.naming import id_of
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, StateDir, Url, connect
 from winnow_cli.output import console, count, plain, print_json, print_table
 from winnow_cli.verification import Verdict, Verification
@@ -19,6 +20,7 @@ def verify(
 ) -> None:
     """Recompute every digest and replay every batch; say what differs. Exit code 1 when something does."""
     with connect(url, state_dir) as client:
+        id = id_of(client, id)
         verification = Verification(client, id)
         verdicts = list(verification.run(round))
     problems = [problem for verdict in verdicts for problem in verdict.problems]

@@ -20,6 +20,7 @@ Request = Annotated[ExperimentRequest, Body(openapi_examples=examples.EXPERIMENT
 LastEventId = Annotated[
     int | None, Header(ge=0, lt=2**63, description="Sent by a client that resumes; stands before `after`")
 ]
+UntilPaused = Annotated[bool, Query(description="End at a pause, too")]
 After = Annotated[int, Query(ge=0, lt=2**63, description="Only events with a higher id")]
 EVENTS = {200: {"content": {"text/event-stream": {"example": 'id: 3\nevent: round.trained\ndata: {"round": 0}\n\n'}}}}
 
@@ -39,11 +40,12 @@ def begin(request: Request, caller: Runner, here: Here, once: Idempotent, sessio
 async def list_all(
     caller: Reader,
     status: ExperimentStatus | None = None,
+    name: str | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Response:
     """Experiments, newest first."""
-    return await caller.reads.show(experiments.page, caller.coordinator.final_views, status, cursor, limit)
+    return await caller.reads.show(experiments.page, caller.coordinator.final_views, status, name, cursor, limit)
 
 
 @router.get("/{id}", response_model=ExperimentView, responses=responses(404))
@@ -83,14 +85,15 @@ async def follow(
     board: Watching,
     last_event_id: LastEventId = None,
     after: After = 0,
+    until_paused: UntilPaused = False,
 ) -> StreamingResponse:
     """Server-sent events until the experiment has ended. `progress` events carry no id: they are not replayed."""
     start = after if last_event_id is None else last_event_id
     here = caller.coordinator
     seen = await run_in_threadpool(event_stream.look, here, id, start)  # an unknown id is a 404, not an empty stream
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    frames = while_valid(caller, event_stream.follow(here, board, id, start, seen))
-    return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
+    frames = event_stream.follow(here, board, id, start, seen, until_paused=until_paused)
+    return StreamingResponse(while_valid(caller, frames), media_type="text/event-stream", headers=headers)
 
 
 def _accepted(response: Response, view: ExperimentView) -> ExperimentView:

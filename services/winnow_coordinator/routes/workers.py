@@ -5,10 +5,12 @@ from sqlalchemy.orm import Session
 
 from winnow.problems import responses
 from winnow.store import workers
+from winnow.store.tables import Worker
+from winnow.store.workers import BusyWith
 from winnow_coordinator import pages
 from winnow_coordinator.auth import Reader
 from winnow_coordinator.pages import Cursor, Limit
-from winnow_coordinator.schemas import Page, WorkerView
+from winnow_coordinator.schemas import BusyWithView, Page, WorkerView
 
 router = APIRouter(prefix="/workers", tags=["workers"], responses=responses(401, 403, 413, 422, 429, 503))
 
@@ -21,5 +23,10 @@ async def list_alive(caller: Reader, cursor: Cursor = None, limit: Limit = 100) 
 
 def _page(session: Session, within: float, cursor: str | None, limit: int) -> Page[WorkerView]:
     rows = workers.alive(session, within=within, after=pages.decode(cursor), limit=limit + 1)
-    shown, following = pages.cut(rows, limit, lambda row: row.id)
-    return Page(items=[WorkerView.model_validate(row) for row in shown], next=following)
+    shown, following = pages.cut(rows, limit, lambda row: row[0].id)
+    return Page(items=[_view(worker, busy_with) for worker, busy_with in shown], next=following)
+
+
+def _view(worker: Worker, busy_with: BusyWith | None) -> WorkerView:
+    fields = {name: getattr(worker, name) for name in WorkerView.model_fields}
+    return WorkerView.model_validate(fields | {"busy_with": busy_with and BusyWithView.model_validate(busy_with)})

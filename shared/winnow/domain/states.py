@@ -32,6 +32,11 @@ class ExperimentStatus(StrEnum):
         """Whether a round that is given back ends, instead of waiting for another try."""
         return self in (ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing more happens to it by itself."""
+        return self is ExperimentStatus.PAUSED or has_ended(self)
+
 
 class RoundStatus(StrEnum):
     QUEUED = "queued"

@@ -37,14 +37,19 @@ def spec_of(experiment: Experiment) -> ExperimentSpec:
     return ExperimentSpec.model_validate(experiment.spec)
 
 
-def page(session: Session, *, before: str | None, limit: int, status: str | None = None) -> list[Experiment]:
+def page(session: Session, *, before: str | None, limit: int) -> list[Experiment]:
     """Experiments from the newest on, starting below the id `before`."""
-    return list(session.scalars(_page(select(Experiment), before, limit, status)))
+    return list(session.scalars(_page(select(Experiment), before, limit)))
 
 
-def page_of_ids(session: Session, *, before: str | None, limit: int, status: str | None = None) -> list[str]:
-    """Their ids alone."""
-    return list(session.scalars(_page(select(Experiment.id), before, limit, status)))
+def page_of_ids(
+    session: Session, *, before: str | None, limit: int, status: str | None = None, name: str | None = None
+) -> list[str]:
+    """The ids alone, of those in one state or of one name."""
+    wanted = _page(select(Experiment.id), before, limit)
+    for column, value in ((Experiment.status, status), (Experiment.name, name)):
+        wanted = wanted if value is None else wanted.where(column == value)
+    return list(session.scalars(wanted))
 
 
 def in_status(session: Session, *statuses: ExperimentStatus) -> list[str]:
@@ -88,10 +93,8 @@ def transition(
     session.expire_all()
 
 
-def _page(wanted: Select[T], before: str | None, limit: int, status: str | None) -> Select[T]:
+def _page(wanted: Select[T], before: str | None, limit: int) -> Select[T]:
     wanted = wanted.order_by(Experiment.id.desc()).limit(limit)
-    if status is not None:
-        wanted = wanted.where(Experiment.status == status)
     return wanted.where(Experiment.id < before) if before else wanted
 
 

@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from winnow.errors import WrongSchema
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The newest of migrations/versions; a test holds the two together."""
 
 

@@ -91,7 +91,7 @@ class Experiment(Row):
     """One arm with one seed. `events` numbers its events without gaps."""
 
     __tablename__ = "experiment"
-    __table_args__ = (Index("ix_experiment_status", "status", "id"),)
+    __table_args__ = (Index("ix_experiment_status", "status", "id"), Index("ix_experiment_name", "name", "id"))
 
     id: Mapped[str] = mapped_column(String(24), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120))

@@ -1,14 +1,26 @@
 """Workers that are alive, and the GPUs they hold."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from winnow.domain import DatasetStatus, RoundStatus
 from winnow.store.engine import now
-from winnow.store.tables import DeviceLease, Worker
+from winnow.store.tables import Dataset, DeviceLease, Experiment, Round, Worker
+
+
+@dataclass(frozen=True)
+class BusyWith:
+    """A row that a worker has claimed: a round of an experiment, or a dataset, whose name it has then."""
+
+    id: str
+    name: str
+    experiment: str | None = None
+    round: int | None = None
 
 
 def report(
@@ -27,10 +39,28 @@ def forget(session: Session, id: str) -> None:
     session.execute(delete(Worker).where(Worker.id == id))
 
 
-def alive(session: Session, *, within: float, after: str | None, limit: int) -> list[Worker]:
-    """Workers seen during the last `within` seconds by id, starting above the id `after`."""
+def alive(session: Session, *, within: float, after: str | None, limit: int) -> list[tuple[Worker, BusyWith | None]]:
+    """Workers seen during the last `within` seconds by id, starting above the id `after`, with what they work on."""
     wanted = select(Worker).where(Worker.seen_at > now() - within).order_by(Worker.id).limit(limit)
-    return list(session.scalars(wanted.where(Worker.id > after) if after else wanted))
+    found = session.scalars(wanted.where(Worker.id > after) if after else wanted).all()
+    work = _claimed(session, [worker.id for worker in found])
+    return [(worker, work.get(worker.id)) for worker in found]
+
+
+def _claimed(session: Session, owners: Sequence[str]) -> dict[str, BusyWith]:
+    """What each has claimed, by the claim itself: what a worker last said that it is busy with may be over."""
+    ingests = select(Dataset.owner, Dataset.id, Dataset.name).where(
+        Dataset.status == DatasetStatus.INGESTING, Dataset.owner.in_(owners), Dataset.lease_until > now()
+    )
+    rounds = (
+        select(Round.owner, Round.id, Experiment.name, Round.experiment_id, Round.number)
+        .join(Experiment, Experiment.id == Round.experiment_id)
+        .where(Round.status == RoundStatus.TRAINING, Round.owner.in_(owners), Round.lease_until > now())
+    )
+    found = {str(owner): BusyWith(id, name) for owner, id, name in session.execute(ingests)}
+    for owner, id, name, experiment, number in session.execute(rounds):
+        found[str(owner)] = BusyWith(id, name, experiment, number)
+    return found
 
 
 def is_seen(session: Session, host: str, *, within: float) -> bool:

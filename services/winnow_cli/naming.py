@@ -1,0 +1,27 @@
+"""Experiments as people call them: by id, or by a name that one alone has."""
+
+import re
+from collections.abc import Iterable
+
+from winnow.client import Client
+from winnow.errors import InvalidInput, NotFound
+
+ID = re.compile("[0-9a-f]{24}")
+
+
+def ids_of(client: Client, called: Iterable[str]) -> list[str]:
+    """The ids of several experiments, each once. Raises NotFound, InvalidInput."""
+    return list(dict.fromkeys(id_of(client, one) for one in called))
+
+
+def id_of(client: Client, called: str) -> str:
+    """The id of an experiment. Raises NotFound, and InvalidInput where several have that name."""
+    if ID.fullmatch(called):
+        return called
+    found = list(client.experiments(name=called))
+    if not found:
+        raise NotFound("experiment", called)
+    if len(found) > 1:
+        which = ", ".join(f"{view['id']} ({view['status']})" for view in found)
+        raise InvalidInput("ID", f"{len(found)} experiments are called {called!r}; name one by its id: {which}")
+    return found[0]["id"]
