@@ -5,35 +5,53 @@ from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 
 from winnow.client import Client, Event
+from winnow.domain import ExperimentStatus
 
+LOOK_SECONDS = 1.0
+"""Between looks at an experiment that is at rest, which somebody may resume while others go on."""
 Heard = tuple[str, Event | Exception | None]
-"""An experiment's id with an event of it, with the reason why nothing more is heard, or with None at its end."""
+"""An experiment's id with an event of it, with the reason why nothing more is heard, or with None while it rests."""
 
 
 def hear(client: Client, ids: Sequence[str]) -> Iterator[tuple[str, Event]]:
-    """Events with the ids of their experiments, until each of these has ended or is paused.
+    """Events with the ids of their experiments, until all of these have ended or are paused.
 
-    Raises what `Client.events` raises, of whichever experiment is the first.
+    Raises what `Client.events` raises, of whichever experiment is the first. Threads that hear nothing end with their
+    streams, the last of them a minute after this does.
     """
     heard: SimpleQueue[Heard] = SimpleQueue()
+    over = threading.Event()
     for id in ids:
-        threading.Thread(target=_listen, args=(client, id, heard), daemon=True).start()
-    left = len(ids)
-    while left:
-        id, what = heard.get()
-        if isinstance(what, Exception):
-            raise what
-        if what is None:
-            left -= 1
-        else:
-            yield id, what
-
-
-def _listen(client: Client, id: str, heard: SimpleQueue[Heard]) -> None:
+        threading.Thread(target=_listen, args=(client, id, heard, over), daemon=True).start()
+    resting: set[str] = set()
     try:
-        for event in client.events(id, until_paused=True):
-            heard.put((id, event))
+        while len(resting) < len(ids) or not all(_is_at_rest(client, id) for id in ids):
+            id, what = heard.get()
+            if isinstance(what, Exception):
+                raise what
+            if what is None:
+                resting.add(id)
+            else:
+                resting.discard(id)
+                yield id, what
+    finally:
+        over.set()
+
+
+def _listen(client: Client, id: str, heard: SimpleQueue[Heard], over: threading.Event) -> None:
+    last = 0
+    try:
+        while not over.is_set():
+            for event in client.events(id, after=last, until_paused=True):
+                heard.put((id, event))
+                last = event.id or last
+                if over.is_set():
+                    return
+            heard.put((id, None))
+            over.wait(LOOK_SECONDS)
     except Exception as error:  # it is for whoever waits for the events
         heard.put((id, error))
-    else:
-        heard.put((id, None))
+
+
+def _is_at_rest(client: Client, id: str) -> bool:
+    return ExperimentStatus(client.experiment(id)["status"]).is_at_rest

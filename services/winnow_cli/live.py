@@ -1,7 +1,6 @@
 """Follows experiments until they end: a live table on a terminal, a line for each step of the way elsewhere."""
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,12 +12,12 @@ from winnow.domain import ExperimentStatus, RoundStatus, is_final
 from winnow_cli.output import coloured, console, count, duration, fit_table, plain, score
 
 LOOK_SECONDS = 1.0
-COLUMNS = ["experiment", "status", ">rounds", "phase", "progress", ">images/s", ">left", ">samples", ">visits", ">F1"]
+COLUMNS = ["experiment", "status", ">rounds", "~phase", "progress", ">images/s", ">left", ">samples", ">visits", ">F1"]
 SPARE = [">images/s", ">visits", ">left", "progress", ">samples"]
 """What a narrow terminal goes without, in this order."""
 BAR = 16
-LONG = 10
-"""Looks after which it is said that a round waits: every one does, for a moment."""
+LOOKS_UNTIL_SAID = 10
+"""At one and the same wait: every round waits for a moment."""
 WAITS_FOR: dict[str, str] = {RoundStatus.QUEUED: "a trainer", RoundStatus.TRAINED: "its picks"}
 Json = dict[str, Any]
 
@@ -75,32 +74,36 @@ def _is_at_rest(view: Json) -> bool:
 def _follow_by_lines(looks: Iterator[list[Json]], screen: Console) -> list[Json]:
     """A line when something has changed, or is long in coming."""
     said: dict[str, object] = {}
-    waited: Counter[str] = Counter()
+    waits: dict[str, tuple[str, int]] = {}
     views: list[Json] = []
     for views in looks:
         for view in views:
-            id, mark = view["id"], (view["status"], view["rounds_done"], _reason(view))
-            waited[id] = waited[id] + 1 if _wait(view) else 0
-            if said.get(id) != mark or waited[id] == LONG:
+            id, mark, awaited = view["id"], (view["status"], view["rounds_done"], _reason(view)), _awaited(view)
+            before, times = waits.get(id, ("", 0))
+            times = times + 1 if awaited and awaited == before else 0
+            waits[id] = awaited, times
+            if said.get(id) != mark or times == LOOKS_UNTIL_SAID:
                 said[id] = mark
-                screen.print(_line(view, _wait(view) if waited[id] >= LONG else ""))
+                screen.print(_line(view, awaited if times >= LOOKS_UNTIL_SAID else ""))
     return views
 
 
-def _line(view: Json, waits: str) -> str:
+def _line(view: Json, awaited: str) -> str:
     latest = view["latest"] or {}
     words = [f"{view['name']}: {view['status']}, {view['rounds_done']} of {view['rounds_total']} rounds done"]
     if latest:
         f1 = score(latest["metrics"].get("f1", latest["metrics"].get("macro_f1")))
         words.append(f"{count(latest['samples'])} samples, {count(latest['visits'])} visits, F1 {f1}")
-    return "; ".join([*words, *filter(None, [waits, plain(_reason(view))])])
+    return "; ".join([*words, *filter(None, [awaited, plain(_reason(view))])])
 
 
-def _wait(view: Json) -> str:
+def _awaited(view: Json) -> str:
     """What the round of an experiment that goes on waits for."""
     current = view["current_round"] or {}
-    waits = ExperimentStatus(view["status"]).lets_work and WAITS_FOR.get(current.get("status", ""))
-    return f"round {current['number']} waits for {waits}" if waits else ""
+    if not ExperimentStatus(view["status"]).lets_work or current.get("status") not in WAITS_FOR:
+        return ""
+    what = "another try" if current["error"] else WAITS_FOR[current["status"]]
+    return f"round {current['number']} waits for {what}"
 
 
 def _reason(view: Json) -> str:
@@ -112,7 +115,7 @@ def _row(view: Json) -> list[str]:
     current, latest = view["current_round"] or {}, view["latest"] or {}
     progress = current.get("progress") or {}
     working = current.get("status") in ("training", "selecting") and not _is_at_rest(view)
-    waits = ": ".join(filter(None, [_wait(view), plain(_reason(view))]))
+    waits = ": ".join(filter(None, [_awaited(view), plain(_reason(view))]))
     metrics = latest.get("metrics", {})
     rate = progress.get("images_per_second")
     return [

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 
 from winnow.client import Client
 from winnow.errors import InvalidInput, NotFound
 
 ID = re.compile("[0-9a-f]{24}")
+NAMED = 5
+"""Experiments of one name that are listed, newest first."""
 
 
 def ids_of(client: Client, called: Iterable[str]) -> list[str]:
@@ -18,10 +21,11 @@ def id_of(client: Client, called: str) -> str:
     """The id of an experiment. Raises NotFound, and InvalidInput where several have that name."""
     if ID.fullmatch(called):
         return called
-    found = list(client.experiments(name=called))
+    found = list(islice(client.experiments(name=called), NAMED + 1))
     if not found:
         raise NotFound("experiment", called)
     if len(found) > 1:
-        which = ", ".join(f"{view['id']} ({view['status']})" for view in found)
-        raise InvalidInput("ID", f"{len(found)} experiments are called {called!r}; name one by its id: {which}")
+        which = ", ".join(f"{view['id']} ({view['status']})" for view in found[:NAMED])
+        more = ", and more" if len(found) > NAMED else ""
+        raise InvalidInput("ID", f"several experiments are called {called!r}; name one by its id: {which}{more}")
     return found[0]["id"]

@@ -33,12 +33,10 @@ Profile = Annotated[
 ]
 Id = Annotated[str, typer.Argument(help="The experiment's id or name; `winnow list` shows them.")]
 Named = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="The experiments' ids or names; `winnow list` shows them.")
+    list[str], typer.Argument(metavar="ID", help="The experiments' ids or names; `winnow list` shows them.")
 ]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids or names; none given: all.")]
-UnderWay = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Ids or names; none given: those under way.")
-]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids or names; none given: all.")]
+UnderWay = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids or names; none given: those under way.")]
 
 
 def connect(url: str | None, state_dir: Path = DEFAULT_STATE_DIR) -> Client:

@@ -9,13 +9,16 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from winnow.errors import WinnowError
 
 WIDE = 160
 """Columns where there is no terminal to fit into."""
-UNBOUNDED = 10_000
-"""Columns that no table has."""
+GAP = 2
+"""Columns between a table's own."""
+LINE = 30
+"""Columns that a table leaves to what may take several lines."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 aside = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
@@ -51,8 +54,7 @@ def refuse(error: WinnowError, as_json: bool, **about: Any) -> None:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, spare: Sequence[str] = ()
 ) -> None:
-    """A table; columns whose name starts with > are aligned right. On a narrow terminal it goes without those that it
-    can `spare`, in this order."""
+    """A table as `make_table` makes it. On a narrow terminal it goes without the columns it can `spare`, in order."""
     console.print(fit_table(console, columns, list(rows), title=title, spare=spare))
 
 
@@ -64,23 +66,30 @@ def fit_table(
     title: str | None = None,
     spare: Sequence[str] = (),
 ) -> Table:
-    """A table without as many of the columns that it can `spare` as it takes to fit `screen`."""
-    table = make_table(columns, rows, title=title)
-    if not spare or screen.measure(table, options=screen.options.update(max_width=UNBOUNDED)).maximum <= screen.width:
-        return table
+    """A table without as many of the columns that it can `spare` as it takes to fit `screen`, if that is a terminal."""
+    if not spare or not screen.is_terminal or _width(columns, rows) <= screen.width:
+        return make_table(columns, rows, title=title)
     kept = [number for number, name in enumerate(columns) if name != spare[0]]
     narrower = [[row[number] for number in kept] for row in rows]
     return fit_table(screen, [columns[number] for number in kept], narrower, title=title, spare=spare[1:])
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
-    """A table; columns whose name starts with > are aligned right."""
+    """A table; columns whose name starts with > are aligned right, those with ~ take as many lines as they need."""
     table = Table(title=title, box=None, pad_edge=False, title_justify="left", header_style="bold")
     for name in columns:
-        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
+        justify = "right" if name.startswith(">") else "left"
+        table.add_column(name.lstrip(">~"), justify=justify, no_wrap=not name.startswith("~"), overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     return table
+
+
+def _width(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
+    """Terminal columns that a table takes at least."""
+    widest = [max(Text.from_markup(str(cell)).cell_len for cell in cells) for cells in zip(columns, *rows, strict=True)]
+    least = (min(width, LINE) if name.startswith("~") else width for name, width in zip(columns, widest, strict=True))
+    return sum(least) + GAP * (len(columns) - 1)
 
 
 def plain(text: str) -> str:

@@ -47,7 +47,7 @@ def look(coordinator: Coordinator, experiment_id: str, after: int) -> Seen:
 async def follow(
     coordinator: Coordinator, board: Board, experiment_id: str, after: int, seen: Seen, *, until_paused: bool = False
 ) -> AsyncIterator[str]:
-    """Frames until the experiment has ended and all is sent, or this process stops; a client then resumes.
+    """Frames until the experiment has ended (or is paused) and all is sent, or this process stops; clients then resume.
 
     Args:
         seen: the first look. A process that stops sends what it saw all the same: a stream without events means that

@@ -39,17 +39,6 @@ _ORDERS = {
 """What people may ask of an experiment, by the state that this leads to."""
 
 
-class OrderRefused(WrongState):
-    """What people asked of an experiment is not possible in its state."""
-
-    def __init__(self, name: str, error: WrongState) -> None:
-        super().__init__("experiment", error.id, error.current, error.target, error.allowed)
-        possible = [order for status, order in _ORDERS.items() if status in error.allowed]
-        choices = f"it can be {' or '.join(possible)}" if possible else "it can be given no order any more"
-        asked = _ORDERS[ExperimentStatus(error.target)]
-        self.args = (f"{name} ({error.id}) is {error.current} and cannot be {asked}; {choices}",)
-
-
 def parse(request: ExperimentRequest) -> ExperimentSpec:
     """The spec with its preset filled in. Raises InvalidInput, RequestValidationError."""
     document = request.root
@@ -110,13 +99,13 @@ def page(
 
 
 def pause(session: Session, id: str) -> ExperimentView:
-    """Ask for a pause; whoever works on a round stops within one step. Raises NotFound, OrderRefused."""
+    """Ask for a pause; whoever works on a round stops within one step. Raises NotFound, WrongState."""
     _order(session, id, ExperimentStatus.PAUSING)
     return get(session, id)
 
 
 def resume(coordinator: Coordinator, session: Session, id: str) -> ExperimentView:
-    """Go on after a pause, or where a round failed. Raises NotFound, OrderRefused."""
+    """Go on after a pause, or where a round failed. Raises NotFound, WrongState."""
     rounds.newest(session, id, hold=True)  # before the experiment, like everybody who holds both
     _order(session, id, ExperimentStatus.RUNNING)
     newest = rounds.newest(session, id)
@@ -129,16 +118,21 @@ def resume(coordinator: Coordinator, session: Session, id: str) -> ExperimentVie
 
 
 def cancel(session: Session, id: str) -> ExperimentView:
-    """Ask for the end; results so far stay. Raises NotFound, OrderRefused."""
+    """Ask for the end; results so far stay. Raises NotFound, WrongState."""
     _order(session, id, ExperimentStatus.CANCELLING)
     return get(session, id)
 
 
 def _order(session: Session, id: str, target: ExperimentStatus) -> None:
+    """Raises NotFound, and WrongState in the words of who gives orders."""
     try:
         experiments.transition(session, id, target)
     except WrongState as error:
-        raise OrderRefused(experiments.get(session, id).name, error) from None
+        possible = [order for status, order in _ORDERS.items() if status in error.allowed]
+        choices = f"it can be {' or '.join(possible)}" if possible else "it can be given no order any more"
+        name = experiments.get(session, id).name
+        words = f"{name} ({id}) is {error.current} and cannot be {_ORDERS[target]}; {choices}"
+        raise WrongState("experiment", id, error.current, target, error.allowed, words=words) from None
 
 
 def _draw_first(session: Session, dataset: Dataset, spec: ExperimentSpec) -> NDArray[np.int64]:

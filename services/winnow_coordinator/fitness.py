@@ -18,9 +18,9 @@ class DatasetNotReady(WrongState):
 
     def __init__(self, dataset: Dataset) -> None:
         current = DatasetStatus(dataset.status)
-        super().__init__("dataset", dataset.name, current, DatasetStatus.READY, allowed_from(current))
         hint = dataset.error or "unknown reason" if current is DatasetStatus.FAILED else "wait until it is ready"
-        self.args = (f"dataset {dataset.name} is {current}, an experiment needs it ready: {hint}",)
+        words = f"dataset {dataset.name} is {current}, an experiment needs it ready: {hint}"
+        super().__init__("dataset", dataset.name, current, DatasetStatus.READY, allowed_from(current), words=words)
 
 
 Labels = dict[str | None, int]

@@ -183,7 +183,7 @@ class WorkerView(View):
     pid: int
     devices: list[Any]
     version: str
-    busy_with: BusyWithView | None
+    busy_with: BusyWithView | None = Field(description="What it holds the claim of; null while it holds none")
     started_at: datetime
     seen_at: datetime
 

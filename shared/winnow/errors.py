@@ -147,9 +147,11 @@ class WrongState(WinnowError):
 
     code = "wrong-state"
 
-    def __init__(self, kind: str, id: str, current: str, target: str, allowed: Sequence[str]) -> None:
+    def __init__(
+        self, kind: str, id: str, current: str, target: str, allowed: Sequence[str], *, words: str | None = None
+    ) -> None:
         choices = ", ".join(allowed) or "nothing: it has ended"
-        super().__init__(f"{kind} {id} is {current} and cannot become {target}; from here: {choices}")
+        super().__init__(words or f"{kind} {id} is {current} and cannot become {target}; from here: {choices}")
         self.kind = kind
         self.id = id
         self.current = current

@@ -1,6 +1,5 @@
 """Every command against a real coordinator, as `main` is called from a shell."""
 
-import io
 import json
 import subprocess
 import sys
@@ -12,15 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import wait_until
 from processes import free_port
-from rich.console import Console
 from services.conftest import Winnow, add_dataset, experiment_body, serving
 
-from winnow.client import Client, Event
+from winnow.client import Client
 from winnow.domain import ExperimentStatus
 from winnow.settings import Settings
 from winnow.store import claims, experiments, workers
-from winnow_cli import live
-from winnow_cli.hearing import hear
 from winnow_cli.service import Service
 from winnow_cli.stack import Stack, claim_port
 from winnow_coordinator.context import Coordinator
@@ -101,51 +97,6 @@ def test_watch_ends_with_the_experiment(
     assert "e: completed" in said.out and "0.500" in said.out
 
 
-def test_several_are_followed_at_once_until_each_rests(coordinator: Coordinator, url: str, winnow: Winnow) -> None:
-    add_dataset(coordinator)
-    heard: list[tuple[str, Event]] = []
-    with Client(url) as client, ThreadPoolExecutor(1) as pool:
-        first, second = (client.create_experiment(experiment_body(name=name))["id"] for name in ("one", "other"))
-        followed = pool.submit(lambda: heard.extend(hear(client, [first, second])))
-        try:
-            wait_until(lambda: {id for id, _ in heard} == {first, second}, 60, "both to be heard of while both go on")
-        finally:
-            with coordinator.database.begin() as session:
-                experiments.transition(session, second, ExperimentStatus.FAILED, error="no luck")
-                experiments.transition(session, first, ExperimentStatus.PAUSING)
-                experiments.transition(session, first, ExperimentStatus.PAUSED)
-        followed.result(60)
-    said = winnow("watch", "one", second, "--json")
-    assert (said.code, "other failed: no luck" in said.err) == (1, True)
-    lines = [json.loads(line) for line in said.out.splitlines()]
-    assert len(lines) == len(heard) and {line["experiment"] for line in lines} == {first, second}
-    assert {line["type"] for line in lines} >= {"experiment.paused", "experiment.failed"}
-    assert f"winnow resume {first}\n" in winnow("watch", "one").out
-
-
-@pytest.mark.parametrize(("terminal", "columns"), [(False, 200), (True, 80), (True, 200)])
-def test_a_round_that_waits_long_is_told(
-    coordinator: Coordinator, url: str, monkeypatch: pytest.MonkeyPatch, terminal: bool, columns: int
-) -> None:
-    add_dataset(coordinator)
-    monkeypatch.setattr(live, "LOOK_SECONDS", 0.01)
-    text, told = io.StringIO(), threading.Event()
-    screen = Console(file=text, force_terminal=terminal, width=columns, no_color=True)
-    with Client(url) as client, ThreadPoolExecutor(1) as pool:
-        id = client.create_experiment(experiment_body())["id"]
-        followed = pool.submit(live.follow, client, [id], ended=told.is_set, screen=screen)
-        try:
-            wait_until(lambda: "round 0 waits for a trainer" in text.getvalue(), 60, "the wait to be told")
-            assert ("images/s" in text.getvalue()) == (terminal and columns == 200), "a narrow terminal has no room"
-        finally:
-            told.set()
-        followed.result(60)
-    if not terminal:
-        first, *others = text.getvalue().splitlines()
-        assert first == "e: created, 0 of 3 rounds done"
-        assert others == [f"{first}; round 0 waits for a trainer"], "once"
-
-
 def test_experiments_go_by_their_names(coordinator: Coordinator, url: str, winnow: Winnow) -> None:
     add_dataset(coordinator)
     Path("spec.json").write_text(json.dumps(experiment_body(seeds=[0, 1])))
@@ -160,7 +111,7 @@ def test_experiments_go_by_their_names(coordinator: Coordinator, url: str, winno
     twice = winnow("cancel", "e-0", "e-1", "--json")
     refused, done = (json.loads(line) for line in twice.out.splitlines())
     assert (twice.code, refused["code"], refused["experiment"], done["name"]) == (1, "invalid", "e-0", "e-1")
-    assert "2 experiments are called 'e-0'; name one by its id: " in refused["detail"]
+    assert "several experiments are called 'e-0'; name one by its id: " in refused["detail"]
     assert f"{first} (pausing)" in refused["detail"]
     assert "no experiment ''" in winnow("pause", "").err
 

@@ -55,10 +55,10 @@ def test_what_an_ingest_found_is_told_in_words(
         result = {"classes": found.classes, "counts": found.counts, "report": found.report}
         datasets.complete(session, row.id, row.attempt, samples=[], location="datasets/t/a1", **result)
     shown = winnow("dataset", "show", "t").out
-    assert "read: 5\npacked: 4\nskipped: path b/torn.png, reason " in shown
+    assert "read: 5\npacked: 4\nskipped: 1\n  b/torn.png: " in shown
     assert "resized: 48x40 4\n" in shown and "converted" not in shown
     assert "duplicates: count 3, across_roles 2, examples " in shown
-    assert "draws: count 2, role labelled, from_role pool, by stratum, taken 2" in shown
+    assert "drawn: 2 from pool to labelled, by stratum, seed 0\n" in shown
 
 
 def test_sources_are_what_they_look_like(url: str, winnow: Winnow, tmp_path: Path) -> None:

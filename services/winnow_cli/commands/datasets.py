@@ -1,6 +1,6 @@
 """`winnow dataset`: add, list, show."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -18,6 +18,8 @@ from winnow_cli.sources import source_of
 
 app = typer.Typer(help="Datasets: patches, packed once, each with one role.", no_args_is_help=True)
 Json = dict[str, Any]
+SHOWN = 10
+"""Skipped files that are named."""
 SOURCES_HELP = (
     "Folder with a sub-folder for each class, manifest (.csv, .tsv, .parquet, .pq, or a folder that holds one by that "
     "name), .npz, or synthetic[:PATCHES]. Put a role before it where it is not the pool's: test=/data/CRC-VAL-HE-7K."
@@ -138,22 +140,43 @@ def show_one(view: Json) -> None:
     )
     if labels:
         console.print(make_table(["role", *(f">{label}" for label in labels), ">all"], cells))
-    for key, value in view["report"].items():
-        for one in value if isinstance(value, list) else [value]:
-            if words := _words(one):
-                console.print(f"[dim]{key}: {plain(words)}[/dim]", soft_wrap=True)
+    for words in _findings(view["report"]):
+        console.print(f"[dim]{plain(words)}[/dim]", soft_wrap=True)
+
+
+def _findings(report: Json) -> Iterator[str]:
+    """What an ingest found and did, a line each, without what it found nothing of."""
+    for key, value in report.items():
+        if key == "skipped":
+            yield from _skipped(value)
+        elif key == "draws":
+            yield from map(_draw, value)
+        elif words := _words(value):
+            yield f"{key}: {words}"
+
+
+def _skipped(files: Sequence[Json]) -> Iterator[str]:
+    if files:
+        yield f"skipped: {count(len(files))}"
+    yield from (f"  {one['path']}: {one['reason']}" for one in files[:SHOWN])
+    if len(files) > SHOWN:
+        yield f"  and {count(len(files) - SHOWN)} more, which --json lists"
+
+
+def _draw(made: Json) -> str:
+    groups = f" in {count(made['groups'])} whole groups" if made["whole_groups"] else ""
+    source = "" if made["source"] is None else f" of source {made['source']}"
+    whose = f"{made['from_role']}{source} to {made['role']}{groups}"
+    return f"drawn: {count(made['taken'])} from {whose}, by {made['by']}, seed {made['seed']}"
 
 
 def _words(value: Any) -> str:
-    """What an ingest found, without what it found nothing of."""
     if isinstance(value, dict):
         said = ((key, _words(one)) for key, one in cast("Json", value).items())
         return ", ".join(f"{key} {words}" for key, words in said if words)
     if isinstance(value, list):  # patches that are equal, or several sets of them
         several = cast("list[Any]", value)
         return ("; " if any(isinstance(one, list) for one in several) else " = ").join(map(_words, several))
-    if value is True:
-        return "yes"
     return "" if not value else count(value) if isinstance(value, int) else str(value)
 
 

@@ -120,7 +120,7 @@ def _say_skipped(view: Json) -> None:
     for one in skipped[:SHOWN]:
         aside.print(f"[yellow]skipped:[/yellow] {plain(one['path'])}: {plain(one['reason'])}", soft_wrap=True)
     if len(skipped) > SHOWN:
-        aside.print(f"[yellow]skipped:[/yellow] {len(skipped) - SHOWN} more; winnow dataset show names them all")
+        aside.print(f"[yellow]skipped:[/yellow] {len(skipped) - SHOWN} more; winnow dataset show --json lists them all")
 
 
 def _say_stopped(out: Path, json: bool) -> None:

@@ -20,6 +20,7 @@ Request = Annotated[ExperimentRequest, Body(openapi_examples=examples.EXPERIMENT
 LastEventId = Annotated[
     int | None, Header(ge=0, lt=2**63, description="Sent by a client that resumes; stands before `after`")
 ]
+Called = Annotated[str | None, Query(description="Only those of this name; several may have it")]
 UntilPaused = Annotated[bool, Query(description="End at a pause, too")]
 After = Annotated[int, Query(ge=0, lt=2**63, description="Only events with a higher id")]
 EVENTS = {200: {"content": {"text/event-stream": {"example": 'id: 3\nevent: round.trained\ndata: {"round": 0}\n\n'}}}}
@@ -40,7 +41,7 @@ def begin(request: Request, caller: Runner, here: Here, once: Idempotent, sessio
 async def list_all(
     caller: Reader,
     status: ExperimentStatus | None = None,
-    name: str | None = None,
+    name: Called = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Response:
@@ -87,7 +88,8 @@ async def follow(
     after: After = 0,
     until_paused: UntilPaused = False,
 ) -> StreamingResponse:
-    """Server-sent events until the experiment has ended. `progress` events carry no id: they are not replayed."""
+    """Server-sent events until the experiment has ended, or is paused, if `until_paused` is given. `progress` events
+    carry no id: they are not replayed."""
     start = after if last_event_id is None else last_event_id
     here = caller.coordinator
     seen = await run_in_threadpool(event_stream.look, here, id, start)  # an unknown id is a 404, not an empty stream

@@ -28,5 +28,14 @@ def _page(session: Session, within: float, cursor: str | None, limit: int) -> Pa
 
 
 def _view(worker: Worker, busy_with: BusyWith | None) -> WorkerView:
-    fields = {name: getattr(worker, name) for name in WorkerView.model_fields}
-    return WorkerView.model_validate(fields | {"busy_with": busy_with and BusyWithView.model_validate(busy_with)})
+    fields = {
+        "id": worker.id,
+        "host": worker.host,
+        "pid": worker.pid,
+        "devices": worker.devices,
+        "version": worker.version,
+        "busy_with": busy_with and BusyWithView.model_validate(busy_with),
+        "started_at": worker.started_at,
+        "seen_at": worker.seen_at,
+    }
+    return WorkerView.model_validate(fields)
