@@ -10,12 +10,13 @@ from rich.live import Live
 from winnow.client import Client
 from winnow.domain import ExperimentStatus, RoundStatus, is_final
 from winnow_cli.output import coloured, console, count, duration, fit_table, plain, score
+from winnow_cli.report import headline, titles
 
 LOOK_SECONDS = 1.0
-COLUMNS = ["experiment", "status", ">rounds", "~phase", "progress", ">images/s", ">left", ">samples", ">visits", ">F1"]
-SPARE = [">images/s", ">visits", ">left", "progress", ">samples"]
+COLUMNS = ["~experiment", "status", ">rounds", "~phase", "progress", ">images/s", ">left", ">samples", ">visits", ">F1"]
+SPARE = [">images/s", ">visits", ">samples", "progress", ">left"]
 """What a narrow terminal goes without, in this order."""
-BAR = 16
+BAR = 10
 LOOKS_UNTIL_SAID = 10
 """At one and the same wait: every round waits for a moment."""
 WAITS_FOR: dict[str, str] = {RoundStatus.QUEUED: "a trainer", RoundStatus.TRAINED: "its picks"}
@@ -35,7 +36,8 @@ def follow(
     views: list[Json] = []
     with Live(console=screen, refresh_per_second=4, transient=False) as live:
         for views in looks:
-            live.update(fit_table(screen, COLUMNS, [_row(view) for view in views], spare=SPARE))
+            shown = [_row(title, view) for title, view in zip(titles(views), views, strict=True)]
+            live.update(fit_table(screen, COLUMNS, shown, spare=SPARE))
     return views
 
 
@@ -92,7 +94,7 @@ def _line(view: Json, awaited: str) -> str:
     latest = view["latest"] or {}
     words = [f"{view['name']}: {view['status']}, {view['rounds_done']} of {view['rounds_total']} rounds done"]
     if latest:
-        f1 = score(latest["metrics"].get("f1", latest["metrics"].get("macro_f1")))
+        f1 = score(headline(latest["metrics"]))
         words.append(f"{count(latest['samples'])} samples, {count(latest['visits'])} visits, F1 {f1}")
     return "; ".join([*words, *filter(None, [awaited, plain(_reason(view))])])
 
@@ -111,24 +113,23 @@ def _reason(view: Json) -> str:
     return view["error"] or (view["current_round"] or {}).get("error") or ""
 
 
-def _row(view: Json) -> list[str]:
+def _row(title: str, view: Json) -> list[str]:
     current, latest = view["current_round"] or {}, view["latest"] or {}
     progress = current.get("progress") or {}
     working = current.get("status") in ("training", "selecting") and not _is_at_rest(view)
     waits = ": ".join(filter(None, [_awaited(view), plain(_reason(view))]))
-    metrics = latest.get("metrics", {})
     rate = progress.get("images_per_second")
     return [
-        view["name"],
+        title,
         coloured(view["status"]),
         f"{view['rounds_done']}/{view['rounds_total']}",
         f"round {current['number']}, {_phase(current, progress)}" if working else waits,
-        _bar(progress) if working else "",
+        _bar(progress) if working else " " * BAR,
         f"{rate:,.0f}" if working and rate else "",
         duration(progress.get("seconds_left")) if working else "",
         count((current if working else latest).get("samples")),
         count(latest.get("visits")),
-        score(metrics.get("f1", metrics.get("macro_f1"))),
+        score(headline(latest.get("metrics", {}))),
     ]
 
 
@@ -137,7 +138,7 @@ def _phase(current: Json, progress: Json) -> str:
         return "pick"
     phase = str(progress.get("phase", "start"))
     if phase == "train" and progress.get("epochs"):
-        return f"epoch {progress.get('epoch', 0)}/{progress['epochs']}"
+        return f"epoch {min(progress.get('epoch', 0) + 1, progress['epochs'])}/{progress['epochs']}"
     return phase
 
 
@@ -145,7 +146,7 @@ def _bar(progress: Json) -> str:
     """How far the phase is."""
     share = _share(progress)
     if share is None:
-        return ""
+        return " " * BAR
     full = round(share * BAR)
     return f"[cyan]{'━' * full}[/cyan][dim]{'━' * (BAR - full)}[/dim]"
 

@@ -14,6 +14,8 @@ try:
     from winnow_cli.output import print_problem, refuse
 except ModuleNotFoundError as error:
     sys.exit(f"winnow's command line needs {error.name}: install winnow with its extras; make setup does")
+except KeyboardInterrupt:  # importing takes a second or two
+    sys.exit(130)
 
 app = typer.Typer(
     help="Train SimCLR encoders for histopathology on the patches that matter.",
@@ -36,7 +38,10 @@ def _add_the_rest() -> str:
     return ""
 
 
-missing = _add_the_rest()
+try:
+    missing = _add_the_rest()
+except KeyboardInterrupt:
+    sys.exit(130)
 
 
 def _print_version(wanted: bool) -> None:

@@ -44,6 +44,8 @@ def connect(url: str | None, state_dir: Path = DEFAULT_STATE_DIR) -> Client:
 
     The key comes from WINNOW_API_KEY, or from the file that WINNOW_API_KEY_FILE names. Raises InvalidInput.
     """
+    if url and not url.startswith(("http://", "https://")):
+        raise InvalidInput("--url", f"needs an address like {DEFAULT_URL}, got {url!r}")
     return Client(find_url(url, state_dir), os.environ.get("WINNOW_API_KEY") or _key_from_file())
 
 

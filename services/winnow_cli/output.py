@@ -17,8 +17,8 @@ WIDE = 160
 """Columns where there is no terminal to fit into."""
 GAP = 2
 """Columns between a table's own."""
-LINE = 30
-"""Columns that a table leaves to what may take several lines."""
+LINE = 22
+"""Columns that a table leaves at least to what may take several lines."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 aside = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
@@ -78,8 +78,10 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, titl
     """A table; columns whose name starts with > are aligned right, those with ~ take as many lines as they need."""
     table = Table(title=title, box=None, pad_edge=False, title_justify="left", header_style="bold")
     for name in columns:
-        justify = "right" if name.startswith(">") else "left"
-        table.add_column(name.lstrip(">~"), justify=justify, no_wrap=not name.startswith("~"), overflow="fold")
+        if name.startswith("~"):
+            table.add_column(name[1:], overflow="fold")
+        else:
+            table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     return table

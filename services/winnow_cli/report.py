@@ -13,7 +13,7 @@ from winnow.client import Client
 from winnow_cli.output import coloured, count, duration, plain, score
 
 Json = dict[str, Any]
-COLUMNS = ["experiment", "status", ">samples", ">visits", ">seconds", ">F1", ">macro F1", ">AUROC"]
+COLUMNS = ["~experiment", "status", ">samples", ">visits", ">seconds", ">F1", ">macro F1", ">AUROC"]
 FLOORS = {"colour_histogram": "floor: colour histogram", "untrained_encoder": "floor: untrained encoder"}
 REPEATED = ("name", "seed")
 """What the experiments of one group may differ in."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from winnow.datasets import MANIFEST_SUFFIXES, read_table
 from winnow.domain import Role
+from winnow.errors import InvalidInput
 from winnow_cli.files import absolute
 
 Json = dict[str, Any]
@@ -25,11 +26,13 @@ _SPLITS = {role.value: role for role in Role} | {
 def source_of(text: str, columns: Mapping[str, str], splits: Mapping[str, str], tell: Tell) -> Json:
     """What `[ROLE=]PATH` means: a folder, a manifest, an .npz, or `synthetic[:PATCHES]`.
 
-    What `columns` and `splits` leave open is guessed from a source that is here, and told.
+    What `columns` and `splits` leave open is guessed from a source that is here, and told. Raises InvalidInput.
     """
     role, path = matched.groups() if (matched := _ROLE.fullmatch(text)) else (None, text)
     if (drawn := re.fullmatch(r"synthetic(?::(\d+))?", path)) is not None:
         return {"kind": "synthetic", "role": role, "synthetic": {"patches": int(drawn[1] or 2000), "test_slides": 2}}
+    if path.startswith("synthetic:"):
+        raise InvalidInput("SOURCE", f"synthetic:PATCHES needs a whole number, got {path!r}")
     place = Path(absolute(path))
     manifest = next((table for end in MANIFEST_SUFFIXES if (table := place / f"manifest{end}").is_file()), None)
     if manifest is not None or place.suffix.lower() in MANIFEST_SUFFIXES:

@@ -154,7 +154,10 @@ class Stack:
 
     def _settings(self, before: dict[str, Any]) -> Settings:
         given_roots = [_folder_of(root.resolve()) for root in self._roots]
-        roots = given_roots or [Path(root) for root in before.get("data_roots", [])]
+        known_roots = [Path(root) for root in before.get("data_roots", [])]
+        roots = given_roots or known_roots
+        if dropped := [str(root) for root in known_roots if root not in roots]:
+            self._say(f"no longer a data root: {', '.join(dropped)}; to keep it, name it by --data-root, too")
         for root in roots:
             if not root.is_dir():
                 raise InvalidInput("data-root", f"{root} is no folder; name the folder that holds your patches")

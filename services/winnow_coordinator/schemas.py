@@ -85,7 +85,7 @@ class RoundView(View):
 
     number: int
     status: str
-    attempt: int
+    attempt: int = Field(description="Claims so far, by trainers and then for its picks")
     losses: int = Field(description="Attempts whose machine vanished, or whose GPU does not compute")
     failures: int = Field(description="Attempts that ended in an error")
     owner: str | None

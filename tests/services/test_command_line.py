@@ -97,6 +97,19 @@ def test_watch_ends_with_the_experiment(
     assert "e: completed" in said.out and "0.500" in said.out
 
 
+def test_where_one_arm_is_refused_none_begins(coordinator: Coordinator, url: str, winnow: Winnow) -> None:
+    add_dataset(coordinator)
+    Path("spec.json").write_text(json.dumps(experiment_body(arms=["full", "entropy", "random"], rounds=99)))
+    said = winnow("run", "spec.json")
+    assert said.code == 1 and "rounds: 99 rounds of 5 need 495 pool samples" in said.err
+    assert "e-entropy is refused; cancelled, as they had begun: e-full\n" in said.err
+    assert [(view["name"], view["status"]) for view in winnow("list", "--json").json] == [("e-full", "cancelling")]
+
+
+def test_an_address_that_is_none_is_refused(winnow: Winnow) -> None:
+    assert "--url: needs an address like http://127.0.0.1:8000, got 'foo'" in winnow("list", "--url", "foo").err
+
+
 def test_experiments_go_by_their_names(coordinator: Coordinator, url: str, winnow: Winnow) -> None:
     add_dataset(coordinator)
     Path("spec.json").write_text(json.dumps(experiment_body(seeds=[0, 1])))

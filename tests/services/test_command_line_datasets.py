@@ -73,6 +73,11 @@ def test_sources_are_what_they_look_like(url: str, winnow: Winnow, tmp_path: Pat
     assert "role from column split, group from column patient" in said.err, "a guess is told"
 
 
+def test_synthetic_patches_are_counted_by_a_number(url: str, winnow: Winnow) -> None:
+    said = winnow("dataset", "add", "s", "synthetic:abc", "--no-wait")
+    assert (said.code, "SOURCE: synthetic:PATCHES needs a whole number, got 'synthetic:abc'" in said.err) == (1, True)
+
+
 def test_a_column_that_is_named_does_not_switch_off_the_guesses(url: str, winnow: Winnow, tmp_path: Path) -> None:
     table = tmp_path / "data" / "all.tsv"
     table.write_text("path\ttissue\tsplit\tpatient\n1.png\ta\ttrain\tp1\n2.png\tb\tVal\tp2\n3.png\tb\ttest\tp3\n")

@@ -3,7 +3,7 @@
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -11,12 +11,15 @@ import pytest
 from conftest import wait_until
 from rich.console import Console
 from services.conftest import Driver, Winnow, add_dataset, experiment_body
+from sqlalchemy import update
 
 from winnow.client import ApiProblem, Client, Event
 from winnow.domain import ExperimentStatus
 from winnow.store import claims, experiments, rounds
-from winnow_cli import live
+from winnow.store.tables import Round
+from winnow_cli import live, report
 from winnow_cli.hearing import hear
+from winnow_cli.output import make_table
 from winnow_coordinator.context import Coordinator
 
 PAUSE = (ExperimentStatus.PAUSING, ExperimentStatus.PAUSED)
@@ -96,6 +99,27 @@ def test_a_round_that_waits_long_is_told(
         first, *others = text.getvalue().splitlines()
         assert first == "e: created, 0 of 3 rounds done"
         assert others == [f"{first}; round 0 waits for a trainer"], "once"
+
+
+def test_macro_f1_stands_in_where_no_class_is_positive(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    id = run_through()
+    with coordinator.database.begin() as session:
+        session.execute(update(Round).values(metrics={"f1": None, "macro_f1": 0.25}))
+    assert "5 samples, 100 visits, F1 0.250\n" in winnow("watch", id).out
+    assert "0.250" in winnow("list").out
+
+
+def test_a_table_cuts_no_number_short_for_a_name() -> None:
+    text = io.StringIO()
+    screen = Console(file=text, force_terminal=True, width=80, no_color=True)
+    row = ["nct-crc-he-least_confidence-of-a-name-that-is-long-0", "completed", "20,000", "2,000,000", "12:03:04"]
+    screen.print(make_table(report.COLUMNS, [[*row, "0.901", "0.902", "0.903"]]))
+    shown = text.getvalue()
+    assert all(cell in shown for cell in (*row[1:], "0.901", "0.902", "0.903", "macro F1", "AUROC"))
+    assert row[0] in "".join(line.split(" ")[0] for line in shown.splitlines()[1:]), "the name takes several lines"
 
 
 def test_a_round_that_was_given_back_waits_for_another_try_and_says_why(

@@ -9,7 +9,7 @@ import typer
 from rich.live import Live
 
 from winnow.client import Client
-from winnow.domain import DatasetSpec
+from winnow.domain import DatasetSpec, DatasetStatus
 from winnow.errors import InvalidInput, TrainingFailed
 from winnow_cli import files
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, connect
@@ -68,7 +68,11 @@ def add(
         raise InvalidInput("SOURCE", f"say where the patches of {name!r} are, or name a YAML file with the spec")
     with connect(url, state_dir) as client:
         made = client.create_dataset(spec)
-        view = ingest(client, spec.name, quiet=json) if wait else made
+        try:
+            view = ingest(client, spec.name, quiet=json) if wait else made
+        except KeyboardInterrupt:
+            aside.print(f"\ndetached; ingesting goes on. winnow dataset show {spec.name}", soft_wrap=True)
+            return
     print_json(view) if json else show_one(view)
 
 
@@ -191,5 +195,6 @@ def _refuse_what_it_says_itself(context: typer.Context, file: str, sources: list
 def _progress(view: Json) -> str:
     progress = view["progress"]
     step, steps = progress.get("step"), progress.get("steps")
-    how_far = f"{count(step)} of {count(steps)} patches" if steps else "waits for a trainer"
+    waits = "starts" if view["status"] == DatasetStatus.INGESTING else "waits for a trainer"
+    how_far = f"{count(step)} of {count(steps)} patches" if steps else waits
     return f"{view['name']}: {view['status']}, {how_far}"

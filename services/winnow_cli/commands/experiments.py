@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from winnow.client import ApiProblem, Client
-from winnow.domain import ExperimentStatus
+from winnow.domain import ExperimentSpec, ExperimentStatus
 from winnow.errors import InvalidInput, NotFound
 from winnow_cli import files
 from winnow_cli.hearing import hear
@@ -29,8 +29,8 @@ from winnow_cli.output import (
 from winnow_cli.report import COLUMNS, gather, headline, rows
 
 Json = dict[str, Any]
-LIST_COLUMNS = ["id", "name", "dataset", "arm", "status", ">rounds", ">samples", ">visits", ">F1"]
-LIST_SPARE = [">visits", "dataset", "arm", ">samples"]
+LIST_COLUMNS = ["id", "~name", "~dataset", "arm", "status", ">rounds", ">samples", ">visits", ">F1"]
+LIST_SPARE = [">visits", "~dataset", "arm", ">samples"]
 """What a narrow terminal goes without, in this order."""
 
 
@@ -52,16 +52,16 @@ def run(
     document |= {key: value for key, value in given.items() if value}
     specs = files.experiments(document, str(spec))
     with connect(url, state_dir) as client:
-        views = [client.create_experiment(spec) for spec in specs]
+        views = _begin_all(client, specs)
         ids = [view["id"] for view in views]
+        if not (json and detach):
+            for view in views:
+                (console if detach else aside).print(f"{view['name']}: {view['id']}")
         if json:
             views = views if detach else wait(client, ids)
             print_json(views)
             _exit_if_failed(client, views)
-            return
-        for view in views:
-            (console if detach else aside).print(f"{view['name']}: {view['id']}")
-        if not detach:
+        elif not detach:
             watch_until_the_end(client, ids)
 
 
@@ -139,6 +139,21 @@ def _exit_if_failed(client: Client, views: list[Json]) -> None:
             aside.print("  where the spec is the reason, begin another")
     if any(view["status"] == "failed" for view in views):
         raise typer.Exit(1)
+
+
+def _begin_all(client: Client, specs: list[ExperimentSpec]) -> list[Json]:
+    """All of them or none: where one is refused, those that had begun are cancelled, and that is said."""
+    begun: list[Json] = []
+    for spec in specs:
+        try:
+            begun.append(client.create_experiment(spec))
+        except ApiProblem:
+            for view in begun:
+                client.cancel(view["id"])
+            others = f"; cancelled, as they had begun: {', '.join(view['name'] for view in begun)}" if begun else ""
+            aside.print(f"{spec.name} is refused{others}", soft_wrap=True)
+            raise
+    return begun
 
 
 def _under_way(client: Client) -> list[str]:

@@ -19,7 +19,8 @@ def up(
     data_root: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Datasets may be read from below this folder (of a file: its folder); may be repeated. Remembered."
+            help="Datasets may be read from below this folder (of a file: its folder); may be repeated. "
+            "None given: those of the last time."
         ),
     ] = None,
     port: Annotated[
