@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 
 from winnow.client import Client, Event
-from winnow.domain import ExperimentStatus
+from winnow.domain import ExperimentStatus, is_final
 
 LOOK_SECONDS = 1.0
 """Between looks at an experiment that is at rest, which somebody may resume while others go on."""
@@ -25,7 +25,7 @@ def hear(client: Client, ids: Sequence[str]) -> Iterator[tuple[str, Event]]:
         threading.Thread(target=_listen, args=(client, id, heard, over), daemon=True).start()
     resting: set[str] = set()
     try:
-        while len(resting) < len(ids) or not all(_is_at_rest(client, id) for id in ids):
+        while len(resting) < len(ids) or not all(_status(client, id).is_at_rest for id in ids):
             id, what = heard.get()
             if isinstance(what, Exception):
                 raise what
@@ -42,16 +42,19 @@ def _listen(client: Client, id: str, heard: SimpleQueue[Heard], over: threading.
     last = 0
     try:
         while not over.is_set():
+            seen = _status(client, id)
             for event in client.events(id, after=last, until_paused=True):
                 heard.put((id, event))
                 last = event.id or last
                 if over.is_set():
                     return
             heard.put((id, None))
+            if is_final(seen):  # before the stream, which has told all then
+                return
             over.wait(LOOK_SECONDS)
     except Exception as error:  # it is for whoever waits for the events
         heard.put((id, error))
 
 
-def _is_at_rest(client: Client, id: str) -> bool:
-    return ExperimentStatus(client.experiment(id)["status"]).is_at_rest
+def _status(client: Client, id: str) -> ExperimentStatus:
+    return ExperimentStatus(client.experiment(id)["status"])

@@ -51,11 +51,9 @@ def refuse(error: WinnowError, as_json: bool, **about: Any) -> None:
     print_problem(str(error), about | getattr(error, "problem", {"code": error.code}), as_json)
 
 
-def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, spare: Sequence[str] = ()
-) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()) -> None:
     """A table as `make_table` makes it. On a narrow terminal it goes without the columns it can `spare`, in order."""
-    console.print(fit_table(console, columns, list(rows), title=title, spare=spare))
+    console.print(fit_table(console, columns, list(rows), spare=spare))
 
 
 def fit_table(
@@ -63,20 +61,19 @@ def fit_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[object]],
     *,
-    title: str | None = None,
     spare: Sequence[str] = (),
 ) -> Table:
     """A table without as many of the columns that it can `spare` as it takes to fit `screen`, if that is a terminal."""
     if not spare or not screen.is_terminal or _width(columns, rows) <= screen.width:
-        return make_table(columns, rows, title=title)
+        return make_table(columns, rows)
     kept = [number for number, name in enumerate(columns) if name != spare[0]]
     narrower = [[row[number] for number in kept] for row in rows]
-    return fit_table(screen, [columns[number] for number in kept], narrower, title=title, spare=spare[1:])
+    return fit_table(screen, [columns[number] for number in kept], narrower, spare=spare[1:])
 
 
-def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """A table; columns whose name starts with > are aligned right, those with ~ take as many lines as they need."""
-    table = Table(title=title, box=None, pad_edge=False, title_justify="left", header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         if name.startswith("~"):
             table.add_column(name[1:], overflow="fold")

@@ -125,6 +125,13 @@ def experiment_body(**changes: Any) -> dict[str, Any]:
     return {**small, **changes}
 
 
+def move(coordinator: Coordinator, id: str, *states: ExperimentStatus, error: str | None = None) -> None:
+    """Take an experiment through states, one transaction each."""
+    for status in states:
+        with coordinator.database.begin() as session:
+            experiments.transition(session, id, status, error=error)
+
+
 class Driver:
     """Does to rounds what a trainer does, with made-up arrays instead of a network."""
 

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from conftest import wait_until
 from processes import free_port
-from services.conftest import Driver, add_dataset, experiment_body, serving
+from services.conftest import Driver, add_dataset, experiment_body, move, serving
 
 from winnow.client import ApiProblem, Client, Event
 from winnow.domain import ExperimentSpec, ExperimentStatus
 from winnow.errors import ArtefactCorrupt, Unavailable
-from winnow.store import experiments
 from winnow_coordinator.app import make_app
 from winnow_coordinator.context import Coordinator
 
@@ -147,12 +146,6 @@ def test_a_stream_that_breaks_after_its_experiment_was_resumed_goes_on(coordinat
             followed.result(60)
     assert heard[-1].type == "experiment.cancelled"
     assert [event.id for event in heard] == list(range(1, len(heard) + 1)), "each event once, in order"
-
-
-def move(coordinator: Coordinator, id: str, *states: ExperimentStatus) -> None:
-    for status in states:
-        with coordinator.database.begin() as session:
-            experiments.transition(session, id, status)
 
 
 def test_a_download_that_does_not_fit_its_sha256_leaves_no_file(

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 import pytest
 from conftest import wait_until
 from rich.console import Console
-from services.conftest import Driver, Winnow, add_dataset, experiment_body
+from services.conftest import Driver, Winnow, add_dataset, experiment_body, move
 from sqlalchemy import update
 
 from winnow.client import ApiProblem, Client, Event
 from winnow.domain import ExperimentStatus
-from winnow.store import claims, experiments, rounds
+from winnow.store import claims, rounds
 from winnow.store.tables import Round
 from winnow_cli import live, report
 from winnow_cli.hearing import hear
@@ -34,12 +34,6 @@ def client(coordinator: Coordinator, url: str) -> Iterator[Client]:
 
 def begin(client: Client, name: str = "e") -> str:
     return client.create_experiment(experiment_body(name=name))["id"]
-
-
-def move(coordinator: Coordinator, id: str, *states: ExperimentStatus, error: str | None = None) -> None:
-    for status in states:
-        with coordinator.database.begin() as session:
-            experiments.transition(session, id, status, error=error)
 
 
 @contextmanager
