@@ -158,7 +158,7 @@ def test_a_limit_of_visits_is_kept(worker: Worker) -> None:
 
 
 def test_pause_keeps_a_checkpoint_and_resuming_gives_the_same_weights(worker: Worker) -> None:
-    whole, paused = (add_round(worker, simclr={"epochs": 8}) for _ in range(2))
+    whole, paused = (add_round(worker, simclr={"epochs": 20}) for _ in range(2))
     assert worker.attend(TRAIN, whole.id)
     with working(worker.attend, TRAIN, paused.id):
         wait_for_epoch(worker, paused, 1)
@@ -170,7 +170,7 @@ def test_pause_keeps_a_checkpoint_and_resuming_gives_the_same_weights(worker: Wo
     want(worker, paused, ExperimentStatus.PAUSED)
     want(worker, paused, ExperimentStatus.RUNNING)
     assert worker.attend(TRAIN, paused.id)
-    assert read_round(worker, paused).visits == 8 * 16
+    assert read_round(worker, paused).visits == 20 * 16
     weights = [artefacts_of(worker, round)["state/weights"].sha256 for round in (whole, paused)]
     assert weights[0] == weights[1]
 
@@ -205,7 +205,7 @@ def test_a_fenced_attempt_kills_its_child_and_stores_nothing(worker: Worker) -> 
 
 
 def test_a_killed_child_fails_the_attempt_and_the_next_one_goes_on(worker: Worker) -> None:
-    round = add_round(worker, simclr={"epochs": 8})
+    round = add_round(worker, simclr={"epochs": 20})
     with working(worker.attend, TRAIN, round.id):
         wait_for_epoch(worker, round, 2)
         (pid,) = children_of()
@@ -215,38 +215,43 @@ def test_a_killed_child_fails_the_attempt_and_the_next_one_goes_on(worker: Worke
     assert "SIGKILL" in str(row.error) and "memory" in str(row.error)
     assert worker.attend(TRAIN, round.id)
     done = read_round(worker, round)
-    assert (done.status, done.visits, len(done.report["losses"])) == (RoundStatus.TRAINED, 8 * 16, 8)
+    assert (done.status, done.visits, len(done.report["losses"])) == (RoundStatus.TRAINED, 20 * 16, 20)
 
 
-def checkpoints_of(worker: Worker, round: Round) -> set[str]:
-    """Of which attempts checkpoints lie in the store."""
-    stored = worker.store.list(f"experiments/{round.experiment_id}")
-    return {key.split("/")[4] for key in stored if "checkpoint" in key}
+def checkpoint_of(worker: Worker, round: Round) -> list[Artefact]:
+    """The checkpoint that a round would go on from."""
+    return [row for kind, row in artefacts_of(worker, round).items() if kind.startswith("checkpoint/")]
 
 
 def test_a_round_that_failed_goes_on_from_its_checkpoint(tmp_path: Path, ingested: Path, standby: Standby) -> None:
     shutil.copytree(ingested, tmp_path / "state")
     with worker_at(tmp_path / "state", standby=standby, max_failures=1) as worker:
-        whole, failed = (add_round(worker, simclr={"epochs": 8}) for _ in range(2))
+        whole, failed = (add_round(worker, simclr={"epochs": 20}) for _ in range(2))
         assert worker.attend(TRAIN, whole.id)
         with working(worker.attend, TRAIN, failed.id):
             wait_for_epoch(worker, failed, 2)
             (pid,) = children_of()
             os.kill(pid, signal.SIGKILL)
         assert read_round(worker, failed).status == RoundStatus.FAILED
-        assert artefacts_of(worker, failed)["checkpoint/weights"].attempt == 1
+        left = checkpoint_of(worker, failed)
+        assert {row.attempt for row in left} == {1}
         with worker.database.begin() as session:
             experiments.transition(session, failed.experiment_id, ExperimentStatus.RUNNING)
             rounds.resume(session, rounds.get(session, failed.experiment_id, 0))
         with working(worker.attend, TRAIN, failed.id):
-            wait_for_epoch(worker, failed, 4)
+            wait_until(lambda: {row.attempt for row in checkpoint_of(worker, failed)} == {2}, 90, "another checkpoint")
             with standing_still():
-                wait_until(lambda: {"a2"} == checkpoints_of(worker, failed), 60, "the first attempt's checkpoint to go")
+                wait_until(
+                    lambda: not {row.key for row in left} & set(worker.store.list("experiments")),
+                    60,
+                    "the first attempt's checkpoint to go",
+                )
+                assert read_round(worker, failed).status == RoundStatus.TRAINING
         done = read_round(worker, failed)
-        assert (done.status, done.visits) == (RoundStatus.TRAINED, 8 * 16)
+        assert (done.status, done.visits) == (RoundStatus.TRAINED, 20 * 16)
         stored = [artefacts_of(worker, round) for round in (whole, failed)]
         assert stored[0]["state/weights"].sha256 == stored[1]["state/weights"].sha256
-        assert not [kind for kind in stored[1] if kind.startswith("checkpoint")]
+        assert not checkpoint_of(worker, failed)
 
 
 def test_an_exploding_loss_fails_the_experiment_with_a_reason(worker: Worker) -> None:

@@ -40,7 +40,7 @@ def test_a_team_trains_round_after_round(worker: Worker) -> None:
 
 
 def test_a_member_that_dies_costs_an_attempt_and_leaves_no_orphan(worker: Worker) -> None:
-    round = add_round(worker, simclr={"epochs": 8})
+    round = add_round(worker, simclr={"epochs": 20})
     with working(worker.attend, TRAIN, round.id):
         wait_for_epoch(worker, round, 1)
         (follower,) = [pid for pid, rank in members().items() if rank == 1]
@@ -50,7 +50,7 @@ def test_a_member_that_dies_costs_an_attempt_and_leaves_no_orphan(worker: Worker
     wait_until(lambda: not members(), 20, "the other member to end")
     assert worker.attend(TRAIN, round.id)
     done = read_round(worker, round)
-    assert (done.status, done.visits, len(done.report["losses"])) == (RoundStatus.TRAINED, 8 * 16, 8)
+    assert (done.status, done.visits, len(done.report["losses"])) == (RoundStatus.TRAINED, 20 * 16, 20)
 
 
 def test_what_members_print_is_not_taken_for_messages(
