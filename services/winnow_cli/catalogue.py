@@ -17,6 +17,8 @@ def add_all(app: typer.Typer) -> None:
     for command in (experiments.run, experiments.watch):
         app.command(rich_help_panel="Experiments")(command)
     app.command("list", rich_help_panel="Experiments")(experiments.list_all)
-    for command in (experiments.pause, experiments.resume, experiments.cancel, results.compare, results.export):
+    for command in (experiments.pause, experiments.resume, experiments.cancel, experiments.remove):
+        app.command(rich_help_panel="Experiments")(command)
+    for command in (results.compare, results.export):
         app.command(rich_help_panel="Experiments")(command)
     app.command(rich_help_panel="Experiments")(verify.verify)

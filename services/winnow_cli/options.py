@@ -31,6 +31,7 @@ Profile = Annotated[
     Path | None,
     typer.Option("--profile", help="Each round leaves a torch profiler trace in this folder (Perfetto reads it)."),
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask first.")]
 Id = Annotated[str, typer.Argument(help="The experiment's id or name; `winnow list` shows them.")]
 Named = Annotated[
     list[str], typer.Argument(metavar="ID", help="The experiments' ids or names; `winnow list` shows them.")

@@ -1,15 +1,21 @@
-"""Datasets: accepted here, ingested by a trainer."""
+"""Datasets: accepted here, ingested by a trainer, removed."""
+
+from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
 from winnow import datasets as sources
 from winnow.domain import DatasetSpec, Role
+from winnow.errors import InUse
 from winnow.failpoints import Failpoint, reach
-from winnow.store import datasets
+from winnow.store import datasets, experiments
 from winnow.store.tables import Dataset, Sample
 from winnow_coordinator import pages
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.schemas import DatasetView, Page, SampleView
+
+SHOWN = 5
+"""Experiments that are named where there may be more."""
 
 
 def accept(coordinator: Coordinator, session: Session, spec: DatasetSpec) -> DatasetView:
@@ -41,6 +47,14 @@ def get(session: Session, name: str) -> DatasetView:
     return view(datasets.get(session, name))
 
 
+def remove(session: Session, name: str) -> None:
+    """Forget a dataset that no experiment is on; its shards follow. Raises NotFound, WrongState, InUse."""
+    dataset = datasets.lock(session, name)
+    if users := experiments.on_dataset(session, dataset.id):
+        raise InUse("dataset", dataset.name, _shown(users), "remove them first: winnow remove takes their ids")
+    datasets.remove(session, dataset)
+
+
 def samples(session: Session, name: str, role: Role | None, cursor: str | None, limit: int) -> Page[SampleView]:
     """Samples by idx."""
     dataset = datasets.get(session, name)
@@ -58,6 +72,11 @@ def view(row: Dataset) -> DatasetView:
     }
     columns = {name: getattr(row, name) for name in DatasetView.model_fields if name not in derived}
     return DatasetView.model_validate(columns | derived)
+
+
+def _shown(ids: Sequence[str]) -> list[str]:
+    more = [f"{len(ids) - SHOWN} more"] if len(ids) > SHOWN else []
+    return [f"experiment {id}" for id in ids[:SHOWN]] + more
 
 
 def _position(row: Sample) -> int:

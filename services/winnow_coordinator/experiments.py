@@ -1,4 +1,4 @@
-"""Experiments: begun, listed, paused, resumed, cancelled."""
+"""Experiments: begun, listed, paused, resumed, cancelled, removed."""
 
 from collections.abc import Sequence
 
@@ -53,7 +53,7 @@ def parse(request: ExperimentRequest) -> ExperimentSpec:
 
 def begin(coordinator: Coordinator, session: Session, spec: ExperimentSpec) -> ExperimentView:
     """Insert the experiment, its S^0 and round 0. Raises NotFound, WrongState (dataset not ready), InvalidInput."""
-    dataset = datasets.get(session, spec.dataset)
+    dataset = datasets.get(session, spec.dataset, hold=True)
     stock = fitness.take_stock(session, dataset, spec)
     fitness.require_fit(spec, stock)
     experiment = experiments.insert(session, spec, dataset.id)
@@ -78,6 +78,8 @@ def get(session: Session, id: str) -> ExperimentView:
 
 def show(session: Session, final: FinalViews, id: str) -> bytes:
     """The same as JSON. Raises NotFound."""
+    if final.get(id) is not None and not experiments.exists(session, id):  # it may be removed
+        raise NotFound("experiment", id)
     if (view := _render(session, final, [id]).get(id)) is None:
         raise NotFound("experiment", id)
     return view
@@ -121,6 +123,19 @@ def cancel(session: Session, id: str) -> ExperimentView:
     """Ask for the end; results so far stay. Raises NotFound, WrongState."""
     _order(session, id, ExperimentStatus.CANCELLING)
     return get(session, id)
+
+
+def remove(session: Session, id: str) -> None:
+    """Forget an experiment that has ended, for good; its files follow. Raises NotFound, WrongState."""
+    rounds.newest(session, id, hold=True)  # before the experiment, like everybody who holds both
+    try:
+        experiments.remove(session, id)
+    except WrongState as error:
+        ends = error.current == ExperimentStatus.CANCELLING
+        advice = "wait until it is cancelled" if ends else "cancel it first"
+        name = experiments.get(session, id).name
+        words = f"{name} ({id}) is {error.current} and cannot be removed; {advice}"
+        raise WrongState("experiment", id, error.current, error.target, error.allowed, words=words) from None
 
 
 def _order(session: Session, id: str, target: ExperimentStatus) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from winnow.artefacts import Lying
 from winnow.domain import ExperimentStatus, is_final
 from winnow.failpoints import Failpoint, reach
-from winnow.store import artefacts, datasets, experiments
+from winnow.store import artefacts, datasets, experiments, removals
 from winnow.store.tables import Experiment
 from winnow.telemetry import logger
 from winnow_coordinator import orphans
@@ -47,7 +47,9 @@ class Housekeeper:
         self._in_order: set[str] = set()
 
     def step(self) -> None:
-        """Look after the next few experiments; behind the last of them, after datasets and the sampler's answers."""
+        """Empty the places of what was removed, and look after the next few experiments; behind the last of them, after
+        datasets and the sampler's answers."""
+        self._empty()
         if self._clock() < self._rests_until:
             return
         with self._database.read() as session:
@@ -66,6 +68,19 @@ class Housekeeper:
         self.step()
         while self._place is not None:
             self.step()
+
+    def _empty(self) -> None:
+        """Whoever lost a claim long ago may write there yet: a place is looked at for `sweep_seconds`."""
+        with self._database.read() as session:
+            places = removals.prefixes(session)
+            outdated = set(removals.outdated(session, self._coordinator.settings.sweep_seconds))
+        for prefix in places:
+            if files := self._store.lying(prefix):
+                self._remove(lambda prefix=prefix: self._store.delete(prefix), prefix)
+                _log.info("removal.emptied", prefix=prefix, files=len(files))
+            elif prefix in outdated:
+                with self._database.begin() as session:
+                    removals.forget(session, prefix)
 
     def _look_after(self, row: Experiment) -> None:
         trimmed = self._trim(row.id)

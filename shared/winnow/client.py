@@ -39,6 +39,8 @@ START_SECONDS, RESTART_SECONDS = 3.0, 60.0
 """How long a coordinator that never answered, or that answered before, is asked again."""
 QUIET_SECONDS = 60.0
 """The coordinator sends a comment every 15 s on a silent event stream; after this long it is taken for dead."""
+REMOVAL_SECONDS = 600.0
+"""Millions of rows take their time."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _AWAY = frozenset({502, 503, 504})
 
@@ -131,6 +133,10 @@ class Client:
                 return
             self._pause.wait(0.5)
 
+    def remove_dataset(self, name: str) -> None:
+        """Forget a dataset that no experiment is on, by name or id. The files it was taken in from stay."""
+        self._remove(f"/datasets/{name}")
+
     def samples(self, dataset: str, *, role: str | None = None) -> Iterator[Json]:
         """A dataset's samples by idx."""
         return self._pages(f"/datasets/{dataset}/samples", role=role, limit=500)
@@ -162,6 +168,10 @@ class Client:
     def cancel(self, id: str) -> Json:
         """End an experiment for good. Results so far stay."""
         return self._order(id, "cancel")
+
+    def remove_experiment(self, id: str) -> None:
+        """Forget an experiment that has ended, for good: its rounds, picks and metrics, and its files."""
+        self._remove(f"/experiments/{id}")
 
     def metrics(self, id: str) -> Json:
         """`items`: samples, visits, seconds and metrics by round; `floors`: what they are held against."""
@@ -279,6 +289,9 @@ class Client:
 
     def _order(self, id: str, verb: str) -> Json:
         return self._send("POST", f"/experiments/{id}/{verb}", repeatable=False).json()
+
+    def _remove(self, path: str) -> None:
+        self._send("DELETE", path, timeout=REMOVAL_SECONDS)
 
     def _send(self, method: str, path: str, *, repeatable: bool = True, **request: Any) -> httpx.Response:
         """One call and its repeats. Raises ApiProblem, Unavailable."""

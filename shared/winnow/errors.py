@@ -9,6 +9,7 @@
     ├── TooManyRequests         a key asks faster than it may; carries when to come back
     ├── NotFound                no such row or artefact
     ├── AlreadyExists           a name that is taken
+    ├── InUse                   something that others need cannot go
     ├── WrongState              a transition that the table does not allow; carries current and allowed
     ├── Fenced                  another worker holds the claim now: discard the work
     ├── ArtefactCorrupt         bytes that do not match their sha256
@@ -140,6 +141,18 @@ class AlreadyExists(WinnowError):
         super().__init__(f"{kind} {name!r} already exists; choose another name")
         self.kind = kind
         self.name = name
+
+
+class InUse(WinnowError):
+    """It cannot go while others need it."""
+
+    code = "in-use"
+
+    def __init__(self, kind: str, name: str, users: Sequence[str], advice: str) -> None:
+        super().__init__(f"{kind} {name} is needed by {', '.join(users)}; {advice}")
+        self.kind = kind
+        self.name = name
+        self.users = list(users)
 
 
 class WrongState(WinnowError):

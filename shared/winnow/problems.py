@@ -25,6 +25,7 @@ STATUS: dict[type[errors.WinnowError], int] = {
     errors.TooManyRequests: 429,
     errors.NotFound: 404,
     errors.AlreadyExists: 409,
+    errors.InUse: 409,
     errors.WrongState: 409,
     errors.Fenced: 409,
     errors.ArtefactCorrupt: 500,

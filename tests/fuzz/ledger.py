@@ -37,6 +37,7 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._expected: set[str] = set()
+        self._goes: set[str] = set()
         self._steps = 1
         self.is_sound = True
         self._before = self._read()
@@ -48,6 +49,8 @@ class Ledger:
         self._require_allowed(self._before.experiments, page.experiments, ExperimentStatus)
         self._require_allowed(self._before.rounds, page.rounds, RoundStatus)
         self._require_attempts(page)
+        _require_homes(page)
+        self._goes.clear()
         for id, experiment in page.experiments.items():
             _require_whole(experiment, [one for one in page.rounds.values() if one["experiment_id"] == id], page)
         self._require_picks(page)
@@ -56,6 +59,11 @@ class Ledger:
     def expect_attempt(self, id: str) -> None:
         """The step that runs claims this round: its attempt rises by one, and no other's does."""
         self._expected.add(id)
+
+    def expect_removal(self, id: str) -> None:
+        """The step that runs removes this experiment, and all that is its own."""
+        mine = (round for round, row in self._before.rounds.items() if row["experiment_id"] == id)
+        self._goes |= {id, *mine}
 
     def expect_two_transitions(self) -> None:
         """The step that runs is two in one: a row may go through one state to the next."""
@@ -86,11 +94,14 @@ class Ledger:
     def holds(self, token: tuple[Work, str, int]) -> bool:
         """Whether the claim is still its holder's."""
         work, id, attempt = token
-        row = self._before.rounds[id]
-        return row["status"] == work.working and row["attempt"] == attempt
+        row = self._before.rounds.get(id)
+        return row is not None and row["status"] == work.working and row["attempt"] == attempt
 
     def may_be_ordered(self, id: str, order: str) -> bool:
         return ORDERS[order] in allowed_from(ExperimentStatus(self._before.experiments[id]["status"]))
+
+    def may_be_removed(self, id: str) -> bool:
+        return has_ended(ExperimentStatus(self._before.experiments[id]["status"]))
 
     def _read(self) -> Page:
         with self._database.read() as session:
@@ -110,7 +121,7 @@ class Ledger:
                 continue
             was, became = kind(before[id]["status"]), kind(row["status"])
             assert became in _reached(was, self._steps), f"{kind.__name__} {was} became {became}"
-        assert before.keys() <= after.keys(), "rows are gone"
+        assert before.keys() - after.keys() == before.keys() & self._goes, "rows are gone, or stayed"
 
     def _require_attempts(self, page: Page) -> None:
         for id, row in page.rounds.items():
@@ -130,6 +141,12 @@ class Ledger:
         assert all(chosen <= pool for chosen in seen.values()), "a pick is no sample of the pool"
         for ranks in batches.values():
             assert sorted(ranks) == list(range(len(ranks))), f"ranks have gaps: {sorted(ranks)}"
+
+
+def _require_homes(page: Page) -> None:
+    """Nothing is of an experiment that is gone."""
+    rows = [*page.rounds.values(), *page.picks, *page.artefacts, *page.events]
+    assert {row["experiment_id"] for row in rows} <= page.experiments.keys()
 
 
 def _require_whole(experiment: Columns, rounds: list[Columns], page: Page) -> None:

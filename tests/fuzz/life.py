@@ -18,10 +18,10 @@ from sqlalchemy import delete, select, update
 
 from winnow.artefacts import Stored
 from winnow.domain import ExperimentSpec, RoundStatus
-from winnow.errors import Fenced, WrongState
+from winnow.errors import Fenced, NotFound, WrongState
 from winnow.store import artefacts, claims, rounds
 from winnow.store.claims import SELECT, TRAIN, Work
-from winnow.store.tables import Artefact, Dataset, Experiment, Pick, Round, Sample
+from winnow.store.tables import Artefact, Dataset, Experiment, Pick, Removal, Round, Sample
 from winnow_coordinator import experiments, picking
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.orders import Batch
@@ -47,8 +47,10 @@ class Life(RuleBasedStateMachine):
         self.database = coordinator.database
         self.tidier = Tidier(coordinator)
         self.begun: list[str] = []
+        self.homes: dict[str, tuple[str, int]] = {}
+        """Experiment and number of every round that was ever claimed."""
         with self.database.begin() as session:
-            for table in (Artefact, Pick, Round, Experiment):
+            for table in (Artefact, Pick, Round, Experiment, Removal):
                 session.execute(delete(table))
         self.ledger = Ledger(self.database)
 
@@ -76,6 +78,22 @@ class Life(RuleBasedStateMachine):
             self.ledger.require_nothing_changed()
         else:
             assert allowed, f"{order} was taken"
+
+    @precondition(lambda self: self.begun)
+    @rule(at=st.integers(0, 2))
+    def remove(self, at: int) -> None:
+        id = self.begun[at % len(self.begun)]
+        allowed = self.ledger.may_be_removed(id)
+        try:
+            with self.database.begin() as session:
+                experiments.remove(session, id)
+        except WrongState:
+            assert not allowed, "a removal was refused"
+            self.ledger.require_nothing_changed()
+        else:
+            assert allowed, "one that is under way was removed"
+            self.ledger.expect_removal(id)
+            self.begun.remove(id)
 
     def _order(self, id: str, order: str) -> None:
         with self.database.begin() as session:
@@ -120,6 +138,7 @@ class Life(RuleBasedStateMachine):
     def _begun(self, session: Any, work: Work, row: Any) -> Any:
         if row is None:
             return multiple()
+        self.homes[row.id] = (row.experiment_id, row.number)
         if work is TRAIN:
             rounds.start(session, row, LEASE)
         self.ledger.expect_attempt(row.id)
@@ -176,9 +195,8 @@ class Life(RuleBasedStateMachine):
     def _made(self, token: Token, kind: str) -> Artefact:
         _, id, attempt = token
         key = f"rounds/{id}/a{attempt}/{kind}"
-        with self.database.read() as session:
-            row = session.get_one(Round, id)
-        at = {"experiment_id": row.experiment_id, "round": row.number, "attempt": attempt}
+        experiment, number = self.homes[id]
+        at = {"experiment_id": experiment, "round": number, "attempt": attempt}
         return artefacts.row(Stored(key, 1, "0" * 64), kind=kind, manifest={}, **at)
 
     def _holding(self, token: Token) -> "_Holding":
@@ -230,11 +248,10 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.begun and self.coordinator.database.engine.dialect.name == "postgresql")
     def give_up_while_it_is_resumed(self, token: Token) -> None:
         """A claim is given up and not committed yet, when somebody resumes its experiment."""
-        with self.database.read() as session:
-            id = session.get_one(Round, token[1]).experiment_id
+        id, _ = self.homes[token[1]]
 
         def resume() -> None:
-            with suppress(WrongState):
+            with suppress(WrongState, NotFound):
                 self._order(id, "resume")
 
         self.ledger.expect_two_transitions()

@@ -1,6 +1,7 @@
-"""`winnow run`, `watch`, `list`, `pause`, `resume`, `cancel`."""
+"""`winnow run`, `watch`, `list`, `pause`, `resume`, `cancel`, `remove`."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from winnow_cli import files
 from winnow_cli.hearing import hear
 from winnow_cli.live import follow, reasons, wait
 from winnow_cli.naming import id_of, ids_of
-from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Named, StateDir, UnderWay, Url, connect
+from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Named, StateDir, UnderWay, Url, Yes, connect
 from winnow_cli.output import (
     aside,
     coloured,
@@ -24,6 +25,7 @@ from winnow_cli.output import (
     print_line,
     print_table,
     refuse,
+    require_consent,
     score,
 )
 from winnow_cli.report import COLUMNS, gather, headline, rows
@@ -112,6 +114,16 @@ def cancel(ids: Named, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR,
         _order(client, client.cancel, ids, json)
 
 
+def remove(
+    ids: Named, yes: Yes = False, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False
+) -> None:
+    """Forget experiments that have ended, for good: picks, metrics, encoders and every file of theirs."""
+    with connect(url, state_dir) as client:
+        views = [client.experiment(id) for id in ids_of(client, ids)]
+        require_consent(map(_to_go, views), yes=yes, as_json=json)
+        _order(client, partial(_remove, client), [view["id"] for view in views], json)
+
+
 def watch_until_the_end(client: Client, ids: list[str]) -> None:
     """Follow, and end with the table; Ctrl-C detaches. Exit code 1 when an experiment failed."""
     try:
@@ -159,6 +171,18 @@ def _begin_all(client: Client, specs: list[ExperimentSpec]) -> list[Json]:
 def _under_way(client: Client) -> list[str]:
     """Those that have not ended, oldest first."""
     return [view["id"] for view in client.experiments() if not view["ended_at"]][::-1]
+
+
+def _to_go(view: Json) -> str:
+    done = f"{view['rounds_done']} of {view['rounds_total']} rounds done"
+    return f"{plain(view['name'])} ({view['id']}): {coloured(view['status'])}, {done}"
+
+
+def _remove(client: Client, id: str) -> Json:
+    """What the experiment was."""
+    view = client.experiment(id)
+    client.remove_experiment(id)
+    return view | {"status": "removed"}
 
 
 def _list_row(view: Json) -> list[str]:

@@ -9,7 +9,7 @@ import typer
 from winnow.artefacts import DirectoryStore, Lying
 from winnow.errors import InvalidInput
 from winnow.settings import Settings
-from winnow.store import Database, datasets, experiments
+from winnow.store import Database, datasets, experiments, removals
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir
 from winnow_cli.output import aside, console, count, print_json, print_table
 from winnow_coordinator import orphans
@@ -33,7 +33,7 @@ def sweep(
     state_dir: StateDir = DEFAULT_STATE_DIR,
     json: AsJson = False,
 ) -> None:
-    """Count files that nothing names, and remove what ended attempts left. Runs where database and store are.
+    """Count files that nothing names, and remove what ended attempts and removed experiments left. Runs where database and store are.
 
     A coordinator does the same by itself, a little at a time.
     """
@@ -52,7 +52,7 @@ def sweep(
         for file in unnamed:
             store.remove(file, with_folder=True)
     heaps = [
-        _heap("left by attempts that are over", unnamed, "would be removed" if dry_run else "removed"),
+        _heap("left by attempts that are over, or of what was removed", unnamed, "would be removed" if dry_run else "removed"),
         _heap("answers of the sampler", orphans.answers(store), f"go after {settings.sweep_seconds:g} s"),
         _heap("of no attempt known here", [file for one in found for file in one.strange], "left alone"),
     ]
@@ -81,12 +81,19 @@ def _look(database: Database, store: DirectoryStore) -> Iterator[Found]:
         if len(page) < PAGE:
             break
         place = page[-1].id
-    yield Found((), _of_others(store, set(known)))
+    others = [file for folder in ("datasets", "experiments") for file in store.lying(folder)]
+    others = [file for file in others if file.name.split("/")[1] not in known]
+    with database.read() as session:
+        removed = set(removals.prefixes(session))
+    yield Found(
+        unnamed=[file for file in others if _place(file) in removed],
+        strange=[file for file in others if _place(file) not in removed],
+    )
 
 
-def _of_others(store: DirectoryStore, known: set[str]) -> list[Lying]:
-    files = [file for folder in ("datasets", "experiments") for file in store.lying(folder)]
-    return [file for file in files if file.name.split("/")[1] not in known]
+def _place(file: Lying) -> str:
+    """What a file is of: experiments/ID or datasets/ID."""
+    return "/".join(file.name.split("/")[:2])
 
 
 def _heap(what: str, files: Sequence[Lying], then: str) -> Heap:

@@ -1,4 +1,4 @@
-"""/api/v1/experiments: begin, look, pause, resume, cancel, follow."""
+"""/api/v1/experiments: begin, look, pause, resume, cancel, follow, remove."""
 
 from typing import Annotated
 
@@ -71,6 +71,15 @@ def resume(id: str, caller: Runner, here: Here, session: Writing, response: Resp
 def cancel(id: str, caller: Runner, session: Writing, response: Response) -> ExperimentView:
     """End for good: training stops within one step; results so far stay."""
     return _accepted(response, experiments.cancel(session, id))
+
+
+@router.delete("/{id}", status_code=204, responses=responses(404, 409))
+def remove(id: str, caller: Runner, session: Writing) -> None:
+    """Forget an experiment that has ended: rounds, picks, metrics and events at once, its files within moments.
+
+    Nothing brings it back. One that is under way is cancelled first.
+    """
+    experiments.remove(session, id)
 
 
 @router.get("/{id}/metrics", response_model=MetricsView, responses=responses(404))

@@ -9,11 +9,14 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from winnow.domain import DatasetSpec, DatasetStatus, require_transition
-from winnow.errors import AlreadyExists, NotFound
-from winnow.store import claims
+from winnow.domain import DatasetSpec, DatasetStatus, allowed_from, require_transition
+from winnow.errors import AlreadyExists, NotFound, WrongState
+from winnow.store import claims, removals
 from winnow.store.engine import insert_rows, now
 from winnow.store.tables import Dataset, Sample
+
+SLICE = 500_000
+"""Samples that one statement deletes: the server takes only so long for one."""
 
 
 def insert(session: Session, spec: DatasetSpec) -> Dataset:
@@ -44,12 +47,41 @@ def _try_again(session: Session, spec: DatasetSpec) -> Dataset | None:
     return session.get(Dataset, taken, populate_existing=True) if taken else None
 
 
-def get(session: Session, name_or_id: str) -> Dataset:
-    """The dataset of that id or name. Raises NotFound."""
-    row = session.scalar(select(Dataset).where((Dataset.id == name_or_id) | (Dataset.name == name_or_id)))
+def get(session: Session, name_or_id: str, *, hold: bool = False) -> Dataset:
+    """The dataset of that id or name. `hold`: nobody removes it before this transaction ends. Raises NotFound."""
+    wanted = select(Dataset).where((Dataset.id == name_or_id) | (Dataset.name == name_or_id))
+    row = session.scalar(wanted.with_for_update(read=True, key_share=True) if hold else wanted)
     if row is None:
         raise NotFound("dataset", name_or_id)
     return row
+
+
+def lock(session: Session, name_or_id: str) -> Dataset:
+    """The same, which nobody else claims, begins an experiment on or removes meanwhile. Raises NotFound."""
+    row = session.scalar(
+        select(Dataset).where((Dataset.id == name_or_id) | (Dataset.name == name_or_id)).with_for_update()
+    )
+    if row is None:
+        raise NotFound("dataset", name_or_id)
+    return row
+
+
+def remove(session: Session, dataset: Dataset) -> None:
+    """Delete a locked dataset that no experiment is on, with its samples, and note where its shards lie.
+
+    Raises WrongState while it is ingested.
+    """
+    status = DatasetStatus(dataset.status)
+    if status is DatasetStatus.INGESTING:
+        words = f"dataset {dataset.name} is ingesting and cannot be removed; wait until it is ready or has failed"
+        raise WrongState("dataset", dataset.name, status, "removed", allowed_from(status), words=words)
+    end = session.scalar(select(func.max(Sample.idx)).where(Sample.dataset_id == dataset.id))
+    for first in range(0, -1 if end is None else end + 1, SLICE):
+        rows = (Sample.dataset_id == dataset.id, Sample.idx >= first, Sample.idx < first + SLICE)
+        session.execute(delete(Sample).where(*rows).execution_options(synchronize_session=False))
+    session.delete(dataset)
+    session.flush()
+    removals.insert(session, f"datasets/{dataset.id}")
 
 
 def ids(session: Session) -> list[str]:

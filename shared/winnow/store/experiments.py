@@ -2,16 +2,18 @@
 
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from winnow.domain import ExperimentSpec, ExperimentStatus, allowed_from, has_ended, require_transition
 from winnow.errors import NotFound, WrongState
-from winnow.store import events
+from winnow.store import events, removals
 from winnow.store.engine import now
 from winnow.store.tables import Experiment
 
 T = TypeVar("T")
+REMOVED = "removed"
+"""What is no state: nothing is left that could be in one."""
 
 
 def insert(session: Session, spec: ExperimentSpec, dataset_id: str) -> Experiment:
@@ -91,6 +93,30 @@ def transition(
         raise WrongState("experiment", id, found, target, allowed_from(found))
     events.append(session, id, f"experiment.{target}", **({"error": error} if error else {}))
     session.expire_all()
+
+
+def exists(session: Session, id: str) -> bool:
+    """Whether there is such an experiment."""
+    return session.scalar(select(Experiment.id).where(Experiment.id == id)) is not None
+
+
+def on_dataset(session: Session, dataset_id: str) -> list[str]:
+    """Ids of the experiments on a dataset, oldest first."""
+    return list(
+        session.scalars(select(Experiment.id).where(Experiment.dataset_id == dataset_id).order_by(Experiment.id))
+    )
+
+
+def remove(session: Session, id: str) -> None:
+    """Delete an experiment that has ended, with its rounds, picks, manifests and events, and note where its files lie.
+
+    Whoever calls it holds the newest round. Raises NotFound, WrongState.
+    """
+    status = _locked_status(session, id)
+    if not has_ended(status):
+        raise WrongState("experiment", id, status, REMOVED, allowed_from(status))
+    session.execute(delete(Experiment).where(Experiment.id == id))
+    removals.insert(session, f"experiments/{id}")
 
 
 def _page(wanted: Select[T], before: str | None, limit: int) -> Select[T]:

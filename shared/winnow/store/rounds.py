@@ -10,7 +10,7 @@ from sqlalchemy import and_, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus, require_transition
-from winnow.errors import NotFound, WrongState
+from winnow.errors import Fenced, NotFound, WrongState
 from winnow.store import artefacts, claims, events, experiments
 from winnow.store.claims import INGEST, SELECT, TRAIN, Work
 from winnow.store.engine import now
@@ -172,7 +172,9 @@ def give_back(
 
     Raises Fenced.
     """
-    row = session.get_one(work.table, id, populate_existing=True, with_for_update=True)
+    row = session.get(work.table, id, populate_existing=True, with_for_update=True)
+    if row is None:  # removed since somebody else ended it
+        raise Fenced(work.table.__tablename__, id, attempt)
     if isinstance(row, Round) and wanted_of(session, row, hold=True).is_called_off:
         claims.finish(session, work, id, attempt, RoundStatus.CANCELLED)
         return RoundStatus.CANCELLED

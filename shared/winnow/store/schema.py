@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from winnow.errors import WrongSchema
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """The newest of migrations/versions; a test holds the two together."""
 
 

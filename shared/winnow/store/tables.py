@@ -187,6 +187,15 @@ class Event(Row):
     at: Mapped[float]
 
 
+class Removal(Row):
+    """What was removed, by its place in the artefact store: whatever lies there may go."""
+
+    __tablename__ = "removal"
+
+    prefix: Mapped[str] = mapped_column(String(200), primary_key=True)
+    at: Mapped[float]
+
+
 class Worker(Row):
     """A process that trains. Seen lately or not: `seen_at` tells."""
 
