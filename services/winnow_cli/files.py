@@ -1,7 +1,9 @@
 """Specs from files."""
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,38 @@ MOST_BYTES = 1 << 16
 """Of a spec file. YAML's numbers of base 60 take time that grows with the square of their length."""
 MOST_VALUES = 100_000
 MOST_DEPTH = 100
+SIMILAR = 0.75
+"""From which on a key is taken for another one, misspelt: the share of letters that both have in order."""
+
+
+class _Repeated(Exception):
+    """A key that stands in one mapping twice, of which YAML and JSON would take the last unsaid."""
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        _require_once([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return node
+
+
+def _load_yaml(text: str) -> object:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> Json:
+    _require_once([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _require_once(keys: Sequence[str]) -> None:
+    for key, times in Counter(keys).items():
+        if times > 1:
+            raise _Repeated(key)
 
 
 def read(path: Path) -> Json:
@@ -26,8 +60,10 @@ def read(path: Path) -> Json:
         if len(data) > MOST_BYTES:
             raise InvalidInput(str(path), f"is larger than {MOST_BYTES} bytes; a spec is a page")
         text = data.decode("utf-8-sig")
-        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        found = json.loads(text, object_pairs_hook=_mapping) if path.suffix == ".json" else _load_yaml(text)
         _require_plain(found)
+    except _Repeated as error:
+        raise InvalidInput(str(path), f"has the key {error} twice in one mapping; keep one") from error
     except OSError as error:
         raise InvalidInput(str(path), f"cannot be read: {error.strerror}") from error
     except (ValueError, yaml.YAMLError) as error:
@@ -60,7 +96,7 @@ def experiments(document: Json, source: str) -> list[ExperimentSpec]:
     try:
         return expand(document)
     except ValidationError as error:
-        raise _explain(source, error) from error
+        raise _explain(source, error, {*_keys_of(ExperimentSpec), "arms", "seeds", "preset"}) from error
 
 
 def dataset(document: Json, source: str) -> DatasetSpec:
@@ -75,7 +111,7 @@ def parse(model: type[DatasetSpec], document: Json, source: str) -> DatasetSpec:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise _explain(source, error) from error
+        raise _explain(source, error, _keys_of(model)) from error
 
 
 def pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
@@ -95,12 +131,22 @@ def absolute(path: str) -> str:
     return str(place.absolute()) if place.exists() else path
 
 
-def _explain(source: str, error: ValidationError) -> InvalidInput:
-    found = error.errors(include_url=False)
-    reasons = [
-        f"{'.'.join(map(str, one['loc'])) or 'spec'}: {one['msg'].removeprefix('Value error, ')}" for one in found
-    ]
+def _explain(source: str, error: ValidationError, keys: Collection[str]) -> InvalidInput:
+    """Where and why, with the key that a misspelt one resembles."""
+    reasons: list[str] = []
+    for one in error.errors(include_url=False):
+        reason = one["msg"].removeprefix("Value error, ")
+        if one["type"] == "extra_forbidden":
+            similar = get_close_matches(str(one["loc"][-1]), keys, 1, SIMILAR)
+            reason = "is no key here; " + (f"did you mean {similar[0]}?" if similar else "docs/spec.md lists the keys")
+        reasons.append(f"{'.'.join(map(str, one['loc'])) or 'spec'}: {reason}")
     return InvalidInput(source, "; ".join(reasons))
+
+
+def _keys_of(model: type[BaseModel]) -> set[str]:
+    """The keys of a model and of all that it holds."""
+    schema = model.model_json_schema()
+    return {key for one in (schema, *schema.get("$defs", {}).values()) for key in one.get("properties", {})}
 
 
 def body_of(spec: BaseModel) -> Json:

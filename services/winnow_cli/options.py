@@ -9,6 +9,7 @@ import typer
 from winnow.client import Client
 from winnow.errors import InvalidInput
 from winnow.secret_files import read_secrets
+from winnow_cli.output import note
 from winnow_cli.stack import read_record
 
 DEFAULT_STATE_DIR = Path(".winnow")
@@ -47,7 +48,8 @@ def connect(url: str | None, state_dir: Path = DEFAULT_STATE_DIR) -> Client:
     """
     if url and not url.startswith(("http://", "https://")):
         raise InvalidInput("--url", f"needs an address like {DEFAULT_URL}, got {url!r}")
-    return Client(find_url(url, state_dir), os.environ.get("WINNOW_API_KEY") or _key_from_file())
+    key = os.environ.get("WINNOW_API_KEY") or _key_from_file()
+    return Client(find_url(url, state_dir), key, on_silence=note)
 
 
 def _key_from_file() -> str:

@@ -103,6 +103,11 @@ def _width(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
     return sum(least) + GAP * (len(columns) - 1)
 
 
+def note(words: str) -> None:
+    """What is well to know beside the answer."""
+    aside.print(f"[yellow]note:[/yellow] {plain(words)}", soft_wrap=True)
+
+
 def plain(text: str) -> str:
     """Text from elsewhere, whose brackets are no markup."""
     return escape(text)

@@ -10,6 +10,7 @@ from typing import Any
 
 from winnow import __version__
 from winnow.client import Client
+from winnow.domain import ExperimentStatus, has_ended
 from winnow_cli.output import coloured, count, duration, plain, score
 
 Json = dict[str, Any]
@@ -20,7 +21,7 @@ REPEATED = ("name", "seed")
 FREE = (*REPEATED, "arm")
 """What arms of one comparison may differ in without a note."""
 NAMED = 3
-"""Differences that a group's label names; past them it names its first experiment."""
+"""Differences that a group's label names, past which it names its first experiment; experiments that a note names."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,28 @@ def notes(experiments: Sequence[Json]) -> list[str]:
     named = titles(experiments)
     flat = [_flatten(experiment["spec"]) for experiment in experiments]
     for key in _differing(flat, FREE):
-        values = ", ".join(f"{title} {_word(one.get(key))}" for title, one in zip(named, flat, strict=True))
+        owners: dict[str, list[str]] = {}
+        for title, one in zip(named, flat, strict=True):
+            owners.setdefault(_word(one.get(key)), []).append(title)
+        values = ", ".join(f"{value} ({_some(titled)})" for value, titled in owners.items())
         found.append(f"{key} differs: {values}")
     for title, experiment in zip(named, experiments, strict=True):
         if experiment["status"] != "completed":
             reason = f" ({experiment['error']})" if experiment["error"] else ""
-            shown = "its last evaluation so far is shown" if experiment["rounds"] else "nothing of it is evaluated yet"
-            found.append(f"{title} is {experiment['status']}{reason}: {shown}")
+            found.append(f"{title} is {experiment['status']}{reason}: {_how_far(experiment)}")
     return found
+
+
+def _some(titles: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(titles) - NAMED
+    return ", ".join(titles[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _how_far(experiment: Json) -> str:
+    if experiment["rounds"]:
+        return "its last evaluation is shown"
+    return "nothing of it was evaluated" if has_ended(ExperimentStatus(experiment["status"])) else "not evaluated yet"
 
 
 def floors(experiments: Sequence[Json]) -> list[tuple[str, str, int, Json]]:

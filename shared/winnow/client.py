@@ -18,7 +18,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -71,12 +71,20 @@ class Client:
         url: where the coordinator is, without `/api/v1`.
         key: an API key; not needed on loopback.
         timeout: seconds to wait for an answer.
+        on_silence: called with a sentence when one that answered before does not, once until it answers again.
 
     Threads may share one. Every method raises ApiProblem when the coordinator refuses and Unavailable when it does not
     answer.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", key: str = "", *, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        key: str = "",
+        *,
+        timeout: float = 30.0,
+        on_silence: Callable[[str], object] | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         outside = httpx.URL(self.url).host not in _LOOPBACK  # a proxy for the outside world does not know this machine
@@ -90,6 +98,8 @@ class Client:
         )
         self._pause = threading.Event()
         self._answered = False
+        self._is_silent = False
+        self._on_silence = on_silence
 
     def __enter__(self) -> Self:
         return self
@@ -304,17 +314,26 @@ class Client:
                 if _is_final(error) or not repeatable or not patience.wait():
                     self._give_up(error)
             else:
-                self._answered = True
+                self._hear()
                 return answer
 
     def _be_patient(self) -> "_Patience":
-        return _Patience(RESTART_SECONDS if self._answered else START_SECONDS, self._pause)
+        return _Patience(RESTART_SECONDS if self._answered else START_SECONDS, self._pause, self._miss)
+
+    def _hear(self) -> None:
+        self._answered, self._is_silent = True, False
+
+    def _miss(self) -> None:
+        """Say once that there is no answer, if there was one before."""
+        if self._answered and not self._is_silent and self._on_silence is not None:
+            self._on_silence(f"no answer from {self.url}; it is asked again for {RESTART_SECONDS:g} s")
+        self._is_silent = True
 
     def _stream(self, id: str, after: int, until_paused: bool) -> Iterator[ServerSentEvent]:
         asked = {"params": {"until_paused": until_paused}, "headers": {"Last-Event-ID": str(after)}}
         with connect_sse(self._http, "GET", f"/experiments/{id}/events", timeout=QUIET_SECONDS, **asked) as source:
             _require_success(source.response)
-            self._answered = True
+            self._hear()
             yield from (heard for heard in source.iter_sse() if heard.data)  # comments come through empty
 
     def _give_up(self, error: httpx.TransportError | ApiProblem) -> NoReturn:
@@ -325,9 +344,10 @@ class Client:
 
 
 class _Patience:
-    """Pauses that double, until `seconds` have passed without an answer."""
+    """Pauses that double, until `seconds` have passed without an answer; before each, `on_pause` is called."""
 
-    def __init__(self, seconds: float, pause: threading.Event) -> None:
+    def __init__(self, seconds: float, pause: threading.Event, on_pause: Callable[[], None]) -> None:
+        self._on_pause = on_pause
         self._until = time.monotonic() + seconds
         self._event = pause
         self._pause = FIRST_PAUSE
@@ -336,6 +356,7 @@ class _Patience:
         """Pause before the next try; False, at once, when it is time to give up."""
         if time.monotonic() >= self._until:
             return False
+        self._on_pause()
         self._event.wait(self._pause)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         return True

@@ -98,6 +98,7 @@ STATUS[TooLarge] = 413
 
 def install(app: FastAPI) -> None:
     """Let `app` answer every error as a problem."""
+    app.state.query_keys = {}
     app.add_exception_handler(errors.WinnowError, _answer_winnow)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_framework)
@@ -118,6 +119,28 @@ def answer(
     )
     body = problem.model_dump(mode="json", exclude_none=True)
     return JSONResponse(body, status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+
+
+async def require_known_query(request: Request) -> None:
+    """Raise InvalidInput for a query key that the route has not: a filter that is passed over shows too much."""
+    if not request.query_params:
+        return
+    seen: dict[str, list[str]] = request.app.state.query_keys
+    route: str = request.scope["route"].unique_id
+    if (known := seen.get(route)) is None:
+        known = seen[route] = _described_keys(request)
+    for key in request.query_params:
+        if key not in known:
+            raise errors.InvalidInput(key, f"is no query parameter here; these are: {', '.join(known) or 'none'}")
+
+
+def _described_keys(request: Request) -> list[str]:
+    """The query keys of what was asked, by the API's own description."""
+    path, method = request.scope["path"], request.method.lower()
+    described = request.app.openapi()["paths"].items()
+    found = [operations[method] for template, operations in described if method in operations and _fits(template, path)]
+    parameters = (one for operation in found for one in operation.get("parameters", ()))
+    return [one["name"] for one in parameters if one["in"] == "query"]
 
 
 def status_of(error: errors.WinnowError) -> int:
@@ -189,6 +212,9 @@ def _headers_of(error: errors.WinnowError, status: int) -> dict[str, str]:
 def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = field_errors(error.errors())
+    if isinstance(error.body, bytes) and found[0].field == "body":  # the framework reads no other type as JSON
+        type = request.headers.get("content-type", "none")
+        found = [FieldProblem(field="body", reason=f"needs the header Content-Type: application/json, got {type}")]
     detail = "; ".join(f"{one.field}: {one.reason}" for one in found)
     return answer(422, "invalid", detail, field=found[0].field, errors=found)
 

@@ -185,3 +185,20 @@ def test_a_coordinator_that_comes_back_is_waited_for(coordinator: Coordinator) -
         with serving(make_app(coordinator, steward=False), port=port):
             wait_until(lambda: found, 20, "the answer")
         asking.join()
+
+
+def test_one_that_went_is_told_once_until_it_is_back(coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    port, told = free_port(), list[str]()
+    with Client(f"http://127.0.0.1:{port}", on_silence=told.append) as client, ThreadPoolExecutor(2) as pool:
+        with pytest.raises(Unavailable):
+            client.dataset("tissue")
+        assert not told, "one that never answered is soon given up, and that is said"
+        for times in (1, 2):
+            with serving(make_app(coordinator, steward=False), port=port):
+                assert client.dataset("tissue")
+            asked = [pool.submit(client.dataset, "tissue") for _ in range(2)]
+            wait_until(lambda times=times: len(told) == times, 20, "the silence to be told")
+            with serving(make_app(coordinator, steward=False), port=port):
+                assert all(one.result(30) for one in asked)
+    assert len(told) == 2 and "asked again" in told[0]

@@ -46,7 +46,13 @@ def test_run_begins_one_experiment_for_each_arm_and_seed(coordinator: Coordinato
     ("text", "reason"),
     [
         ("{name: e, dataset: d, positive_class: a, budget: 0}", "budget: Input should be greater than or equal to 1"),
-        ("{name: e, dataset: d, positive_class: a, bugdet: 5}", "bugdet: Extra inputs are not permitted"),
+        ("{name: e, dataset: d, positive_class: a, bugdet: 5}", "bugdet: is no key here; did you mean budget?"),
+        (
+            "{name: e, dataset: d, positive_class: a, simclr: {epoch: 5}}",
+            "simclr.epoch: is no key here; did you mean epochs?",
+        ),
+        ("{name: e, dataset: d, positive_class: a, colour: red}", "docs/spec.md lists the keys"),
+        ("seed: 1\nname: e\nseed: 2", "has the key seed twice"),
         ("{name: e, dataset: d, preset: papers}", "preset: Input should be 'paper' or 'authors-code'"),
         ("{name: e, dataset: d, positive_class: a, seeds: 3}", "seeds: Input should be a valid list"),
         ("[1, 2]", "holds no mapping"),
@@ -192,6 +198,9 @@ def test_doctor_says_what_to_do(url: str, winnow: Winnow, tmp_path: Path, monkey
     assert found["torch"]["state"] == found["database"]["state"] == found["coordinator"]["state"] == "ok"
     assert found["data root"]["state"] == found["broker"]["state"] == found["trainers"]["state"] == "fail"
     assert all(finding["advice"] for finding in said.json if finding["state"] == "fail")
+    nobody = f"http://127.0.0.1:{free_port()}"
+    missed = next(one for one in winnow("doctor", "--url", nobody, "--json").json if one["what"] == "coordinator")
+    assert missed["state"] == "fail" and nobody in missed["found"], "whoever names one wants that one"
     assert found["failpoint"]["state"] == "warn" and "unset" in found["failpoint"]["advice"]
     monkeypatch.setenv("WINNOW_LEASE_SECONDS", "1")
     assert "renew_seconds" in winnow("doctor").out

@@ -109,6 +109,12 @@ def test_folders_named_as_splits_are_no_classes(url: str, winnow: Winnow, tmp_pa
     assert "test means test, train means pool" in said.err
 
 
+def test_how_to_draw_needs_something_to_draw(url: str, winnow: Winnow) -> None:
+    said = winnow("dataset", "add", "x", "synthetic", "--by", "stratum")
+    assert said.code == 1 and "--labelled NUMBER" in said.err
+    assert winnow("dataset", "add", "x", "synthetic:40", "--by", "random", "--labelled", "4", "--no-wait").code == 0
+
+
 def test_a_spec_file_says_everything_itself(url: str, winnow: Winnow) -> None:
     Path("d.yaml").write_text("{name: d, sources: [{kind: synthetic, synthetic: {patches: 9}}]}")
     said = winnow("dataset", "add", "d.yaml", "--size", "64", "--test", "5", "--on-unreadable", "skip")

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from services.conftest import Winnow, add_dataset
+from services.conftest import Winnow, add_dataset, experiment_body, move
 
+from winnow.domain import ExperimentStatus
+from winnow.store import artefacts
 from winnow_cli.commands.results import write
 from winnow_cli.report import floors, grouped, rows
 from winnow_coordinator.context import Coordinator
@@ -29,7 +31,7 @@ def test_compare_draws_and_notes_what_differs(
     ids.append(run_through(name="other", budget=6, arm="random"))
     said = winnow("compare", *ids, "--out", "results")
     assert "k_center, 2 seeds" in said.out
-    assert "budget differs: e1 5, e2 5, other 6" in said.err
+    assert "budget differs: 5 (e1, e2), 6 (other)" in said.err
     floors = [line.split() for line in said.out.splitlines() if line.startswith("floor:")]
     assert floors == [["floor:", "colour", "histogram", "0.250"], ["floor:", "untrained", "encoder", "0.400"]]
     report = json.loads(Path("results/report.json").read_text())
@@ -64,8 +66,27 @@ def test_compare_tells_runs_of_one_name_apart(
     add_dataset(coordinator)
     ids = [run_through(name="e", budget=budget) for budget in (5, 6)]
     said = winnow("compare", *ids)
-    assert f"budget differs: e ({ids[0]}) 5, e ({ids[1]}) 6" in said.err
+    assert f"budget differs: 5 (e ({ids[0]})), 6 (e ({ids[1]}))" in said.err
     assert all(f"e ({id})" in said.out for id in ids)
+
+
+def test_compare_of_many_names_few_and_none_that_came_to_nothing(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    for number in range(5):
+        run_through(name=f"e{number}", seed=number)
+    run_through(name="other", budget=6)
+    Path("spec.json").write_text(json.dumps(experiment_body(name="never")))
+    (never,) = winnow("run", "spec.json", "--detach", "--json").json
+    said = winnow("compare")
+    assert "budget differs: 5 (e0, e1, e2 and 3 more), 6 (other)" in said.err
+    assert "never is created: not evaluated yet" in said.err
+    move(coordinator, never["id"], ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
+    said = winnow("compare")
+    assert "never is" not in said.err and "1 that were cancelled before anything" in said.err
+    assert "budget differs: 5 (e0, e1, e2 and 2 more), 6 (other)" in said.err
+    assert "nothing of it was evaluated" in winnow("compare", "never").err, "whoever names it sees it"
 
 
 def test_compare_leaves_no_picture_of_others_beside_its_report(tmp_path: Path) -> None:
@@ -102,6 +123,18 @@ def test_export_writes_what_was_picked_and_made(
     assert len(np.load("out/round-0000/candidates-index.npy")) == 12
     with Path("out/metrics.csv").open() as file:
         assert next(csv.DictReader(file))["f1"] == "0.5"
+
+
+def test_export_says_which_encoders_are_gone(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    id = run_through()
+    assert "kept no more" not in winnow("export", id, "--to", "whole", "--all").err
+    with coordinator.database.begin() as session:
+        artefacts.drop(session, id, 0, stem="state")
+    said = winnow("export", id, "--to", "out", "--all")
+    assert said.code == 0 and "encoder of round 0 is kept no more" in said.err
 
 
 def test_export_keeps_experiments_apart(

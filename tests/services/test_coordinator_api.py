@@ -1,6 +1,7 @@
 """The REST surface over real HTTP: shapes, errors, pages, keys, idempotency."""
 
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,24 @@ def test_unknown_things_are_not_found(api: httpx.Client, coordinator: Coordinato
 
 
 # --- Idempotency-Key ----------------------------------------------------------------------------
+
+
+def test_a_query_that_is_misspelt_is_refused(api: httpx.Client, coordinator: Coordinator) -> None:
+    refused = problem(api.get("/experiments", params={"state": "failed"}), 422, "invalid")
+    assert refused["field"] == "state" and "status, name, cursor, limit" in refused["detail"]
+    add_dataset(coordinator)
+    assert "these are: none" in problem(api.post("/experiments?a=1", json=experiment_body()), 422, "invalid")["detail"]
+    assert api.get("/experiments").json()["items"] == []
+    assert api.get("/experiments", params={"status": "failed", "limit": 3}).is_success
+
+
+def test_a_body_without_its_type_is_told_so(api: httpx.Client, coordinator: Coordinator) -> None:
+    add_dataset(coordinator)
+    body = json.dumps(experiment_body())
+    for headers, got in (({}, "none"), ({"Content-Type": "text/plain"}, "text/plain")):
+        refused = problem(api.post("/experiments", content=body, headers=headers), 422, "invalid")
+        assert refused["detail"] == f"body: needs the header Content-Type: application/json, got {got}"
+    assert api.post("/experiments", content=body, headers={"Content-Type": "application/json"}).status_code == 201
 
 
 def test_a_repeat_replays_the_first_answer(api: httpx.Client, coordinator: Coordinator) -> None:

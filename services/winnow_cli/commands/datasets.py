@@ -67,6 +67,8 @@ def add(
         _refuse_what_it_says_itself(context, name, sources)
         spec = files.dataset(files.read(Path(name)), name)
     elif sources:
+        if not labelled and _was_typed(context, "by"):
+            raise InvalidInput("--by", "says how --labelled draws; say --labelled NUMBER, too")
         columns, splits = files.pairs(column, "--column"), files.pairs(split, "--split")
         document: Json = {
             "name": name,
@@ -222,10 +224,15 @@ def _words(value: Any) -> str:
     return "" if not value else count(value) if isinstance(value, int) else str(value)
 
 
+def _was_typed(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name != "DEFAULT"
+
+
 def _refuse_what_it_says_itself(context: typer.Context, file: str, sources: list[str] | None) -> None:
     options = {one.name: one.opts[0] for one in context.command.params}
-    typed = (name for name in WRITTEN_IN_SPEC if (how := context.get_parameter_source(name)) and how.name != "DEFAULT")
-    given = [*(options[name] for name in typed), *(["SOURCE"] if sources else [])]
+    typed = (options[name] for name in WRITTEN_IN_SPEC if _was_typed(context, name))
+    given = [*typed, *(["SOURCE"] if sources else [])]
     if given:
         raise InvalidInput(", ".join(given), f"{file} is a spec file, which says this itself; write it there")
 

@@ -69,9 +69,11 @@ def examine(url: str | None, state_dir: Path) -> Iterator[Finding]:
     yield from _settings(settings)
     with connect(url, state_dir) as client:
         if not client.is_ready():
-            yield Finding(
-                "coordinator", "warn", f"{client.url} does not answer", "`winnow up` starts the embedded stack"
-            )
+            found = f"{client.url} does not answer"
+            if url:
+                yield Finding("coordinator", "fail", found, "is it up, and --url or WINNOW_COORDINATOR_URL right?")
+            else:
+                yield Finding("coordinator", "warn", found, "`winnow up` starts the embedded stack")
             return
         yield Finding("coordinator", "ok", client.url)
         yield _sampler(_sampler_url(settings, client, state_dir))

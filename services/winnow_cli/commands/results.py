@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from winnow.client import Client
+from winnow.domain import ExperimentStatus
 from winnow.errors import InvalidInput
 from winnow_cli import picture
 from winnow_cli.naming import id_of, ids_of
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, Ids, StateDir, Url, connect
-from winnow_cli.output import aside, console, plain, print_json, print_table
+from winnow_cli.output import console, count, note, print_json, print_table
 from winnow_cli.report import COLUMNS, gather, rows
 
 Json = dict[str, Any]
@@ -29,7 +30,7 @@ def compare(
 ) -> None:
     """The table of samples, visits, seconds and F1, a picture of the curves, and report.json."""
     with connect(url, state_dir) as client:
-        wanted = ids_of(client, ids or []) or [view["id"] for view in client.experiments()][::-1]
+        wanted = ids_of(client, ids or []) or _all_but_the_empty(client)
         report = gather(client, wanted)
     written = write(report, out)
     if json:
@@ -66,8 +67,8 @@ def export(
 def show(report: Json) -> None:
     """The table and the notes."""
     print_table(COLUMNS, rows(report["experiments"]))
-    for note in report["notes"]:
-        aside.print(f"[yellow]note:[/yellow] {plain(note)}", soft_wrap=True)
+    for words in report["notes"]:
+        note(words)
 
 
 def write(report: Json, folder: Path) -> list[Path]:
@@ -82,6 +83,15 @@ def write(report: Json, folder: Path) -> list[Path]:
     else:
         drawn.unlink(missing_ok=True)  # one from before shows other experiments
     return [path.absolute() for path in made]
+
+
+def _all_but_the_empty(client: Client) -> list[str]:
+    """Every experiment, oldest first, without those that were cancelled before anything of them was evaluated."""
+    views = list(client.experiments())[::-1]
+    empty = [view for view in views if view["status"] == ExperimentStatus.CANCELLED and not view["latest"]]
+    if empty:
+        note(f"{count(len(empty))} that were cancelled before anything was evaluated are left out")
+    return [view["id"] for view in views if view not in empty]
 
 
 def _require_own(folder: Path, id: str) -> None:
@@ -110,9 +120,13 @@ def _tables(client: Client, view: Json, folder: Path) -> list[Path]:
 
 def _artefacts(client: Client, id: str, folder: Path, everything: bool) -> list[Path]:
     written: list[Path] = []
+    gone: list[int] = []
     ended = [row["number"] for row in client.rounds(id) if row["metrics"]]
     for number in ended if everything else ended[-1:]:
-        for artefact in client.round(id, number)["artefacts"]:
+        artefacts: list[Json] = client.round(id, number)["artefacts"]
+        if ENCODER not in {artefact["kind"] for artefact in artefacts}:
+            gone.append(number)
+        for artefact in artefacts:
             kind: str = artefact["kind"]
             if everything or kind == ENCODER or kind.startswith(SMALL):
                 stem = "encoder" if kind == ENCODER else kind.replace("/", "-")
@@ -120,6 +134,9 @@ def _artefacts(client: Client, id: str, folder: Path, everything: bool) -> list[
                 place.parent.mkdir(exist_ok=True)
                 client.download(id, number, kind, place)
                 written.append(place)
+    if gone:
+        rounds = ", ".join(map(str, gone))
+        note(f"the encoder of round {rounds} is kept no more; with WINNOW_KEEP_STATES=0 every one is")
     return written
 
 

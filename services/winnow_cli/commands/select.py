@@ -21,7 +21,7 @@ from winnow.embeddings import Embeddings, Survey
 from winnow.errors import InvalidInput
 from winnow.selection import NearDuplicates, Selection, requirements, strategies
 from winnow.selection import select as pick
-from winnow_cli.output import aside, console, plain, print_json
+from winnow_cli.output import aside, console, note, plain, print_json
 from winnow_cli.rules import Rules, read_selected
 
 Json = dict[str, Any]
@@ -236,8 +236,8 @@ def _show(report: Json, table: dict[str, list[Any]], output: Path | None, *, as_
     if as_json:
         print_json(report | {"output": None if output is None else str(output.absolute())})
         return
-    for note in report["notes"]:
-        aside.print(f"[yellow]note:[/yellow] {plain(note)}", soft_wrap=True)
+    for words in report["notes"]:
+        note(words)
     radius = "" if report["radius"] is None else f", radius {report['radius']:.4g}"
     where = "" if output is None else f"; {plain(str(output))}"
     aside.print(f"{report['picked']} picks in {report['seconds']:.1f} s{radius}{where}", soft_wrap=True)

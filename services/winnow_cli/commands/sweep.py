@@ -33,9 +33,9 @@ def sweep(
     state_dir: StateDir = DEFAULT_STATE_DIR,
     json: AsJson = False,
 ) -> None:
-    """Count files that nothing names, and remove what ended attempts and removed experiments left. Runs where database and store are.
+    """Count files that nothing names, and remove what ended attempts and removed experiments left.
 
-    A coordinator does the same by itself, a little at a time.
+    Runs where database and store are. A coordinator does the same by itself, a little at a time.
     """
     settings = Settings(state_dir=state_dir)
     if not settings.artefact_dir.is_dir():
@@ -52,7 +52,7 @@ def sweep(
         for file in unnamed:
             store.remove(file, with_folder=True)
     heaps = [
-        _heap("left by attempts that are over, or of what was removed", unnamed, "would be removed" if dry_run else "removed"),
+        _heap("of ended attempts, and of what was removed", unnamed, "would be removed" if dry_run else "removed"),
         _heap("answers of the sampler", orphans.answers(store), f"go after {settings.sweep_seconds:g} s"),
         _heap("of no attempt known here", [file for one in found for file in one.strange], "left alone"),
     ]
