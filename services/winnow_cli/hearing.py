@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 
-from winnow.client import Client, Event
+from winnow.client import ApiProblem, Client, Event
 from winnow.domain import ExperimentStatus, is_final
 
 LOOK_SECONDS = 1.0
@@ -25,7 +25,7 @@ def hear(client: Client, ids: Sequence[str]) -> Iterator[tuple[str, Event]]:
         threading.Thread(target=_listen, args=(client, id, heard, over), daemon=True).start()
     resting: set[str] = set()
     try:
-        while len(resting) < len(ids) or not all(_status(client, id).is_at_rest for id in ids):
+        while len(resting) < len(ids) or not all(_rests(client, id) for id in ids):
             id, what = heard.get()
             if isinstance(what, Exception):
                 raise what
@@ -39,10 +39,11 @@ def hear(client: Client, ids: Sequence[str]) -> Iterator[tuple[str, Event]]:
 
 
 def _listen(client: Client, id: str, heard: SimpleQueue[Heard], over: threading.Event) -> None:
-    last = 0
+    last, known = 0, False
     try:
         while not over.is_set():
             seen = _status(client, id)
+            known = True
             for event in client.events(id, after=last, until_paused=True):
                 heard.put((id, event))
                 last = event.id or last
@@ -53,7 +54,21 @@ def _listen(client: Client, id: str, heard: SimpleQueue[Heard], over: threading.
                 return
             over.wait(LOOK_SECONDS)
     except Exception as error:  # it is for whoever waits for the events
-        heard.put((id, error))
+        heard.put((id, None if known and _is_gone(error) else error))
+
+
+def _rests(client: Client, id: str) -> bool:
+    """Whether nothing more happens to it by itself; what was removed meanwhile rests, too."""
+    try:
+        return _status(client, id).is_at_rest
+    except ApiProblem as problem:
+        if not _is_gone(problem):
+            raise
+        return True
+
+
+def _is_gone(error: Exception) -> bool:
+    return isinstance(error, ApiProblem) and error.code == "not-found"
 
 
 def _status(client: Client, id: str) -> ExperimentStatus:

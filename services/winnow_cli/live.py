@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from winnow.client import Client
+from winnow.client import ApiProblem, Client
 from winnow.domain import ExperimentStatus, RoundStatus, is_final
-from winnow_cli.output import coloured, console, count, duration, fit_table, plain, score
+from winnow_cli.output import coloured, console, count, duration, fit_table, note, plain, score
 from winnow_cli.report import headline, titles
 
 LOOK_SECONDS = 1.0
@@ -48,14 +48,21 @@ def wait(client: Client, ids: Sequence[str]) -> list[Json]:
 
 
 def _looks(client: Client, ids: Sequence[str], ended: Callable[[], bool]) -> Iterator[list[Json]]:
-    """One look a second at all experiments; those in a final state are not asked for again."""
+    """One look a second at all experiments; those in a final state are not asked for again, those removed left out."""
     seen: dict[str, Json] = {}
+    left = list(ids)
     pause = threading.Event()
     while True:
-        for id in ids:
+        for id in list(left):
             if id not in seen or not is_final(ExperimentStatus(seen[id]["status"])):
-                seen[id] = client.experiment(id)
-        views = [seen[id] for id in ids]
+                try:
+                    seen[id] = client.experiment(id)
+                except ApiProblem as problem:
+                    if problem.code != "not-found" or id not in seen:
+                        raise
+                    left.remove(id)
+                    note(f"{seen[id]['name']} ({id}) was removed")
+        views = [seen[id] for id in left]
         yield views
         if all(_is_at_rest(view) for view in views) or ended():
             return

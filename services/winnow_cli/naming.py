@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
-from winnow.client import Client
+from winnow.client import ApiProblem, Client
 from winnow.errors import InvalidInput, NotFound
 
 ID = re.compile("[0-9a-f]{24}")
@@ -29,3 +30,15 @@ def id_of(client: Client, called: str) -> str:
         more = ", and more" if len(found) > NAMED else ""
         raise InvalidInput("ID", f"several experiments are called {called!r}; name one by its id: {which}{more}")
     return found[0]["id"]
+
+
+def there(client: Client, ids: Iterable[str]) -> list[dict[str, Any]]:
+    """Those of them that were not removed meanwhile."""
+    found: list[dict[str, Any]] = []
+    for id in ids:
+        try:
+            found.append(client.experiment(id))
+        except ApiProblem as problem:
+            if problem.code != "not-found":
+                raise
+    return found

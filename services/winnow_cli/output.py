@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from winnow.errors import InvalidInput, WinnowError
+from winnow.errors import WinnowError
 
 WIDE = 160
 """Columns where there is no terminal to fit into."""
@@ -50,17 +49,6 @@ def print_problem(words: str, problem: Mapping[str, Any], as_json: bool) -> None
 def refuse(error: WinnowError, as_json: bool, **about: Any) -> None:
     """Why something was refused, with what it is `about` where programs read it."""
     print_problem(str(error), about | getattr(error, "problem", {"code": error.code}), as_json)
-
-
-def require_consent(to_go: Iterable[str], *, yes: bool, as_json: bool) -> None:
-    """Ask whether what is listed may go for good. Raises typer.Abort, and InvalidInput where nobody can be asked."""
-    if yes:
-        return
-    if as_json or not sys.stdin.isatty():
-        raise InvalidInput("--yes", "removing asks first, and nobody is here to answer; say --yes")
-    for line in to_go:
-        aside.print(line, soft_wrap=True)
-    typer.confirm("Remove for good?", abort=True, err=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()) -> None:

@@ -1,5 +1,6 @@
 """The same work, found again: what has this spec already is gone on with."""
 
+import re
 from itertools import count
 from typing import Any
 
@@ -15,13 +16,16 @@ HELD = (ExperimentStatus.PAUSING, ExperimentStatus.PAUSED, ExperimentStatus.FAIL
 def find_or_add_dataset(client: Client, spec: DatasetSpec) -> Json:
     """The dataset of this spec. Where another one has its name, it is called NAME-2, and so on; one that failed is
     taken in anew."""
+    own = re.compile(rf"{re.escape(spec.name)}(-\d+)?")
+    for view in client.datasets():
+        same = spec.model_copy(update={"name": view["name"]})
+        if own.fullmatch(view["name"]) and view["spec"] == body_of(same) and view["status"] != DatasetStatus.FAILED:
+            return view
     for number in count(1):
         wanted = spec.model_copy(update={"name": spec.name if number == 1 else f"{spec.name}-{number}"})
         found = _find(client, wanted.name)
         if found is None or found["status"] == DatasetStatus.FAILED:
             return client.create_dataset(wanted)
-        if found["spec"] == body_of(wanted):
-            return found
     raise AssertionError("numbers do not end")
 
 

@@ -1,7 +1,5 @@
 """Datasets: accepted here, ingested by a trainer, removed."""
 
-from collections.abc import Sequence
-
 from sqlalchemy.orm import Session
 
 from winnow import datasets as sources
@@ -13,9 +11,6 @@ from winnow.store.tables import Dataset, Sample
 from winnow_coordinator import pages
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.schemas import DatasetView, Page, SampleView
-
-SHOWN = 5
-"""Experiments that are named where there may be more."""
 
 
 def accept(coordinator: Coordinator, session: Session, spec: DatasetSpec) -> DatasetView:
@@ -51,7 +46,7 @@ def remove(session: Session, name: str) -> None:
     """Forget a dataset that no experiment is on; its shards follow. Raises NotFound, WrongState, InUse."""
     dataset = datasets.lock(session, name)
     if users := experiments.on_dataset(session, dataset.id):
-        raise InUse("dataset", dataset.name, _shown(users), "remove them first: winnow remove takes their ids")
+        raise InUse("dataset", dataset.name, users, "remove these first: winnow remove takes their ids")
     datasets.remove(session, dataset)
 
 
@@ -72,11 +67,6 @@ def view(row: Dataset) -> DatasetView:
     }
     columns = {name: getattr(row, name) for name in DatasetView.model_fields if name not in derived}
     return DatasetView.model_validate(columns | derived)
-
-
-def _shown(ids: Sequence[str]) -> list[str]:
-    more = [f"{len(ids) - SHOWN} more"] if len(ids) > SHOWN else []
-    return [f"experiment {id}" for id in ids[:SHOWN]] + more
 
 
 def _position(row: Sample) -> int:

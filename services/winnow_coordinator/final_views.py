@@ -1,4 +1,7 @@
-"""Experiments in a final state, as the API shows them: they change no more, and most of a list are such."""
+"""Experiments in a final state, as the API shows them: they change no more, and most of a list are such.
+
+They may be removed, though: whoever shows one by its id asks the database whether it is still there.
+"""
 
 import threading
 from collections import OrderedDict

@@ -4,6 +4,8 @@ A thread of its own walks over a few experiments at a time: leases must not wait
 coordinators may do it at once. A manifest goes before its file, so that whoever dies in between leaves a file without a
 manifest, which the next walk finds, and never a manifest without its file.
 
+What people removed is noted by the place of its files, and emptied at every step (winnow.store.removals).
+
 No wall clock decides. What attempts left is told by the fence (winnow_coordinator.orphans), and goes when two walks
 have found it. What only age can tell must lie there, unchanged, for `sweep_seconds` of this process's monotonic clock:
 stamps of other machines are compared with themselves alone.
@@ -45,6 +47,8 @@ class Housekeeper:
         self._rests_until = clock()
         self._seen: dict[str, dict[str, Sight]] = {}
         self._in_order: set[str] = set()
+        self._stuck: set[str] = set()
+        """Places of removed things that could not be emptied; the next walk tries again."""
 
     def step(self) -> None:
         """Empty the places of what was removed, and look after the next few experiments; behind the last of them, after
@@ -56,7 +60,7 @@ class Housekeeper:
             page = experiments.page(session, before=self._place, limit=PAGE)
         for row in page:
             if row.id not in self._in_order:
-                self._look_after(row)
+                self._attempt(lambda row=row: self._look_after(row))
         self._place = page[-1].id if len(page) == PAGE else None
         if self._place is None:
             self._look_elsewhere()
@@ -72,15 +76,28 @@ class Housekeeper:
     def _empty(self) -> None:
         """Whoever lost a claim long ago may write there yet: a place is looked at for `sweep_seconds`."""
         with self._database.read() as session:
-            places = removals.prefixes(session)
-            outdated = set(removals.outdated(session, self._coordinator.settings.sweep_seconds))
-        for prefix in places:
-            if files := self._store.lying(prefix):
-                self._remove(lambda prefix=prefix: self._store.delete(prefix), prefix)
-                _log.info("removal.emptied", prefix=prefix, files=len(files))
-            elif prefix in outdated:
+            places = removals.places(session, seconds=self._coordinator.settings.sweep_seconds)
+        for prefix, is_outdated in places.items():
+            if prefix in self._stuck or self._coordinator.stopping.is_set():
+                continue
+            if not self._empty_place(prefix):
+                self._stuck.add(prefix)
+            elif is_outdated:
                 with self._database.begin() as session:
                     removals.forget(session, prefix)
+
+    def _empty_place(self, prefix: str) -> bool:
+        """Whether nothing is there any more."""
+        try:
+            files = self._store.lying(prefix)
+            self._store.delete(prefix)
+        except OSError as error:
+            _log.warning("place.unemptied", prefix=prefix, reason=str(error), next="tried again by the next walk")
+            return False
+        if files:
+            reach(Failpoint.PLACE_EMPTIED)
+            _log.info("place.emptied", prefix=prefix, files=len(files))
+        return True
 
     def _look_after(self, row: Experiment) -> None:
         trimmed = self._trim(row.id)
@@ -101,10 +118,17 @@ class Housekeeper:
         return bool(keys)
 
     def _look_elsewhere(self) -> None:
+        self._stuck.clear()
         with self._database.read() as session:
             known = datasets.ids(session)
         for id in known:
-            self._sweep(id, orphans.of_dataset(self._database, self._store, id).unnamed, patience=0.0)
+            self._attempt(lambda one=id: self._look_after_dataset(one))
+        self._attempt(self._look_after_answers)
+
+    def _look_after_dataset(self, id: str) -> None:
+        self._sweep(id, orphans.of_dataset(self._database, self._store, id).unnamed, patience=0.0)
+
+    def _look_after_answers(self) -> None:
         patience = self._coordinator.settings.sweep_seconds
         self._sweep("answers", orphans.answers(self._store), patience=patience, with_folder=False)
 
@@ -130,3 +154,10 @@ class Housekeeper:
             reach(Failpoint.FILE_REMOVED)
         except OSError as error:
             _log.warning("file.unremoved", name=name, reason=str(error), next="tried again by the next walk")
+
+    def _attempt(self, look: Callable[[], None]) -> None:
+        """A folder that cannot be read holds up no other."""
+        try:
+            look()
+        except OSError as error:
+            _log.warning("folder.unread", reason=str(error), next="tried again by the next walk")

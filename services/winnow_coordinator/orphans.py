@@ -3,7 +3,8 @@
 An attempt's files are told by the fence, not by a clock. Only the holder of attempt n's claim inserts manifests of keys
 with `aN`, under that claim; once the row says that the claim is over, nobody ever will. So files are listed first and
 the database is asked afterwards: a file that was there, whose attempt is over and that no manifest names, stays
-unnamed for ever. Attempts that the database does not know (yet, or any more) are left alone.
+unnamed for ever. Attempts that the database does not know (yet, or any more) are left alone, but for
+what people removed: the place of that is noted (winnow.store.removals).
 """
 
 import re

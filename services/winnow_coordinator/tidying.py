@@ -7,7 +7,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from winnow.domain import ExperimentStatus
-from winnow.errors import Fenced, WrongState
+from winnow.errors import Fenced, NotFound, WrongState
 from winnow.failpoints import Failpoint, reach
 from winnow.queue import INGEST_TASK, TRAIN_TASK
 from winnow.store import claims, experiments, rounds, workers
@@ -93,7 +93,7 @@ class Tidier:
     def _attempt(self, duty: Callable[[], None]) -> None:
         try:
             duty()
-        except WrongState as error:  # another coordinator or a person was first
+        except (WrongState, NotFound) as error:  # another coordinator or a person was first
             _log.info("duty.overtaken", reason=str(error))
         except OperationalError as error:
             _log.error("database.down", reason=str(error), next="tried again in a moment")

@@ -149,17 +149,20 @@ class DirectoryStore:
         start = self._path(prefix)
         if start.is_symlink():  # the store makes no links: what lies behind one is not its own
             return []
-        found = (Path(folder, name) for folder, _, names in os.walk(start) for name in names)
+        found = (Path(folder, name) for folder, _, names in os.walk(start, onerror=_unless_gone) for name in names)
         return [Lying(str(path.relative_to(self.root)), *seen) for path in found if (seen := _look(path))]
 
     def delete(self, prefix: str) -> None:
         path = self._path(prefix)
-        if path.is_dir() and not path.is_symlink():
-            for child in sorted(path.rglob("*"), reverse=True):
-                child.rmdir() if child.is_dir() and not child.is_symlink() else child.unlink(missing_ok=True)
-            path.rmdir()
-        else:
+        if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
+            return
+        for folder, folders, names in os.walk(path, topdown=False, onerror=_unless_gone):
+            links = (name for name in folders if Path(folder, name).is_symlink())
+            for name in (*names, *links):
+                Path(folder, name).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # somebody else deletes it, too
+                Path(folder).rmdir()
 
     def remove(self, file: Lying, *, with_folder: bool = False) -> None:
         path = self.root / file.name
@@ -224,6 +227,12 @@ def _chunks(source: Path | bytes) -> Iterator[bytes]:
     with source.open("rb") as file:
         while chunk := file.read(_CHUNK):
             yield chunk
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that cannot be listed is not an empty one; one that went meanwhile is."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _look(path: Path) -> tuple[int, str] | None:

@@ -8,8 +8,8 @@
             print(event.type, event.data)
 
 Answers are the JSON objects that docs/rest.md shows. A call that may be repeated without harm is repeated when the
-coordinator does not answer: reads as they are, calls that create under one Idempotency-Key. One that answered before is
-waited for while it restarts; one that never did is soon given up.
+coordinator does not answer: reads and removals as they are, calls that create under one Idempotency-Key. One that
+answered before is waited for while it restarts; one that never did is soon given up.
 """
 
 import hashlib
@@ -97,6 +97,7 @@ class Client:
             follow_redirects=True,
         )
         self._pause = threading.Event()
+        self._timeout = timeout
         self._answered = False
         self._is_silent = False
         self._on_silence = on_silence
@@ -301,9 +302,24 @@ class Client:
         return self._send("POST", f"/experiments/{id}/{verb}", repeatable=False).json()
 
     def _remove(self, path: str) -> None:
-        self._send("DELETE", path, timeout=REMOVAL_SECONDS)
+        """One that is not there when it is asked for again went with the first call, whose answer was lost."""
+        repeats: list[None] = []
+        patience = httpx.Timeout(self._timeout, read=REMOVAL_SECONDS)
+        try:
+            self._send("DELETE", path, on_repeat=lambda: repeats.append(None), timeout=patience)
+        except ApiProblem as problem:
+            if problem.code != "not-found" or not repeats:
+                raise
 
-    def _send(self, method: str, path: str, *, repeatable: bool = True, **request: Any) -> httpx.Response:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        repeatable: bool = True,
+        on_repeat: Callable[[], object] = lambda: None,
+        **request: Any,
+    ) -> httpx.Response:
         """One call and its repeats. Raises ApiProblem, Unavailable."""
         patience = self._be_patient()
         while True:
@@ -313,6 +329,7 @@ class Client:
             except (httpx.TransportError, ApiProblem) as error:
                 if _is_final(error) or not repeatable or not patience.wait():
                     self._give_up(error)
+                on_repeat()
             else:
                 self._hear()
                 return answer

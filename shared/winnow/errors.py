@@ -39,6 +39,10 @@ over each algorithm whose memory it does not get and then has none left.
 """
 
 
+SHOWN = 5
+"""Of a longer list that an error names."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of a processor's host or of a GPU."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
@@ -149,7 +153,8 @@ class InUse(WinnowError):
     code = "in-use"
 
     def __init__(self, kind: str, name: str, users: Sequence[str], advice: str) -> None:
-        super().__init__(f"{kind} {name} is needed by {', '.join(users)}; {advice}")
+        shown = ", ".join(users[:SHOWN]) + (f" and {len(users) - SHOWN} more" if len(users) > SHOWN else "")
+        super().__init__(f"{kind} {name} is in use by experiments: {shown}; {advice}")
         self.kind = kind
         self.name = name
         self.users = list(users)

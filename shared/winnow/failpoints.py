@@ -122,6 +122,11 @@ class Failpoint(StrEnum):
         "manifests of older states are gone; their files lie there",
     )
     FILE_REMOVED = "file.removed", "winnow_coordinator.housekeeping", "one of the files that nothing names is gone"
+    PLACE_EMPTIED = (
+        "place.emptied",
+        "winnow_coordinator.housekeeping",
+        "the files of what was removed are gone; their place is still noted",
+    )
 
     UPLOAD_STORED = "upload.stored", "winnow_sampler.uploads", "an upload's bytes are stored; nothing describes them"
     UPLOAD_DESCRIBED = "upload.described", "winnow_sampler.uploads", "an upload is whole; nobody was answered"

@@ -36,7 +36,7 @@ STATUS: dict[type[errors.WinnowError], int] = {
 """HTTP status by error; a subclass answers as its parent does."""
 
 _FRAMEWORK_CODES = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable", 413: "too-large"}
-_SHOWN = ("field", "current", "allowed", "missing_scope", "needed_bytes", "budget_bytes")
+_SHOWN = ("field", "users", "current", "allowed", "missing_scope", "needed_bytes", "budget_bytes")
 
 
 class FieldProblem(BaseModel):
@@ -70,6 +70,7 @@ class Problem(BaseModel):
     code: str
     field: str | None = Field(default=None, description="The value at fault")
     errors: list[FieldProblem] | None = Field(default=None, description="Every value at fault")
+    users: list[str] | None = Field(default=None, description="in-use: the ids of what needs it")
     current: str | None = Field(default=None, description="wrong-state: the state now")
     allowed: list[str] | None = Field(default=None, description="wrong-state: the states that it may become")
     needed_bytes: int | None = Field(default=None, description="does-not-fit: the memory that it would need")

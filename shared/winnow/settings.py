@@ -111,7 +111,9 @@ class Settings(BaseSettings):
         default=2, ge=0, description="Of each experiment, the newest rounds whose state is kept; 0 keeps all"
     )
     sweep_seconds: float = Field(
-        default=86_400.0, gt=0, description="How long a file that nothing names is left in the artefact store"
+        default=86_400.0,
+        gt=0,
+        description="How long the sampler's answers stay, and the place of what was removed is looked at",
     )
     ingest_memory_gib: float = Field(
         default=16.0, ge=0, description="Address space of the process that decodes a dataset's files; 0: no limit"

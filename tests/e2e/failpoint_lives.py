@@ -98,6 +98,19 @@ def tidy(bench: Bench) -> None:
     assert {id: bench.digests(id) for id in after} == after
 
 
+def remove(bench: Bench) -> None:
+    """An experiment that was called off, and whose trainer had stored something."""
+    id = bench.begin("entropy")
+    assert bench.api.http.post(f"/experiments/{id}/cancel").status_code == httpx.codes.ACCEPTED
+    wait_for(bench.api, id, "cancelled")
+    place = bench.cluster.root / "artefacts" / "experiments" / id
+    (place / "rounds" / "0000" / "a1").mkdir(parents=True, exist_ok=True)
+    (place / "rounds" / "0000" / "a1" / "late.npy").write_bytes(b"of a worker that lost its claim")
+    assert bench.api.http.delete(f"/experiments/{id}").status_code == httpx.codes.NO_CONTENT
+    wait_until(lambda: bench.have_ended({P.PLACE_EMPTIED}) and not place.exists(), 60, "its files to go")
+    assert bench.api.http.get(f"/experiments/{id}").status_code == httpx.codes.NOT_FOUND
+
+
 P = Failpoint
 TIDIED = (P.MANIFESTS_TRIMMED, P.FILE_REMOVED)
 LIVES = (
@@ -147,4 +160,5 @@ LIVES = (
     Life("pause", (P.EXPERIMENT_SETTLED,), pause, like="entropy"),
     Life("upload", (P.UPLOAD_STORED, P.UPLOAD_DESCRIBED), upload),
     Life("tidy", TIDIED, tidy),
+    Life("remove", (P.PLACE_EMPTIED,), remove),
 )

@@ -153,6 +153,9 @@ def test_the_same_dataset_is_found_again_and_another_gets_a_name_of_its_own(url:
         assert find_or_add_dataset(client, first)["id"] == made["id"]
         assert find_or_add_dataset(client, other)["name"] == "d-2"
         assert find_or_add_dataset(client, other)["name"] == "d-2"
+        client.remove_dataset("d")
+        assert find_or_add_dataset(client, other)["name"] == "d-2", "though another name is free"
+        assert find_or_add_dataset(client, first)["name"] == "d"
 
 
 def test_a_dataset_that_failed_is_taken_in_anew(coordinator: Coordinator, url: str) -> None:

@@ -1,9 +1,12 @@
 """Experiments and datasets that people remove: over REST, on the command line, and what the steward does after it."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,8 +20,10 @@ from winnow.domain import ExperimentStatus
 from winnow.settings import Settings
 from winnow.store import experiments, removals
 from winnow.store.tables import Removal
+from winnow_cli.hearing import hear
+from winnow_cli.live import follow
 from winnow_coordinator.context import Coordinator
-from winnow_coordinator.housekeeping import Housekeeper
+from winnow_coordinator.housekeeping import REST_SECONDS, Housekeeper
 from winnow_coordinator.steward import Steward
 
 OVER = (ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
@@ -26,7 +31,7 @@ OVER = (ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
 
 def noted(coordinator: Coordinator) -> list[str]:
     with coordinator.database.read() as session:
-        return removals.prefixes(session)
+        return list(removals.places(session, seconds=0))
 
 
 @pytest.fixture
@@ -104,31 +109,69 @@ def test_files_go_after_their_rows_whoever_removed_them(
     assert noted(coordinator) == []
 
 
-def test_a_place_that_cannot_be_emptied_stays_noted(
+@pytest.mark.parametrize("refused", ["unlink", "scandir"])
+def test_a_place_that_cannot_be_emptied_stays_noted_until_a_later_walk(
     api: httpx.Client,
     coordinator: Coordinator,
     begin: Callable[..., str],
     driver: Driver,
     monkeypatch: pytest.MonkeyPatch,
+    refused: str,
+) -> None:
+    id, other = begin(), begin(name="other")
+    driver.train(), driver.train()
+    for one in (id, other):
+        move(coordinator, one, *OVER)
+        api.delete(f"/experiments/{one}")
+    with coordinator.database.begin() as session:
+        session.execute(update(Removal).values(at=0.0))
+    clock = [0.0]
+    keeper, where = Housekeeper(coordinator, lambda: clock[0]), os.unlink if refused == "unlink" else os.scandir
+
+    def refuse(path: str, *_: object, **__: object) -> object:
+        if id in str(path):
+            raise PermissionError(13, "the store is mounted read-only", str(path))
+        return where(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, refused, refuse)
+        keeper.walk()
+        keeper.step()
+    assert noted(coordinator) == [f"experiments/{id}"], "it holds up no other"
+    assert coordinator.artefacts.list("experiments")
+    clock[0] += REST_SECONDS
+    keeper.walk()
+    keeper.step()
+    assert noted(coordinator) == [] and not list(coordinator.settings.artefact_dir.glob("experiments/*"))
+
+
+def test_folders_without_files_go_too(
+    api: httpx.Client, coordinator: Coordinator, begin: Callable[..., str], driver: Driver, winnow: Winnow
 ) -> None:
     id = begin()
     driver.train()
     move(coordinator, id, *OVER)
     api.delete(f"/experiments/{id}")
-    with coordinator.database.begin() as session:
-        session.execute(update(Removal).values(at=0.0))
-    keeper, unlink = Housekeeper(coordinator), Path.unlink
+    assert winnow("sweep", "--state-dir", str(coordinator.settings.state_dir)).code == 0
+    Housekeeper(coordinator).step()
+    assert not (coordinator.settings.artefact_dir / "experiments" / id).exists()
 
-    def refuse(path: Path, missing_ok: bool = False) -> None:
-        raise PermissionError(13, "the store is mounted read-only", str(path))
 
-    monkeypatch.setattr(Path, "unlink", refuse)
-    keeper.step()
-    assert noted(coordinator) == [f"experiments/{id}"] and coordinator.artefacts.list("experiments")
-    monkeypatch.setattr(Path, "unlink", unlink)
-    keeper.step()
-    keeper.step()
-    assert noted(coordinator) == [] and not coordinator.artefacts.list("experiments")
+def test_two_that_empty_one_place_are_not_in_each_others_way(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them finds each folder gone between its look and its removing."""
+    store = coordinator.artefacts
+    put_json(store, "experiments/x/a/b.json", {})
+    rmdir = os.rmdir
+
+    def twice(path: str, **given: Any) -> None:
+        rmdir(path, **given)
+        rmdir(path, **given)
+
+    monkeypatch.setattr(os, "rmdir", twice)
+    store.delete("experiments/x")
+    assert not (coordinator.settings.artefact_dir / "experiments" / "x").exists()
 
 
 def test_the_steward_empties_at_once(
@@ -141,7 +184,8 @@ def test_the_steward_empties_at_once(
     steward = Steward(coordinator)
     steward.start()
     try:
-        wait_until(lambda: not coordinator.artefacts.list("experiments"), 20, "the files to go")
+        place = coordinator.settings.artefact_dir / "experiments" / id
+        wait_until(lambda: not place.exists(), 20, "the files to go")
     finally:
         steward.stop()
 
@@ -177,9 +221,13 @@ def test_the_command_removes_by_name_what_it_is_told_to(
     assert (said.code, said.out) == (0, "first: removed\n")
     in_use = winnow("dataset", "remove", "tissue", "--yes", "--json")
     assert (in_use.code, in_use.json["code"], in_use.json["dataset"]) == (1, "in-use", "tissue")
-    assert winnow("remove", second, "--yes", "--json").json["status"] == "removed"
+    assert in_use.json["users"] == [second]
+    gone = winnow("remove", second, "--yes", "--json").json
+    assert (gone["name"], gone["status"], gone["was"]) == ("second", "removed", "completed")
     assert winnow("list", "--json").json == []
-    assert winnow("dataset", "remove", "tissue", "--yes").out == "tissue: removed\n"
+    view = winnow("dataset", "show", "tissue", "--json").json
+    twice = winnow("dataset", "remove", "tissue", view["id"], "--yes")
+    assert (twice.code, twice.out) == (0, "tissue: removed\n")
     assert winnow("dataset", "list", "--json").json == []
 
 
@@ -223,9 +271,57 @@ def test_the_client_says_what_is_in_the_way(
     add_dataset(coordinator)
     id = run_through()
     with Client(url) as client:
-        with pytest.raises(ApiProblem, match="is needed by experiment"):
+        with pytest.raises(ApiProblem, match=f"in use by experiments: {id};"):
             client.remove_dataset("tissue")
         client.remove_experiment(id)
         client.remove_dataset("tissue")
         with pytest.raises(ApiProblem, match="no dataset"):
             client.remove_dataset("tissue")
+
+
+def test_a_removal_whose_answer_is_lost_is_no_failure(
+    coordinator: Coordinator, url: str, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    id = run_through()
+    lost: list[str] = []
+
+    class Lossy(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            answer = super().handle_request(request)
+            if request.method == "DELETE" and not lost:
+                lost.append(str(answer.status_code))
+                answer.close()
+                raise httpx.ReadError("the connection broke", request=request)
+            return answer
+
+    with Client(url) as client:
+        client._http._transport = Lossy()  # pyright: ignore[reportPrivateUsage] - where the network would be
+        client.remove_experiment(id)
+        assert lost == ["204"]
+        with pytest.raises(ApiProblem, match="no experiment"):
+            client.remove_experiment(id)
+
+
+def test_one_that_is_removed_ends_no_watching_of_the_others(
+    coordinator: Coordinator, url: str, winnow: Winnow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_dataset(coordinator)
+    Path("spec.json").write_text(json.dumps(experiment_body(seeds=[0, 1])))
+    goes, stays = (view["id"] for view in winnow("run", "spec.json", "--detach", "--json").json)
+    move(coordinator, goes, ExperimentStatus.FAILED)
+    heard: list[str] = []
+
+    def listen(client: Client) -> None:
+        heard.extend(id for id, _ in hear(client, [goes, stays]))
+
+    with Client(url) as client, ThreadPoolExecutor(2) as pool:
+        followed = pool.submit(lambda: follow(client, [goes, stays]))
+        listened = pool.submit(listen, client)
+        wait_until(lambda: {goes, stays} <= set(heard), 30, "both to be heard")
+        client.remove_experiment(goes)
+        wait_until(lambda: "was removed" in capsys.readouterr().err, 30, "the other to be missed")
+        move(coordinator, stays, *OVER)
+        assert [view["id"] for view in followed.result(30)] == [stays]
+        listened.result(30)
+    assert heard[-1] == stays

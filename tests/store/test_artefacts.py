@@ -32,6 +32,26 @@ def test_what_is_put_comes_back(store: DirectoryStore, tmp_path: Path) -> None:
     assert store.list("a") == ["a/big.bin"]
 
 
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_json(store, "a/b/y.json", {})
+    look = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "not yours", str(path))
+        return look(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", refuse)
+        for act in (store.lying, store.delete):
+            with pytest.raises(PermissionError):
+                act("a")
+    assert [file.name for file in store.lying("a")] == ["a/b/y.json"]
+    assert store.lying("nowhere") == []
+
+
 @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a//b", "a/../../b", "", "a/.hidden", "a\\b", "a b"])
 def test_keys_stay_inside_the_root(store: DirectoryStore, key: str) -> None:
     with pytest.raises(InvalidInput):

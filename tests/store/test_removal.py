@@ -1,11 +1,9 @@
 """Removing: only what has ended and nobody needs, all of its rows, and a note of where its files lie."""
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import is_blocked, wait_until
 from sqlalchemy import func, select, update
 from store.conftest import add_dataset, add_experiment
 
@@ -44,7 +42,6 @@ def end(database: Database, round: Round) -> None:
 
 def remove(database: Database, round: Round) -> None:
     with database.begin() as session:
-        rounds.newest(session, round.experiment_id, hold=True)
         experiments.remove(session, round.experiment_id)
 
 
@@ -63,7 +60,7 @@ def test_an_experiment_goes_with_all_its_rows_and_no_others(database: Database, 
     remove(database, goes)
     assert count(database, Experiment, Round, Pick, Artefact) == [1, 1, 3, 1]
     with database.read() as session:
-        assert removals.prefixes(session) == [f"experiments/{goes.experiment_id}"]
+        assert list(removals.places(session, seconds=0)) == [f"experiments/{goes.experiment_id}"]
         assert set(session.scalars(select(Event.experiment_id))) == {stays.experiment_id}
     with pytest.raises(NotFound):
         remove(database, goes)
@@ -97,7 +94,7 @@ def test_a_dataset_goes_with_its_samples_slice_by_slice(
     remove_dataset(database, "tissue")
     with database.read() as session:
         assert set(session.scalars(select(Sample.dataset_id))) == {other.id}
-        assert removals.prefixes(session) == [f"datasets/{dataset.id}"]
+        assert list(removals.places(session, seconds=0)) == [f"datasets/{dataset.id}"]
     with pytest.raises(NotFound):
         remove_dataset(database, dataset.id)
     assert add_dataset(database, "tissue").id != dataset.id, "its name is free"
@@ -117,83 +114,18 @@ def test_a_place_is_noted_for_a_while(database: Database, dataset: Dataset) -> N
     remove_dataset(database, "tissue")
     place = f"datasets/{dataset.id}"
     with database.begin() as session:
-        assert removals.outdated(session, 60) == []
+        assert removals.places(session, seconds=60) == {place: False}
         session.execute(update(Removal).values(at=Removal.at - 61))
-        assert removals.outdated(session, 60) == [place]
+        assert removals.places(session, seconds=60) == {place: True}
         removals.forget(session, place)
-        assert removals.prefixes(session) == []
+        assert removals.places(session, seconds=60) == {}
 
 
-@pytest.fixture
-def on_postgres(postgres_url: str) -> Iterator[Database]:
-    opened = Database(postgres_url)
-    opened.migrate()
-    yield opened
-    opened.close()
-
-
-def test_no_experiment_begins_on_a_dataset_that_is_being_removed(on_postgres: Database) -> None:
-    dataset = add_dataset(on_postgres)
-    found: list[str] = []
-
-    def begin_late() -> None:
-        with on_postgres.begin() as session:
-            try:
-                datasets.get(session, "tissue", hold=True)
-            except NotFound as error:
-                found.append(error.id)
-
-    person = threading.Thread(target=begin_late)
-    with on_postgres.begin() as session:
-        datasets.remove(session, datasets.lock(session, dataset.id))
-        person.start()
-        wait_until(lambda: is_blocked(on_postgres), 20, "the other to wait")
-    person.join(20)
-    assert found == ["tissue"]
-
-
-def test_a_dataset_waits_to_be_removed_until_an_experiment_has_begun_on_it(on_postgres: Database) -> None:
-    dataset = add_dataset(on_postgres)
-    on_it: list[list[str]] = []
-
-    def remove_late() -> None:
-        with on_postgres.begin() as session:
-            on_it.append(experiments.on_dataset(session, datasets.lock(session, dataset.id).id))
-
-    person = threading.Thread(target=remove_late)
-    with on_postgres.begin() as session:
-        held = datasets.get(session, "tissue", hold=True)
-        person.start()
-        wait_until(lambda: is_blocked(on_postgres), 20, "the other to wait")
-        session.add(Experiment(name="e", dataset_id=held.id, spec={}, created_at=0.0))
-    person.join(20)
-    assert [len(found) for found in on_it] == [1]
-
-
-def test_one_that_is_resumed_first_is_not_removed(on_postgres: Database) -> None:
-    """Both take the newest round and then the experiment: neither waits for the other in a ring."""
-    dataset = add_dataset(on_postgres)
-    begin(on_postgres, dataset)
-    with on_postgres.begin() as session:
-        row = claims.claim(session, TRAIN, "w", 30)
-        assert isinstance(row, Round)
-    with on_postgres.begin() as session:
-        rounds.give_back(session, TRAIN, row.id, row.attempt, "rejected", "why", Patience(3, 3, 0))
-    refused: list[str] = []
-
-    def remove_late() -> None:
-        try:
-            remove(on_postgres, row)
-        except WrongState as error:
-            refused.append(error.current)
-
-    person = threading.Thread(target=remove_late)
-    with on_postgres.begin() as session:
-        newest = rounds.newest(session, row.experiment_id, hold=True)
-        assert newest is not None
-        person.start()
-        wait_until(lambda: is_blocked(on_postgres), 20, "the other to wait")
-        experiments.transition(session, row.experiment_id, ExperimentStatus.RUNNING)
-        rounds.resume(session, newest)
-    person.join(20)
-    assert refused == ["running"]
+def test_an_id_is_nobodys_name_first(database: Database, dataset: Dataset) -> None:
+    add_dataset(database, dataset.id)
+    with database.begin() as session:
+        session.execute(update(Dataset).where(Dataset.id == dataset.id).values(error=None))  # moves it on Postgres
+    remove_dataset(database, dataset.id)
+    with database.read() as session:
+        assert list(session.scalars(select(Dataset.name))) == [dataset.id]
+        assert datasets.get(session, dataset.id).name == dataset.id

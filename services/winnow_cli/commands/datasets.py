@@ -8,24 +8,13 @@ from typing import Annotated, Any, Literal, cast
 import typer
 from rich.live import Live
 
-from winnow.client import ApiProblem, Client
+from winnow.client import Client
 from winnow.domain import DatasetSpec, DatasetStatus
 from winnow.errors import InvalidInput, TrainingFailed
 from winnow_cli import files
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, Yes, connect
-from winnow_cli.output import (
-    aside,
-    coloured,
-    console,
-    count,
-    make_table,
-    plain,
-    print_json,
-    print_line,
-    print_table,
-    refuse,
-    require_consent,
-)
+from winnow_cli.ordering import give, removed, require_consent
+from winnow_cli.output import aside, coloured, console, count, make_table, plain, print_json, print_table
 from winnow_cli.sources import source_of
 
 app = typer.Typer(help="Datasets: patches, packed once, each with one role.", no_args_is_help=True)
@@ -120,20 +109,15 @@ def remove(
 ) -> None:
     """Forget datasets that no experiment is on, for good. The files that they were taken in from stay."""
     with connect(url, state_dir) as client:
-        views = [client.dataset(name) for name in dict.fromkeys(names)]
-        require_consent((f"{view['name']}: {count(view['samples'])} patches" for view in views), yes=yes, as_json=json)
-        refused = False
-        for view in views:
-            try:
-                client.remove_dataset(view["id"])
-            except ApiProblem as error:
-                refused = True
-                refuse(error, json, dataset=view["name"])
-            else:
-                gone = view | {"status": "removed"}
-                print_line(gone) if json else console.print(f"{view['name']}: removed")
-    if refused:
-        raise typer.Exit(1)
+        views = {view["name"]: view for view in map(client.dataset, names)}
+        to_go = (f"{view['name']}: {count(view['samples'])} patches" for view in views.values())
+        require_consent(to_go, yes=yes, as_json=json)
+
+        def act(name: str) -> Json:
+            client.remove_dataset(views[name]["id"])
+            return removed(views[name])
+
+        give(act, "dataset", views, json)
 
 
 def tell(text: str) -> None:

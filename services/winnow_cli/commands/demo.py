@@ -111,8 +111,8 @@ def _run(
     screen.print(f"{name}: {view['samples']:,} patches of {size} pixels, {classes} classes", soft_wrap=True)
     _say_skipped(view)
     ids = [find_or_begin(client, spec.model_copy(update={"dataset": name}))["id"] for spec in specs]
-    follow(client, ids, ended=told, screen=screen)
-    return None if told() else gather(client, ids)
+    views = follow(client, ids, ended=told, screen=screen)
+    return None if told() else gather(client, [view["id"] for view in views])
 
 
 def _say_skipped(view: Json) -> None:

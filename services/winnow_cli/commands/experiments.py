@@ -1,7 +1,6 @@
 """`winnow run`, `watch`, `list`, `pause`, `resume`, `cancel`, `remove`."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,25 +8,13 @@ import typer
 
 from winnow.client import ApiProblem, Client
 from winnow.domain import ExperimentSpec, ExperimentStatus
-from winnow.errors import InvalidInput, NotFound
 from winnow_cli import files
 from winnow_cli.hearing import hear
 from winnow_cli.live import follow, reasons, wait
-from winnow_cli.naming import id_of, ids_of
+from winnow_cli.naming import id_of, ids_of, there
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Named, StateDir, UnderWay, Url, Yes, connect
-from winnow_cli.output import (
-    aside,
-    coloured,
-    console,
-    count,
-    plain,
-    print_json,
-    print_line,
-    print_table,
-    refuse,
-    require_consent,
-    score,
-)
+from winnow_cli.ordering import give, removed, require_consent
+from winnow_cli.output import aside, coloured, console, count, plain, print_json, print_line, print_table, score
 from winnow_cli.report import COLUMNS, gather, headline, rows
 
 Json = dict[str, Any]
@@ -76,7 +63,7 @@ def watch(ids: UnderWay = None, url: Url = None, state_dir: StateDir = DEFAULT_S
         elif json:
             for id, event in hear(client, wanted):
                 print_line({"experiment": id, "id": event.id, "type": event.type, "data": event.data})
-            _exit_if_failed(client, [client.experiment(id) for id in wanted])
+            _exit_if_failed(client, there(client, wanted))
         else:
             watch_until_the_end(client, wanted)
 
@@ -117,11 +104,19 @@ def cancel(ids: Named, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR,
 def remove(
     ids: Named, yes: Yes = False, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False
 ) -> None:
-    """Forget experiments that have ended, for good: picks, metrics, encoders and every file of theirs."""
+    """Forget experiments that have ended, for good: picks, metrics, encoders and every file of theirs.
+
+    Where one is not known, none is removed; one that is under way keeps none from the others.
+    """
     with connect(url, state_dir) as client:
-        views = [client.experiment(id) for id in ids_of(client, ids)]
-        require_consent(map(_to_go, views), yes=yes, as_json=json)
-        _order(client, partial(_remove, client), [view["id"] for view in views], json)
+        views = {id: client.experiment(id) for id in ids_of(client, ids)}
+        require_consent(map(_to_go, views.values()), yes=yes, as_json=json)
+
+        def act(id: str) -> Json:
+            client.remove_experiment(id)
+            return removed(views[id])
+
+        give(act, "experiment", views, json)
 
 
 def watch_until_the_end(client: Client, ids: list[str]) -> None:
@@ -131,9 +126,11 @@ def watch_until_the_end(client: Client, ids: list[str]) -> None:
     except KeyboardInterrupt:
         aside.print(f"\ndetached; the experiments go on. winnow watch {' '.join(ids)}")
         return
+    if not (left := [view["id"] for view in views]):
+        return
     console.print()
-    print_table(COLUMNS, rows(gather(client, ids)["experiments"]))
-    console.print(f"[dim]winnow compare {' '.join(ids)}[/dim]", soft_wrap=True)
+    print_table(COLUMNS, rows(gather(client, left)["experiments"]))
+    console.print(f"[dim]winnow compare {' '.join(left)}[/dim]", soft_wrap=True)
     paused = [view["id"] for view in views if view["status"] == ExperimentStatus.PAUSED]
     if paused:
         console.print(f"[dim]winnow resume {' '.join(paused)}[/dim]", soft_wrap=True)
@@ -178,13 +175,6 @@ def _to_go(view: Json) -> str:
     return f"{plain(view['name'])} ({view['id']}): {coloured(view['status'])}, {done}"
 
 
-def _remove(client: Client, id: str) -> Json:
-    """What the experiment was."""
-    view = client.experiment(id)
-    client.remove_experiment(id)
-    return view | {"status": "removed"}
-
-
 def _list_row(view: Json) -> list[str]:
     latest = view["latest"] or {}
     spent = [count(latest.get("samples")), count(latest.get("visits")), score(headline(latest.get("metrics", {})))]
@@ -193,15 +183,4 @@ def _list_row(view: Json) -> list[str]:
 
 
 def _order(client: Client, order: Callable[[str], Json], called: list[str], json: bool) -> None:
-    """Give each its order. One that is refused keeps none from the others; exit code 1 when there is one."""
-    refused = False
-    for one in dict.fromkeys(called):
-        try:
-            view = order(id_of(client, one))
-        except (ApiProblem, InvalidInput, NotFound) as error:
-            refused = True
-            refuse(error, json, experiment=one)
-        else:
-            print_line(view) if json else console.print(f"{view['name']}: {coloured(view['status'])}")
-    if refused:
-        raise typer.Exit(1)
+    give(lambda one: order(id_of(client, one)), "experiment", called, json)

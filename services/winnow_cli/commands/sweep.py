@@ -84,7 +84,7 @@ def _look(database: Database, store: DirectoryStore) -> Iterator[Found]:
     others = [file for folder in ("datasets", "experiments") for file in store.lying(folder)]
     others = [file for file in others if file.name.split("/")[1] not in known]
     with database.read() as session:
-        removed = set(removals.prefixes(session))
+        removed = removals.places(session, seconds=0)
     yield Found(
         unnamed=[file for file in others if _place(file) in removed],
         strange=[file for file in others if _place(file) not in removed],

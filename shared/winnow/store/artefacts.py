@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from winnow.artefacts import Stored
 from winnow.domain import RoundStatus
 from winnow.store.engine import now
-from winnow.store.tables import Artefact, Round
+from winnow.store.tables import Artefact, Experiment, Round
 
 _MAY_TRAIN = (RoundStatus.QUEUED, RoundStatus.TRAINING, RoundStatus.FAILED)
 """A round that failed goes on from its checkpoint when it is taken up again."""
@@ -55,6 +55,8 @@ def trim(session: Session, experiment_id: str, *, keep: int) -> list[str]:
     one (0 keeps every state). The newest state is what the next round starts from, and the final weights.
     """
     mine = Artefact.experiment_id == experiment_id
+    held = select(Experiment.id).where(Experiment.id == experiment_id).with_for_update(read=True, key_share=True)
+    session.execute(held)  # who removes it deletes the same rows, in another order
     over = select(Round.number).where(Round.experiment_id == experiment_id, Round.status.not_in(_MAY_TRAIN))
     gone = delete(Artefact).where(mine, Artefact.kind.startswith("checkpoint/"), Artefact.round.in_(over))
     keys = list(session.scalars(gone.returning(Artefact.key)))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -49,21 +49,13 @@ def _try_again(session: Session, spec: DatasetSpec) -> Dataset | None:
 
 def get(session: Session, name_or_id: str, *, hold: bool = False) -> Dataset:
     """The dataset of that id or name. `hold`: nobody removes it before this transaction ends. Raises NotFound."""
-    wanted = select(Dataset).where((Dataset.id == name_or_id) | (Dataset.name == name_or_id))
-    row = session.scalar(wanted.with_for_update(read=True, key_share=True) if hold else wanted)
-    if row is None:
-        raise NotFound("dataset", name_or_id)
-    return row
+    wanted = _called(name_or_id)
+    return _found(session, wanted.with_for_update(read=True, key_share=True) if hold else wanted, name_or_id)
 
 
 def lock(session: Session, name_or_id: str) -> Dataset:
     """The same, which nobody else claims, begins an experiment on or removes meanwhile. Raises NotFound."""
-    row = session.scalar(
-        select(Dataset).where((Dataset.id == name_or_id) | (Dataset.name == name_or_id)).with_for_update()
-    )
-    if row is None:
-        raise NotFound("dataset", name_or_id)
-    return row
+    return _found(session, _called(name_or_id).with_for_update(), name_or_id)
 
 
 def remove(session: Session, dataset: Dataset) -> None:
@@ -75,10 +67,11 @@ def remove(session: Session, dataset: Dataset) -> None:
     if status is DatasetStatus.INGESTING:
         words = f"dataset {dataset.name} is ingesting and cannot be removed; wait until it is ready or has failed"
         raise WrongState("dataset", dataset.name, status, "removed", allowed_from(status), words=words)
-    end = session.scalar(select(func.max(Sample.idx)).where(Sample.dataset_id == dataset.id))
-    for first in range(0, -1 if end is None else end + 1, SLICE):
-        rows = (Sample.dataset_id == dataset.id, Sample.idx >= first, Sample.idx < first + SLICE)
-        session.execute(delete(Sample).where(*rows).execution_options(synchronize_session=False))
+    mine = Sample.dataset_id == dataset.id
+    last = session.scalar(select(func.max(Sample.idx)).where(mine))
+    for first in range(0, (last or 0) + 1, SLICE):
+        rows = delete(Sample).where(mine, Sample.idx >= first, Sample.idx < first + SLICE)
+        session.execute(rows.execution_options(synchronize_session=False))
     session.delete(dataset)
     session.flush()
     removals.insert(session, f"datasets/{dataset.id}")
@@ -141,3 +134,16 @@ def samples_page(session: Session, dataset_id: str, *, after: int, limit: int, r
     """Samples by idx, starting above `after`."""
     wanted = select(Sample).where(Sample.dataset_id == dataset_id, Sample.idx > after).order_by(Sample.idx).limit(limit)
     return list(session.scalars(wanted.where(Sample.role == role) if role else wanted))
+
+
+def _called(name_or_id: str) -> Select[Dataset]:
+    """The one with that id before another with that name: a name may look like an id."""
+    by_id = Dataset.id == name_or_id
+    return select(Dataset).where(by_id | (Dataset.name == name_or_id)).order_by(by_id.desc()).limit(1)
+
+
+def _found(session: Session, wanted: Select[Dataset], name_or_id: str) -> Dataset:
+    row = session.scalar(wanted)
+    if row is None:
+        raise NotFound("dataset", name_or_id)
+    return row

@@ -12,8 +12,6 @@ from winnow.store.engine import now
 from winnow.store.tables import Experiment
 
 T = TypeVar("T")
-REMOVED = "removed"
-"""What is no state: nothing is left that could be in one."""
 
 
 def insert(session: Session, spec: ExperimentSpec, dataset_id: str) -> Experiment:
@@ -114,7 +112,7 @@ def remove(session: Session, id: str) -> None:
     """
     status = _locked_status(session, id)
     if not has_ended(status):
-        raise WrongState("experiment", id, status, REMOVED, allowed_from(status))
+        raise WrongState("experiment", id, status, "removed", allowed_from(status))
     session.execute(delete(Experiment).where(Experiment.id == id))
     removals.insert(session, f"experiments/{id}")
 

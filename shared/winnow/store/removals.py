@@ -17,14 +17,10 @@ def insert(session: Session, prefix: str) -> None:
     session.flush()
 
 
-def prefixes(session: Session) -> list[str]:
-    """Every place that is noted, in the order of removing."""
-    return list(session.scalars(select(Removal.prefix).order_by(Removal.at)))
-
-
-def outdated(session: Session, seconds: float) -> list[str]:
-    """Those that were noted so long ago."""
-    return list(session.scalars(select(Removal.prefix).where(Removal.at < now() - seconds)))
+def places(session: Session, *, seconds: float) -> dict[str, bool]:
+    """Every place that is noted, in the order of removing, and whether it was noted more than `seconds` ago."""
+    noted = select(Removal.prefix, Removal.at < now() - seconds).order_by(Removal.at)
+    return dict(session.execute(noted).all())
 
 
 def forget(session: Session, prefix: str) -> None:
