@@ -71,8 +71,9 @@ def test_compare_tells_runs_of_one_name_apart(
 
 
 def test_compare_of_many_names_few_and_none_that_came_to_nothing(
-    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+    coordinator: Coordinator, url: str, winnow: Winnow, run_through: Callable[..., str]
 ) -> None:
+    assert "nothing to compare" in winnow("compare").err and not Path("winnow-compare").exists()
     add_dataset(coordinator)
     for number in range(5):
         run_through(name=f"e{number}", seed=number)

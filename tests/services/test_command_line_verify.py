@@ -49,6 +49,7 @@ def run(coordinator: Coordinator, settings: Settings, url: str, driver: Driver) 
 def verified(winnow: Winnow, id: str, *options: str) -> dict[tuple[int, str], str]:
     """Reasons by round and what they are about; the exit code and the text say the same."""
     said = winnow("verify", id, "--json", *options)
+    assert "no file was compared" not in said.err
     found = {(one["round"], one["what"]): one["reason"] for row in said.json["rounds"] for one in row["problems"]}
     assert (said.code, said.json["ok"]) == ((1, False) if found else (0, True))
     if found:
@@ -92,6 +93,13 @@ def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
+
+
+def test_one_that_never_trained_is_not_called_whole(coordinator: Coordinator, url: str, winnow: Winnow) -> None:
+    add_dataset(coordinator)
+    with Client(url) as client:
+        id = client.create_experiment(experiment_body())["id"]
+    assert "no file was compared" in winnow("verify", id).err
 
 
 def test_a_flipped_byte_is_named(run: Begin, winnow: Winnow, coordinator: Coordinator) -> None:

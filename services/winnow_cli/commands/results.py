@@ -13,7 +13,7 @@ from winnow.errors import InvalidInput
 from winnow_cli import picture
 from winnow_cli.naming import id_of, ids_of
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, Ids, StateDir, Url, connect
-from winnow_cli.output import console, count, note, print_json, print_table
+from winnow_cli.output import aside, console, count, note, print_json, print_table
 from winnow_cli.report import COLUMNS, gather, rows
 
 Json = dict[str, Any]
@@ -31,6 +31,9 @@ def compare(
     """The table of samples, visits, seconds and F1, a picture of the curves, and report.json."""
     with connect(url, state_dir) as client:
         wanted = ids_of(client, ids or []) or _all_but_the_empty(client)
+        if not (wanted or json):
+            aside.print("nothing to compare; `winnow run SPEC.yaml` begins an experiment")
+            return
         report = gather(client, wanted)
     written = write(report, out)
     if json:

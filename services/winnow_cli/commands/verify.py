@@ -7,7 +7,7 @@ import typer
 
 from winnow_cli.naming import id_of
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, StateDir, Url, connect
-from winnow_cli.output import console, count, plain, print_json, print_table
+from winnow_cli.output import aside, console, count, plain, print_json, print_table
 from winnow_cli.verification import Verdict, Verification
 
 
@@ -28,6 +28,8 @@ def verify(
         print_json({"experiment": id, "ok": not problems, "rounds": [asdict(verdict) for verdict in verdicts]})
     else:
         print_table([">round", ">files", ">bytes", ">picks", "replay", ">problems"], map(_row, verdicts))
+        if not any(verdict.files for verdict in verdicts):
+            aside.print("nothing of it is stored yet: no file was compared", soft_wrap=True)
         for one in problems:
             console.print(f"[red]round {one.round}, {plain(one.what)}:[/red] {plain(one.reason)}", soft_wrap=True)
     if problems:
