@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 import winnow
 from winnow import errors, problems
+from winnow.description import add_page
 from winnow.perimeter import Perimeter
 from winnow.settings import is_loopback
 from winnow.store import keys
@@ -64,7 +65,10 @@ def make_app(coordinator: Coordinator, *, steward: bool = True) -> FastAPI:
         description=DESCRIPTION,
         lifespan=_lifespan(coordinator, steward=steward),
         generate_unique_id_function=_operation_id,
+        docs_url=None,
+        redoc_url=None,
     )
+    add_page(app)
     app.state.coordinator = coordinator
     app.state.board = Board(coordinator)
     app.state.reads = Reads(coordinator.database)

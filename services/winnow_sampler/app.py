@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 import winnow
 from winnow import problems
+from winnow.description import add_page
 from winnow.errors import Unavailable
 from winnow.perimeter import Perimeter
 from winnow.problems import responses
@@ -74,7 +75,10 @@ def make_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=live,
         generate_unique_id_function=_operation_id,
+        docs_url=None,
+        redoc_url=None,
     )
+    add_page(app)
     app.state.sampler = sampler
     problems.install(app)
     for router in (routes.selections, routes.comparisons, routes.files, routes.names):

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from winnow import problems
+from winnow.description import PAGE
 from winnow.settings import is_loopback
 
 LEAST_SECRET = 24
@@ -23,14 +24,11 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 """On every answer; a header that a route sets itself stands."""
-PAGES = ("/docs", "/redoc")
 _PAGE_POLICY = (
-    "default-src 'none'; frame-ancestors 'none'; connect-src 'self'; worker-src blob:; font-src https:; "
-    "img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly; "
-    "style-src 'unsafe-inline' https://cdn.jsdelivr.net https://fonts.googleapis.com; "
-    "script-src 'unsafe-inline' https://cdn.jsdelivr.net"
+    "default-src 'none'; frame-ancestors 'none'; connect-src 'self'; img-src 'self' data:; "
+    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'"
 )
-"""The API description's pages bring their scripts from where FastAPI takes them."""
+"""Of the page that describes the API, whose scripts are the service's own."""
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 MOST_HEADERS = 16 << 10
 """Bytes of a request's headers; more is answered 431."""
@@ -119,7 +117,7 @@ def _refuse(status: int, code: str, reason: str) -> ASGIApp:
 def _add_headers(headers: MutableHeaders, path: str) -> None:
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
-    if path.startswith(PAGES):
+    if path == PAGE:
         headers["Content-Security-Policy"] = _PAGE_POLICY
 
 
