@@ -2,10 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,8 @@ MOST_BYTES = 1 << 16
 """Of a spec file. YAML's numbers of base 60 take time that grows with the square of their length."""
 MOST_VALUES = 100_000
 MOST_DEPTH = 100
+MERGE = "tag:yaml.org,2002:merge"
+"""`<<`, of which there may be several."""
 SIMILAR = 0.75
 """From which on a key is taken for another one, misspelt: the share of letters that both have in order."""
 
@@ -29,7 +31,8 @@ class _Repeated(Exception):
 class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        _require_once([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        keys = (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != MERGE)
+        _require_once([key.value for key in keys])
         return node
 
 
@@ -96,7 +99,7 @@ def experiments(document: Json, source: str) -> list[ExperimentSpec]:
     try:
         return expand(document)
     except ValidationError as error:
-        raise _explain(source, error, {*_keys_of(ExperimentSpec), "arms", "seeds", "preset"}) from error
+        raise _explain(source, error, [*_keys_of(ExperimentSpec), "arms", "seeds", "preset"]) from error
 
 
 def dataset(document: Json, source: str) -> DatasetSpec:
@@ -111,7 +114,7 @@ def parse(model: type[DatasetSpec], document: Json, source: str) -> DatasetSpec:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise _explain(source, error, _keys_of(model)) from error
+        raise _explain(source, error, list(_keys_of(model))) from error
 
 
 def pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
@@ -131,22 +134,45 @@ def absolute(path: str) -> str:
     return str(place.absolute()) if place.exists() else path
 
 
-def _explain(source: str, error: ValidationError, keys: Collection[str]) -> InvalidInput:
-    """Where and why, with the key that a misspelt one resembles."""
+def _explain(source: str, error: ValidationError, keys: Sequence[str]) -> InvalidInput:
+    """Where and why; of a key that there is not, what it may stand for."""
     reasons: list[str] = []
     for one in error.errors(include_url=False):
+        place = ".".join(map(str, one["loc"])) or "spec"
         reason = one["msg"].removeprefix("Value error, ")
         if one["type"] == "extra_forbidden":
-            similar = get_close_matches(str(one["loc"][-1]), keys, 1, SIMILAR)
-            reason = "is no key here; " + (f"did you mean {similar[0]}?" if similar else "docs/spec.md lists the keys")
-        reasons.append(f"{'.'.join(map(str, one['loc'])) or 'spec'}: {reason}")
+            reason = f"is no key here; {_meant([str(part) for part in one['loc'] if isinstance(part, str)], keys)}"
+        reasons.append(f"{place}: {reason}")
     return InvalidInput(source, "; ".join(reasons))
 
 
-def _keys_of(model: type[BaseModel]) -> set[str]:
-    """The keys of a model and of all that it holds."""
-    schema = model.model_json_schema()
-    return {key for one in (schema, *schema.get("$defs", {}).values()) for key in one.get("properties", {})}
+def _meant(path: list[str], keys: Sequence[str]) -> str:
+    """What a wrong key may be: the same one elsewhere, or one that is spelt alike, of its own level first."""
+    *level, name = path
+    stems = [key.rpartition(".")[0] for key in keys if key.rpartition(".")[2] == name]
+    if stems:
+        return "it belongs " + " or ".join(f"under {stem}" if stem else "at the top" for stem in stems)
+    of_level = [key for key in keys if key.rpartition(".")[0] == ".".join(level)]
+    similar = get_close_matches(name, [key.rpartition(".")[2] for key in of_level], 1, SIMILAR)
+    if not similar:
+        elsewhere = {key.rpartition(".")[2]: key for key in reversed(keys)}
+        similar = [elsewhere[one] for one in get_close_matches(name, list(elsewhere), 1, SIMILAR)]
+    return f"did you mean {similar[0]}?" if similar else "docs/spec.md lists the keys"
+
+
+def _keys_of(model: type[BaseModel], stem: str = "") -> Iterator[str]:
+    """The dotted keys of a model and of all that it holds."""
+    for name, field in model.model_fields.items():
+        yield f"{stem}{name}"
+        for part in _models_in(field.annotation):
+            yield from _keys_of(part, f"{stem}{name}.")
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def body_of(spec: BaseModel) -> Json:

@@ -68,7 +68,7 @@ def _rests(client: Client, id: str) -> bool:
 
 
 def _is_gone(error: Exception) -> bool:
-    return isinstance(error, ApiProblem) and error.code == "not-found"
+    return isinstance(error, ApiProblem) and error.is_not_found
 
 
 def _status(client: Client, id: str) -> ExperimentStatus:

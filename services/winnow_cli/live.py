@@ -58,7 +58,7 @@ def _looks(client: Client, ids: Sequence[str], ended: Callable[[], bool]) -> Ite
                 try:
                     seen[id] = client.experiment(id)
                 except ApiProblem as problem:
-                    if problem.code != "not-found" or id not in seen:
+                    if not problem.is_not_found or id not in seen:
                         raise
                     left.remove(id)
                     note(f"{seen[id]['name']} ({id}) was removed")

@@ -39,6 +39,6 @@ def there(client: Client, ids: Iterable[str]) -> list[dict[str, Any]]:
         try:
             found.append(client.experiment(id))
         except ApiProblem as problem:
-            if problem.code != "not-found":
+            if not problem.is_not_found:
                 raise
     return found

@@ -92,8 +92,11 @@ def _width(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
 
 
 def note(words: str) -> None:
-    """What is well to know beside the answer."""
-    aside.print(f"[yellow]note:[/yellow] {plain(words)}", soft_wrap=True)
+    """What is well to know beside the answer. Under a live table it comes above it, and stays."""
+    with aside.capture() as told:
+        aside.print(f"[yellow]note:[/yellow] {plain(words)}", soft_wrap=True)
+    sys.stderr.write(told.get())  # a live table takes it from there; a console would write into the table
+    sys.stderr.flush()
 
 
 def plain(text: str) -> str:

@@ -103,8 +103,8 @@ def notes(experiments: Sequence[Json]) -> list[str]:
     for key in _differing(flat, FREE):
         owners: dict[str, list[str]] = {}
         for title, one in zip(named, flat, strict=True):
-            owners.setdefault(_word(one.get(key)), []).append(title)
-        values = ", ".join(f"{value} ({_some(titled)})" for value, titled in owners.items())
+            owners.setdefault(json.dumps(one.get(key)), []).append(title)
+        values = ", ".join(f"{_word(json.loads(value))} ({_some(titled)})" for value, titled in owners.items())
         found.append(f"{key} differs: {values}")
     for title, experiment in zip(named, experiments, strict=True):
         if experiment["status"] != "completed":

@@ -42,6 +42,6 @@ def _find(client: Client, name: str) -> Json | None:
     try:
         return client.dataset(name)
     except ApiProblem as problem:
-        if problem.code != "not-found":
+        if not problem.is_not_found:
             raise
         return None

@@ -10,6 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from winnow.errors import NotAuthorised
 from winnow.perimeter import is_from_here
+from winnow.problems import require_known_query
 from winnow.settings import is_loopback
 from winnow.store import keys
 from winnow.store.tables import ApiKey
@@ -77,23 +78,24 @@ async def while_valid(caller: Principal, frames: AsyncIterator[str]) -> AsyncIte
 Caller = Annotated[Principal, Depends(identify)]
 
 
-def _require(caller: Principal, scope: str) -> Principal:
+async def _require(request: Request, caller: Principal, scope: str) -> Principal:
     if not caller.may(scope):
         raise NotAuthorised(f"this needs a key with the scope {scope!r}", missing_scope=scope)
+    await require_known_query(request)
     return caller
 
 
 # Without the level between: what FastAPI does for each dependency is most of what a small read costs.
 async def _reader(request: Request, credentials: _Credentials) -> Principal:
-    return _require(await identify(request, credentials), "read")
+    return await _require(request, await identify(request, credentials), "read")
 
 
-async def _runner(caller: Caller) -> Principal:
-    return _require(caller, "run")
+async def _runner(request: Request, caller: Caller) -> Principal:
+    return await _require(request, caller, "run")
 
 
-async def _admin(caller: Caller) -> Principal:
-    return _require(caller, "admin")
+async def _admin(request: Request, caller: Caller) -> Principal:
+    return await _require(request, caller, "admin")
 
 
 Reader = Annotated[Principal, Depends(_reader)]

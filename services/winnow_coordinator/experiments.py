@@ -97,7 +97,7 @@ def page(
     ids = experiments.page_of_ids(session, before=pages.decode(cursor), limit=limit + 1, status=status, name=name)
     shown, following = pages.cut(ids, limit, str)
     views = _render(session, final, shown)
-    return b'{"items":[%b],"next":%b}' % (b",".join(views[id] for id in shown), to_json(following))
+    return b'{"items":[%b],"next":%b}' % (b",".join(views[id] for id in shown if id in views), to_json(following))
 
 
 def pause(session: Session, id: str) -> ExperimentView:

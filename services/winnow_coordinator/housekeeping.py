@@ -4,7 +4,8 @@ A thread of its own walks over a few experiments at a time: leases must not wait
 coordinators may do it at once. A manifest goes before its file, so that whoever dies in between leaves a file without a
 manifest, which the next walk finds, and never a manifest without its file.
 
-What people removed is noted by the place of its files, and emptied at every step (winnow.store.removals).
+What people removed is noted by the place of its files (winnow.store.removals). The next step empties
+it, and each walk looks whether anything came to lie there.
 
 No wall clock decides. What attempts left is told by the fence (winnow_coordinator.orphans), and goes when two walks
 have found it. What only age can tell must lie there, unchanged, for `sweep_seconds` of this process's monotonic clock:
@@ -47,8 +48,8 @@ class Housekeeper:
         self._rests_until = clock()
         self._seen: dict[str, dict[str, Sight]] = {}
         self._in_order: set[str] = set()
-        self._stuck: set[str] = set()
-        """Places of removed things that could not be emptied; the next walk tries again."""
+        self._visited: set[str] = set()
+        """Places of what was removed that were emptied, or could not be; each walk looks at them again."""
 
     def step(self) -> None:
         """Empty the places of what was removed, and look after the next few experiments; behind the last of them, after
@@ -78,11 +79,10 @@ class Housekeeper:
         with self._database.read() as session:
             places = removals.places(session, seconds=self._coordinator.settings.sweep_seconds)
         for prefix, is_outdated in places.items():
-            if prefix in self._stuck or self._coordinator.stopping.is_set():
+            if prefix in self._visited or self._coordinator.stopping.is_set():
                 continue
-            if not self._empty_place(prefix):
-                self._stuck.add(prefix)
-            elif is_outdated:
+            self._visited.add(prefix)
+            if self._empty_place(prefix) and is_outdated:
                 with self._database.begin() as session:
                     removals.forget(session, prefix)
 
@@ -118,7 +118,7 @@ class Housekeeper:
         return bool(keys)
 
     def _look_elsewhere(self) -> None:
-        self._stuck.clear()
+        self._visited.clear()
         with self._database.read() as session:
             known = datasets.ids(session)
         for id in known:

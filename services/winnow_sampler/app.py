@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
@@ -81,9 +81,8 @@ def make_app(settings: Settings) -> FastAPI:
     add_page(app)
     app.state.sampler = sampler
     problems.install(app)
-    for router in (routes.selections, routes.comparisons, routes.files, routes.names):
-        app.include_router(router, dependencies=[Depends(problems.require_known_query)])
-    app.include_router(health)
+    for router in (routes.selections, routes.comparisons, routes.files, routes.names, health):
+        app.include_router(router)
     return app
 
 

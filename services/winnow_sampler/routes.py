@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from winnow.errors import InvalidInput
 from winnow.negotiation import ARROW, JSON, NDJSON, NPY, negotiate
-from winnow.problems import responses
+from winnow.problems import require_known_query, responses
 from winnow.selection import requirements, strategies
 from winnow_sampler import comparing, selecting
 from winnow_sampler.comparing import Comparing
@@ -28,7 +28,7 @@ from winnow_sampler.selecting import Selecting
 from winnow_sampler.snapshots import Found
 
 Json = dict[str, Any]
-_guarded = [Depends(authorise)]
+_guarded = [Depends(authorise), Depends(require_known_query)]
 selections = APIRouter(prefix="/v1/selections", tags=["selections"], dependencies=_guarded)
 comparisons = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], dependencies=_guarded)
 files = APIRouter(prefix="/v1/embeddings", tags=["embeddings"], dependencies=_guarded)
@@ -132,7 +132,7 @@ def forget(id: str, here: Here) -> None:
     here.uploads.delete(id)
 
 
-@names.get("", responses=responses(401))
+@names.get("", responses=responses(401, 422))
 def list_all() -> StrategiesView:
     """The strategies, and which inputs each needs and reads."""
     needs = {name: requirements(name) for name in strategies()}

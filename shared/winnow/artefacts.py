@@ -230,8 +230,8 @@ def _chunks(source: Path | bytes) -> Iterator[bytes]:
 
 
 def _unless_gone(error: OSError) -> None:
-    """A folder that cannot be listed is not an empty one; one that went meanwhile is."""
-    if not isinstance(error, FileNotFoundError):
+    """A folder that cannot be listed is not an empty one; one that went meanwhile, or is a file, is."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 
 

@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,12 +28,11 @@ import numpy as np
 from httpx_sse import ServerSentEvent, connect_sse
 from numpy.typing import NDArray
 
+from winnow.answers import FIRST_PAUSE, ApiProblem, Patience, is_final, may_have_acted, require_success
 from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus, has_ended
-from winnow.errors import ArtefactCorrupt, Unavailable, WinnowError
+from winnow.errors import ArtefactCorrupt, Unavailable
 
 Json = dict[str, Any]
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
-"""Seconds before the second try, which double up to the longest."""
 START_SECONDS, RESTART_SECONDS = 3.0, 60.0
 """How long a coordinator that never answered, or that answered before, is asked again."""
 QUIET_SECONDS = 60.0
@@ -42,17 +40,6 @@ QUIET_SECONDS = 60.0
 REMOVAL_SECONDS = 600.0
 """Millions of rows take their time."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-_AWAY = frozenset({502, 503, 504})
-
-
-class ApiProblem(WinnowError):
-    """The coordinator refused. `code` is stable, `problem` the whole RFC 9457 document."""
-
-    def __init__(self, status: int, problem: Json) -> None:
-        super().__init__(problem.get("detail") or problem.get("title") or f"HTTP {status}")
-        self.status = status
-        self.problem = problem
-        self.code = str(problem.get("code", "http-error"))
 
 
 @dataclass(frozen=True)
@@ -71,7 +58,7 @@ class Client:
         url: where the coordinator is, without `/api/v1`.
         key: an API key; not needed on loopback.
         timeout: seconds to wait for an answer.
-        on_silence: called with a sentence when one that answered before does not, once until it answers again.
+        on_silence: called with a sentence when one that answered before is waited for, once until it answers again.
 
     Threads may share one. Every method raises ApiProblem when the coordinator refuses and Unavailable when it does not
     answer.
@@ -100,6 +87,7 @@ class Client:
         self._timeout = timeout
         self._answered = False
         self._is_silent = False
+        self._telling = threading.Lock()
         self._on_silence = on_silence
 
     def __enter__(self) -> Self:
@@ -146,7 +134,7 @@ class Client:
 
     def remove_dataset(self, name: str) -> None:
         """Forget a dataset that no experiment is on, by name or id. The files it was taken in from stay."""
-        self._remove(f"/datasets/{name}")
+        self._remove(f"/datasets/{self.dataset(name)['id']}")  # a repeat must not meet another one of that name
 
     def samples(self, dataset: str, *, role: str | None = None) -> Iterator[Json]:
         """A dataset's samples by idx."""
@@ -190,7 +178,7 @@ class Client:
 
     def events(self, id: str, *, after: int = 0, until_paused: bool = False) -> Iterator[Event]:
         """Events until the experiment has ended, or is paused, too. A stream that breaks is taken up where it broke."""
-        patience: _Patience | None = None
+        patience: Patience | None = None
         ended = False
         while True:
             news = False
@@ -201,8 +189,10 @@ class Client:
                     yield _event(heard)
             except (httpx.TransportError, ApiProblem) as error:
                 patience = patience or self._be_patient()
-                if _is_final(error) or not patience.wait():
+                if is_final(error) or patience.is_over:
                     self._give_up(error)
+                self._miss(error)
+                patience.wait()
                 continue
             if ended and not news:
                 return  # a coordinator that stops ends its streams, too: the last is silent and begins after the end
@@ -252,7 +242,7 @@ class Client:
         digest = hashlib.sha256()
         try:
             with self._http.stream("GET", f"/experiments/{id}/rounds/{number}/artefacts/{kind}") as answer:
-                _require_success(answer)
+                require_success(answer)
                 for chunk in answer.iter_bytes():
                     digest.update(chunk)
                     into.write(chunk)
@@ -303,12 +293,12 @@ class Client:
 
     def _remove(self, path: str) -> None:
         """One that is not there when it is asked for again went with the first call, whose answer was lost."""
-        repeats: list[None] = []
+        missed: list[Exception] = []
         patience = httpx.Timeout(self._timeout, read=REMOVAL_SECONDS)
         try:
-            self._send("DELETE", path, on_repeat=lambda: repeats.append(None), timeout=patience)
+            self._send("DELETE", path, on_repeat=missed.append, timeout=patience)
         except ApiProblem as problem:
-            if problem.code != "not-found" or not repeats:
+            if not problem.is_not_found or not any(map(may_have_acted, missed)):
                 raise
 
     def _send(
@@ -317,7 +307,7 @@ class Client:
         path: str,
         *,
         repeatable: bool = True,
-        on_repeat: Callable[[], object] = lambda: None,
+        on_repeat: Callable[[Exception], object] = lambda error: None,
         **request: Any,
     ) -> httpx.Response:
         """One call and its repeats. Raises ApiProblem, Unavailable."""
@@ -325,31 +315,35 @@ class Client:
         while True:
             try:
                 answer = self._http.request(method, path, **request)
-                _require_success(answer)
+                require_success(answer)
             except (httpx.TransportError, ApiProblem) as error:
-                if _is_final(error) or not repeatable or not patience.wait():
+                if is_final(error) or not repeatable or patience.is_over:
                     self._give_up(error)
-                on_repeat()
+                self._miss(error)
+                on_repeat(error)
+                patience.wait()
             else:
                 self._hear()
                 return answer
 
-    def _be_patient(self) -> "_Patience":
-        return _Patience(RESTART_SECONDS if self._answered else START_SECONDS, self._pause, self._miss)
+    def _be_patient(self) -> Patience:
+        return Patience(RESTART_SECONDS if self._answered else START_SECONDS, self._pause)
 
     def _hear(self) -> None:
         self._answered, self._is_silent = True, False
 
-    def _miss(self) -> None:
-        """Say once that there is no answer, if there was one before."""
-        if self._answered and not self._is_silent and self._on_silence is not None:
-            self._on_silence(f"no answer from {self.url}; it is asked again for {RESTART_SECONDS:g} s")
-        self._is_silent = True
+    def _miss(self, error: Exception) -> None:
+        """Say once what is waited for, if there was an answer before."""
+        with self._telling:  # threads may share a client
+            is_news, self._is_silent = self._answered and not self._is_silent, True
+        if is_news and self._on_silence is not None:
+            found = f"{self.url} says: {error}" if isinstance(error, ApiProblem) else f"no answer from {self.url}"
+            self._on_silence(f"{found}; it is asked again for {RESTART_SECONDS:g} s")
 
     def _stream(self, id: str, after: int, until_paused: bool) -> Iterator[ServerSentEvent]:
         asked = {"params": {"until_paused": until_paused}, "headers": {"Last-Event-ID": str(after)}}
         with connect_sse(self._http, "GET", f"/experiments/{id}/events", timeout=QUIET_SECONDS, **asked) as source:
-            _require_success(source.response)
+            require_success(source.response)
             self._hear()
             yield from (heard for heard in source.iter_sse() if heard.data)  # comments come through empty
 
@@ -360,41 +354,5 @@ class Client:
         raise Unavailable(f"no answer from {self.url} ({reason}); is the stack up? `winnow up` starts one") from error
 
 
-class _Patience:
-    """Pauses that double, until `seconds` have passed without an answer; before each, `on_pause` is called."""
-
-    def __init__(self, seconds: float, pause: threading.Event, on_pause: Callable[[], None]) -> None:
-        self._on_pause = on_pause
-        self._until = time.monotonic() + seconds
-        self._event = pause
-        self._pause = FIRST_PAUSE
-
-    def wait(self) -> bool:
-        """Pause before the next try; False, at once, when it is time to give up."""
-        if time.monotonic() >= self._until:
-            return False
-        self._on_pause()
-        self._event.wait(self._pause)
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
-        return True
-
-
-def _is_final(error: httpx.TransportError | ApiProblem) -> bool:
-    """Whether asking again would change nothing."""
-    return isinstance(error, ApiProblem) and error.status not in _AWAY
-
-
 def _event(heard: ServerSentEvent) -> Event:
     return Event(heard.event, json.loads(heard.data), int(heard.id) if heard.event != "progress" and heard.id else None)
-
-
-def _require_success(answer: httpx.Response) -> None:
-    if answer.is_success:
-        return
-    try:
-        problem = json.loads(answer.read())
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict):
-        problem = {"title": f"HTTP {answer.status_code} from {answer.url}, and no problem document: is that Winnow?"}
-    raise ApiProblem(answer.status_code, problem)

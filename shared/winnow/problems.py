@@ -6,8 +6,11 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import Query
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
@@ -99,7 +102,6 @@ STATUS[TooLarge] = 413
 
 def install(app: FastAPI) -> None:
     """Let `app` answer every error as a problem."""
-    app.state.query_keys = {}
     app.add_exception_handler(errors.WinnowError, _answer_winnow)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_framework)
@@ -123,25 +125,17 @@ def answer(
 
 
 async def require_known_query(request: Request) -> None:
-    """Raise InvalidInput for a query key that the route has not: a filter that is passed over shows too much."""
+    """Raise InvalidInput for a query key that the route has not: a filter that is passed over shows too much.
+
+    For whoever may ask at all: a stranger is told of the missing key first.
+    """
     if not request.query_params:
         return
-    seen: dict[str, list[str]] = request.app.state.query_keys
-    route: str = request.scope["route"].unique_id
-    if (known := seen.get(route)) is None:
-        known = seen[route] = _described_keys(request)
+    route: APIRoute = request.scope["route"]
+    known = [field.alias for field in get_flat_params(route.dependant) if isinstance(field.field_info, Query)]
     for key in request.query_params:
         if key not in known:
             raise errors.InvalidInput(key, f"is no query parameter here; these are: {', '.join(known) or 'none'}")
-
-
-def _described_keys(request: Request) -> list[str]:
-    """The query keys of what was asked, by the API's own description."""
-    path, method = request.scope["path"], request.method.lower()
-    described = request.app.openapi()["paths"].items()
-    found = [operations[method] for template, operations in described if method in operations and _fits(template, path)]
-    parameters = (one for operation in found for one in operation.get("parameters", ()))
-    return [one["name"] for one in parameters if one["in"] == "query"]
 
 
 def status_of(error: errors.WinnowError) -> int:

@@ -189,8 +189,13 @@ def test_a_coordinator_that_comes_back_is_waited_for(coordinator: Coordinator) -
 
 def test_one_that_went_is_told_once_until_it_is_back(coordinator: Coordinator) -> None:
     add_dataset(coordinator)
-    port, told = free_port(), list[str]()
-    with Client(f"http://127.0.0.1:{port}", on_silence=told.append) as client, ThreadPoolExecutor(2) as pool:
+    port, told, pause = free_port(), list[str](), threading.Event()
+
+    def tell(words: str) -> None:
+        pause.wait(0.2)  # the other thread finds no answer meanwhile
+        told.append(words)
+
+    with Client(f"http://127.0.0.1:{port}", on_silence=tell) as client, ThreadPoolExecutor(2) as pool:
         with pytest.raises(Unavailable):
             client.dataset("tissue")
         assert not told, "one that never answered is soon given up, and that is said"

@@ -51,6 +51,15 @@ def test_run_begins_one_experiment_for_each_arm_and_seed(coordinator: Coordinato
             "{name: e, dataset: d, positive_class: a, simclr: {epoch: 5}}",
             "simclr.epoch: is no key here; did you mean epochs?",
         ),
+        (
+            "{name: e, dataset: d, positive_class: a, epochs: 5}",
+            "epochs: is no key here; it belongs under simclr or under proxy",
+        ),
+        (
+            "{name: e, dataset: d, positive_class: a, simclr: {budget: 5}}",
+            "simclr.budget: is no key here; it belongs at",
+        ),
+        ("{name: e, dataset: d, positive_class: a, learning_rat: 1}", "did you mean simclr.learning_rate?"),
         ("{name: e, dataset: d, positive_class: a, colour: red}", "docs/spec.md lists the keys"),
         ("seed: 1\nname: e\nseed: 2", "has the key seed twice"),
         ("{name: e, dataset: d, preset: papers}", "preset: Input should be 'paper' or 'authors-code'"),
@@ -237,12 +246,17 @@ def test_doctor_asks_the_sampler(
     assert record["sampler_url"] in look("--state-dir", str(tmp_path))["found"], "the embedded stack's own"
 
 
-def test_errors_are_json_where_json_was_asked_for(winnow: Winnow, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_json_where_json_was_asked_for(
+    coordinator: Coordinator, winnow: Winnow, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong = winnow("run", "--json", "--detach")
     assert (wrong.code, wrong.json["code"]) == (2, "usage")
     assert "Missing argument" in wrong.json["detail"]
     assert winnow("list", "--status", "odd", "--json").json["code"] == "invalid"
     Path("file").touch()
+    add_dataset(coordinator)
+    Path("spec.json").write_text(json.dumps(experiment_body()))
+    assert winnow("run", "spec.json", "--detach").code == 0
     taken = winnow("compare", "--out", "file", "--json")
     assert (taken.code, taken.json["code"]) == (1, "file")
     assert winnow("compare", "--out", "file").err.startswith("error: file: ")

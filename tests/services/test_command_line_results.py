@@ -85,7 +85,7 @@ def test_compare_of_many_names_few_and_none_that_came_to_nothing(
     assert "never is created: not evaluated yet" in said.err
     move(coordinator, never["id"], ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
     said = winnow("compare")
-    assert "never is" not in said.err and "1 that were cancelled before anything" in said.err
+    assert "never is" not in said.err and "as cancelled before anything was evaluated: 1" in said.err
     assert "budget differs: 5 (e0, e1, e2 and 2 more), 6 (other)" in said.err
     assert "nothing of it was evaluated" in winnow("compare", "never").err, "whoever names it sees it"
 
@@ -131,11 +131,11 @@ def test_export_says_which_encoders_are_gone(
 ) -> None:
     add_dataset(coordinator)
     id = run_through()
-    assert "kept no more" not in winnow("export", id, "--to", "whole", "--all").err
+    assert "kept any more" not in winnow("export", id, "--to", "whole", "--all").err
     with coordinator.database.begin() as session:
         artefacts.drop(session, id, 0, stem="state")
     said = winnow("export", id, "--to", "out", "--all")
-    assert said.code == 0 and "encoder of round 0 is kept no more" in said.err
+    assert said.code == 0 and "no encoder is kept any more of round 0" in said.err
 
 
 def test_export_keeps_experiments_apart(

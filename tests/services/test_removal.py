@@ -20,8 +20,8 @@ from winnow.domain import ExperimentStatus
 from winnow.settings import Settings
 from winnow.store import experiments, removals
 from winnow.store.tables import Removal
+from winnow_cli.commands.experiments import watch_until_the_end
 from winnow_cli.hearing import hear
-from winnow_cli.live import follow
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.housekeeping import REST_SECONDS, Housekeeper
 from winnow_coordinator.steward import Steward
@@ -96,15 +96,18 @@ def test_files_go_after_their_rows_whoever_removed_them(
     kept = coordinator.artefacts.list(f"experiments/{other}")
     assert api.delete(f"/experiments/{id}").status_code == 204
     assert coordinator.artefacts.list(f"experiments/{id}"), "the request removes rows alone; it may die here"
-    keeper = Housekeeper(coordinator)
+    clock = [0.0]
+    keeper = Housekeeper(coordinator, lambda: clock[0])
     keeper.step()
     assert coordinator.artefacts.list("experiments") == kept
     assert not (coordinator.settings.artefact_dir / "experiments" / id).exists()
     put_json(coordinator.artefacts, f"experiments/{id}/rounds/0000/a1/late.json", "of a worker that lost its claim")
+    keeper.walk()
     keeper.step()
     assert coordinator.artefacts.list("experiments") == kept and noted(coordinator) == [f"experiments/{id}"]
     with coordinator.database.begin() as session:
         session.execute(update(Removal).values(at=Removal.at - coordinator.settings.sweep_seconds - 1))
+    keeper.walk()
     keeper.step()
     assert noted(coordinator) == []
 
@@ -285,15 +288,19 @@ def test_a_removal_whose_answer_is_lost_is_no_failure(
     add_dataset(coordinator)
     id = run_through()
     lost: list[str] = []
+    unreachable: list[bool] = []
 
     class Lossy(httpx.HTTPTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
-            answer = super().handle_request(request)
             if request.method == "DELETE" and not lost:
-                lost.append(str(answer.status_code))
+                lost.append("")
+                if unreachable:
+                    raise httpx.ConnectError("nobody there", request=request)
+                answer = super().handle_request(request)
+                lost[:] = [str(answer.status_code)]
                 answer.close()
                 raise httpx.ReadError("the connection broke", request=request)
-            return answer
+            return super().handle_request(request)
 
     with Client(url) as client:
         client._http._transport = Lossy()  # pyright: ignore[reportPrivateUsage] - where the network would be
@@ -301,27 +308,40 @@ def test_a_removal_whose_answer_is_lost_is_no_failure(
         assert lost == ["204"]
         with pytest.raises(ApiProblem, match="no experiment"):
             client.remove_experiment(id)
+        lost.clear()
+        unreachable.append(True)
+        with pytest.raises(ApiProblem, match="no experiment"):
+            client.remove_experiment(id)  # by a call that never came to the coordinator, and one that did
 
 
+@pytest.mark.parametrize("ended", [(ExperimentStatus.FAILED,), OVER])
 def test_one_that_is_removed_ends_no_watching_of_the_others(
-    coordinator: Coordinator, url: str, winnow: Winnow, capsys: pytest.CaptureFixture[str]
+    coordinator: Coordinator,
+    url: str,
+    winnow: Winnow,
+    capsys: pytest.CaptureFixture[str],
+    ended: tuple[ExperimentStatus, ...],
 ) -> None:
     add_dataset(coordinator)
     Path("spec.json").write_text(json.dumps(experiment_body(seeds=[0, 1])))
     goes, stays = (view["id"] for view in winnow("run", "spec.json", "--detach", "--json").json)
-    move(coordinator, goes, ExperimentStatus.FAILED)
+    move(coordinator, goes, *ended)
     heard: list[str] = []
+    shown: list[str] = []
 
     def listen(client: Client) -> None:
         heard.extend(id for id, _ in hear(client, [goes, stays]))
 
+    def has_shown(words: str) -> bool:
+        shown.append(capsys.readouterr().out)
+        return words in "".join(shown)
+
     with Client(url) as client, ThreadPoolExecutor(2) as pool:
-        followed = pool.submit(lambda: follow(client, [goes, stays]))
+        watched = pool.submit(watch_until_the_end, client, [goes, stays])
         listened = pool.submit(listen, client)
-        wait_until(lambda: {goes, stays} <= set(heard), 30, "both to be heard")
+        wait_until(lambda: {goes, stays} <= set(heard) and has_shown("created"), 30, "both to be seen and heard")
         client.remove_experiment(goes)
-        wait_until(lambda: "was removed" in capsys.readouterr().err, 30, "the other to be missed")
         move(coordinator, stays, *OVER)
-        assert [view["id"] for view in followed.result(30)] == [stays]
-        listened.result(30)
+        watched.result(30), listened.result(30)
+    assert has_shown(f"winnow compare {stays}")
     assert heard[-1] == stays

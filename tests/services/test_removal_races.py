@@ -1,5 +1,6 @@
 """Removing on Postgres while others are at the same rows: whoever is second waits, and then sees what was done."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import is_blocked, wait_until
 from services.conftest import add_dataset, experiment_body, move
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 from winnow.domain import ExperimentSpec, ExperimentStatus
@@ -117,6 +118,22 @@ def test_states_that_are_trimmed_are_waited_for(here: Coordinator) -> None:
     assert not raised
     with here.database.read() as session:
         assert session.scalars(select(Experiment.id)).all() == []
+
+
+def test_a_list_lives_with_a_removal_between_its_ids_and_its_rows(here: Coordinator) -> None:
+    goes, stays = begin(here), begin(here)
+    move(here, goes, *OVER)
+
+    waiting = [goes]
+
+    def remove_once(*_: object) -> None:
+        if waiting:
+            remove(here, waiting.pop())
+
+    with here.database.read() as session:
+        event.listen(here.database.engine, "after_cursor_execute", remove_once)
+        page = experiments.page(session, here.final_views, None, None, None, 50)
+    assert [view["id"] for view in json.loads(page)["items"]] == [stays]
 
 
 def test_a_tidier_that_finds_one_removed_settles_the_others(here: Coordinator) -> None:

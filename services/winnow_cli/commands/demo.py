@@ -15,8 +15,9 @@ from winnow_cli import files
 from winnow_cli.commands.datasets import SPEC_FILES, ingest, tell
 from winnow_cli.commands.results import show, write
 from winnow_cli.live import follow
+from winnow_cli.naming import there
 from winnow_cli.options import AsJson, Profile
-from winnow_cli.output import aside, console, plain, print_json
+from winnow_cli.output import aside, console, note, plain, print_json
 from winnow_cli.own_data import dataset_of
 from winnow_cli.report import gather
 from winnow_cli.resuming import find_or_add_dataset, find_or_begin
@@ -71,7 +72,7 @@ def demo(
         try:
             aside.print(f"starting coordinator, sampler and trainer; their state: {stack.state_dir}")
             stack.start()
-            with stack.watched(), Client(stack.url) as client:
+            with stack.watched(), Client(stack.url, on_silence=note) as client:
                 report = _run(client, dataset, specs, told.is_set, quiet=json)
             if report is None:
                 _say_stopped(out, json)
@@ -111,8 +112,8 @@ def _run(
     screen.print(f"{name}: {view['samples']:,} patches of {size} pixels, {classes} classes", soft_wrap=True)
     _say_skipped(view)
     ids = [find_or_begin(client, spec.model_copy(update={"dataset": name}))["id"] for spec in specs]
-    views = follow(client, ids, ended=told, screen=screen)
-    return None if told() else gather(client, [view["id"] for view in views])
+    follow(client, ids, ended=told, screen=screen)
+    return None if told() else gather(client, [view["id"] for view in there(client, ids)])
 
 
 def _say_skipped(view: Json) -> None:

@@ -122,10 +122,11 @@ def remove(
 def watch_until_the_end(client: Client, ids: list[str]) -> None:
     """Follow, and end with the table; Ctrl-C detaches. Exit code 1 when an experiment failed."""
     try:
-        views = follow(client, ids)
+        follow(client, ids)
     except KeyboardInterrupt:
         aside.print(f"\ndetached; the experiments go on. winnow watch {' '.join(ids)}")
         return
+    views = there(client, ids)
     if not (left := [view["id"] for view in views]):
         return
     console.print()

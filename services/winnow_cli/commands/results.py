@@ -91,10 +91,10 @@ def write(report: Json, folder: Path) -> list[Path]:
 def _all_but_the_empty(client: Client) -> list[str]:
     """Every experiment, oldest first, without those that were cancelled before anything of them was evaluated."""
     views = list(client.experiments())[::-1]
-    empty = [view for view in views if view["status"] == ExperimentStatus.CANCELLED and not view["latest"]]
-    if empty:
-        note(f"{count(len(empty))} that were cancelled before anything was evaluated are left out")
-    return [view["id"] for view in views if view not in empty]
+    wanted = [view["id"] for view in views if view["latest"] or view["status"] != ExperimentStatus.CANCELLED]
+    if empty := len(views) - len(wanted):
+        note(f"left out, as cancelled before anything was evaluated: {count(empty)}")
+    return wanted
 
 
 def _require_own(folder: Path, id: str) -> None:
@@ -138,8 +138,8 @@ def _artefacts(client: Client, id: str, folder: Path, everything: bool) -> list[
                 client.download(id, number, kind, place)
                 written.append(place)
     if gone:
-        rounds = ", ".join(map(str, gone))
-        note(f"the encoder of round {rounds} is kept no more; with WINNOW_KEEP_STATES=0 every one is")
+        numbers = ", ".join(map(str, gone))
+        note(f"no encoder is kept any more of round {numbers}; with WINNOW_KEEP_STATES=0 every one is")
     return written
 
 

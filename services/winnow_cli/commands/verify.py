@@ -29,7 +29,7 @@ def verify(
     else:
         print_table([">round", ">files", ">bytes", ">picks", "replay", ">problems"], map(_row, verdicts))
         if not any(verdict.files for verdict in verdicts):
-            aside.print("nothing of it is stored yet: no file was compared", soft_wrap=True)
+            aside.print("nothing of it is stored: no file was compared", soft_wrap=True)
         for one in problems:
             console.print(f"[red]round {one.round}, {plain(one.what)}:[/red] {plain(one.reason)}", soft_wrap=True)
     if problems:
