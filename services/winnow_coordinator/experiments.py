@@ -78,9 +78,7 @@ def get(session: Session, id: str) -> ExperimentView:
 
 def show(session: Session, final: FinalViews, id: str) -> bytes:
     """The same as JSON. Raises NotFound."""
-    is_gone = final.get(id) is not None and not experiments.exists(session, id)
-    view = None if is_gone else _render(session, final, [id]).get(id)
-    if view is None:
+    if (view := _render(session, final, [id]).get(id)) is None:
         raise NotFound("experiment", id)
     return view
 

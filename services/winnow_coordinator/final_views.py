@@ -1,13 +1,14 @@
 """Experiments in a final state, as the API shows them: they change no more, and most of a list are such.
 
-They may be removed, though: whoever shows one by its id asks the database whether it is still there.
+One that is removed is dropped: at once where it was removed, elsewhere by the steward's next step.
 """
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 
 MOST = 2_000
-"""Experiments remembered, some 4 kB each; those asked for longest ago go first."""
+"""Experiments remembered, some 4 kB each; those asked for longest ago go first. As many removed ones, by id alone."""
 
 
 class FinalViews:
@@ -16,6 +17,7 @@ class FinalViews:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._views: OrderedDict[str, bytes] = OrderedDict()
+        self._gone: OrderedDict[str, None] = OrderedDict()
 
     def get(self, id: str) -> bytes | None:
         with self._lock:
@@ -25,7 +27,19 @@ class FinalViews:
             return view
 
     def put(self, id: str, view: bytes) -> None:
+        """Remember a view, unless it was read before its experiment was removed."""
         with self._lock:
+            if id in self._gone:
+                return
             self._views[id] = view
             while len(self._views) > MOST:
                 self._views.popitem(last=False)
+
+    def drop(self, ids: Iterable[str]) -> None:
+        """Forget experiments that were removed."""
+        with self._lock:
+            for id in ids:
+                self._views.pop(id, None)
+                self._gone[id] = None
+            while len(self._gone) > MOST:
+                self._gone.popitem(last=False)

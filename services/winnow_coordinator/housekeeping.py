@@ -78,6 +78,7 @@ class Housekeeper:
         """Whoever lost a claim long ago may write there yet: a place is looked at for `sweep_seconds`."""
         with self._database.read() as session:
             places = removals.places(session, seconds=self._coordinator.settings.sweep_seconds)
+        self._coordinator.final_views.drop(prefix.partition("/")[2] for prefix in places)
         for prefix, is_outdated in places.items():
             if prefix in self._visited or self._coordinator.stopping.is_set():
                 continue

@@ -18,7 +18,7 @@ from winnow.artefacts import put_json
 from winnow.client import ApiProblem, Client
 from winnow.domain import ExperimentStatus
 from winnow.settings import Settings
-from winnow.store import experiments, removals
+from winnow.store import experiments, removals, rounds
 from winnow.store.tables import Removal
 from winnow_cli.commands.experiments import watch_until_the_end
 from winnow_cli.hearing import hear
@@ -32,6 +32,16 @@ OVER = (ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
 def noted(coordinator: Coordinator) -> list[str]:
     with coordinator.database.read() as session:
         return list(removals.places(session, seconds=0))
+
+
+def show_final(api: httpx.Client, coordinator: Coordinator, id: str) -> bytes:
+    """A cancelled experiment with its round, as the coordinator then remembers it."""
+    with coordinator.database.begin() as session:
+        rounds.cancel(session, id)
+    assert api.get(f"/experiments/{id}").is_success
+    view = coordinator.final_views.get(id)
+    assert view is not None
+    return view
 
 
 @pytest.fixture
@@ -49,7 +59,7 @@ def test_only_one_that_has_ended_is_removed(
     move(coordinator, id, OVER[0])
     assert "wait until it is cancelled" in problem(api.delete(f"/experiments/{id}"), 409, "wrong-state")["detail"]
     move(coordinator, id, OVER[1])
-    assert api.get(f"/experiments/{id}").is_success, "and the coordinator remembers how a final one looks"
+    show_final(api, coordinator, id)
     assert api.delete(f"/experiments/{id}").status_code == 204
     for answer in (
         api.get(f"/experiments/{id}"),
@@ -60,14 +70,27 @@ def test_only_one_that_has_ended_is_removed(
     assert [view["id"] for view in api.get("/experiments").json()["items"]] == [other]
 
 
-def test_another_coordinator_forgets_it_too(
+def test_another_coordinator_forgets_it_with_its_stewards_next_step(
     api: httpx.Client, coordinator: Coordinator, begin: Callable[..., str]
 ) -> None:
     id = begin()
     move(coordinator, id, *OVER)
-    assert api.get(f"/experiments/{id}").is_success
+    show_final(api, coordinator, id)
     with coordinator.database.begin() as session:  # as another coordinator does
         experiments.remove(session, id)
+    assert id not in api.get("/experiments").text, "a list is at once without it"
+    Housekeeper(coordinator).step()
+    problem(api.get(f"/experiments/{id}"), 404, "not-found")
+
+
+def test_a_view_that_was_read_before_the_removal_is_not_remembered_after_it(
+    api: httpx.Client, coordinator: Coordinator, begin: Callable[..., str]
+) -> None:
+    id = begin()
+    move(coordinator, id, *OVER)
+    late = show_final(api, coordinator, id)
+    assert api.delete(f"/experiments/{id}").status_code == 204
+    coordinator.final_views.put(id, late)
     problem(api.get(f"/experiments/{id}"), 404, "not-found")
 
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Query, Response
 from fastapi.responses import StreamingResponse
+from sqlalchemy import event
 from starlette.concurrency import run_in_threadpool
 
 from winnow.domain import ExperimentStatus
@@ -74,12 +75,13 @@ def cancel(id: str, caller: Runner, session: Writing, response: Response) -> Exp
 
 
 @router.delete("/{id}", status_code=204, responses=responses(404, 409))
-def remove(id: str, caller: Runner, session: Writing) -> None:
+def remove(id: str, caller: Runner, here: Here, session: Writing) -> None:
     """Forget an experiment that has ended: rounds, picks, metrics and events at once, its files within moments.
 
     Nothing brings it back. One that is under way is cancelled first.
     """
     experiments.remove(session, id)
+    event.listen(session, "after_commit", lambda _: here.final_views.drop([id]), once=True)
 
 
 @router.get("/{id}/metrics", response_model=MetricsView, responses=responses(404))

@@ -93,11 +93,6 @@ def transition(
     session.expire_all()
 
 
-def exists(session: Session, id: str) -> bool:
-    """Whether there is such an experiment."""
-    return session.scalar(select(Experiment.id).where(Experiment.id == id)) is not None
-
-
 def on_dataset(session: Session, dataset_id: str) -> list[str]:
     """Ids of the experiments on a dataset, oldest first."""
     return list(
