@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from winnow import datasets as sources
-from winnow.domain import DatasetSpec, Role
+from winnow.domain import DatasetSpec, DatasetStatus, Role
 from winnow.errors import InUse
 from winnow.failpoints import Failpoint, reach
 from winnow.store import datasets, experiments
@@ -42,17 +42,26 @@ def get(session: Session, name: str) -> DatasetView:
     return view(datasets.get(session, name))
 
 
-def remove(session: Session, name: str) -> None:
-    """Forget a dataset that no experiment is on; its shards follow. Raises NotFound, WrongState, InUse."""
-    dataset = datasets.lock(session, name)
-    if users := experiments.on_dataset(session, dataset.id):
-        raise InUse("dataset", dataset.name, users, "remove these first: winnow remove takes their ids")
-    datasets.remove(session, dataset)
+def remove(coordinator: Coordinator, name: str) -> None:
+    """Forget a dataset that no experiment is on; its shards follow. Raises NotFound, WrongState, InUse.
+
+    What is left of one whose removal was begun is removed by a steward.
+    """
+    with coordinator.database.begin() as session:
+        dataset = datasets.lock(session, name)
+        if users := experiments.on_dataset(session, dataset.id):
+            raise InUse("dataset", dataset.name, users, "remove these first: winnow remove takes their ids")
+        if dataset.status != DatasetStatus.REMOVING:
+            datasets.begin_removal(session, dataset)
+    reach(Failpoint.REMOVAL_BEGUN)
+    datasets.remove(coordinator.database, dataset.id)
 
 
 def samples(session: Session, name: str, role: Role | None, cursor: str | None, limit: int) -> Page[SampleView]:
-    """Samples by idx."""
+    """Samples by idx, once all are there."""
     dataset = datasets.get(session, name)
+    if dataset.status != DatasetStatus.READY:
+        return Page(items=[], next=None)
     rows = datasets.samples_page(session, dataset.id, after=pages.decode_number(cursor), limit=limit + 1, role=role)
     shown, following = pages.cut(rows, limit, _position)
     return Page(items=[SampleView.model_validate(row) for row in shown], next=following)

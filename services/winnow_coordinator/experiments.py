@@ -1,10 +1,9 @@
 """Experiments: begun, listed, paused, resumed, cancelled, removed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 from fastapi.exceptions import RequestValidationError
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from pydantic_core import to_json
 from sqlalchemy.orm import Session
@@ -23,7 +22,7 @@ from winnow.domain import (
 )
 from winnow.errors import InvalidInput, NotFound, WrongState
 from winnow.failpoints import Failpoint, reach
-from winnow.selection.draws import draw_initial
+from winnow.selection.draws import Indices, draw_initial
 from winnow.store import datasets, experiments, picks, rounds
 from winnow.store.tables import Dataset, Experiment, Round
 from winnow_coordinator import fitness, pages
@@ -51,17 +50,41 @@ def parse(request: ExperimentRequest) -> ExperimentSpec:
         raise RequestValidationError(error.errors(include_url=False)) from error
 
 
-def begin(coordinator: Coordinator, session: Session, spec: ExperimentSpec) -> ExperimentView:
-    """Insert the experiment, its S^0 and round 0. Raises NotFound, WrongState (dataset not ready), InvalidInput."""
-    dataset = datasets.get(session, spec.dataset, hold=True)
-    stock = fitness.take_stock(session, dataset, spec)
-    fitness.require_fit(spec, stock)
-    experiment = experiments.insert(session, spec, dataset.id)
-    samples = stock.pool_size
-    if spec.arm is not Arm.FULL:
-        first = _draw_first(session, dataset, spec)
-        picks.insert(session, experiment.id, 0, first, [0.0] * len(first))
-        samples = len(first)
+@dataclass(frozen=True)
+class Plan:
+    """An experiment that may begin: its dataset's id, and S^0 in drawn order; None for the whole pool."""
+
+    spec: ExperimentSpec
+    dataset_id: str
+    pool_size: int
+    first: Indices | None
+
+
+def plan(coordinator: Coordinator, spec: ExperimentSpec) -> Plan:
+    """Look whether `spec` fits its dataset, and draw S^0. A pool of millions takes seconds: call it outside any
+    transaction. Raises NotFound, WrongState (dataset not ready), InvalidInput.
+    """
+    with coordinator.database.read() as session:
+        dataset = datasets.get(session, spec.dataset)
+        fitness.require_ready(dataset)
+        stock = fitness.take_stock(dataset, spec)
+        fitness.require_fit(spec, stock)
+        first = None if spec.arm is Arm.FULL else _draw_first(session, dataset, spec)
+    return Plan(spec, dataset.id, stock.pool_size, first)
+
+
+def begin(coordinator: Coordinator, session: Session, planned: Plan) -> ExperimentView:
+    """Insert the experiment, its S^0 and round 0.
+
+    Raises NotFound or WrongState where the dataset was removed since the plan was made.
+    """
+    dataset = datasets.get(session, planned.dataset_id, hold=True)
+    fitness.require_ready(dataset)
+    experiment = experiments.insert(session, planned.spec, dataset.id)
+    samples = planned.pool_size
+    if planned.first is not None:
+        picks.insert(session, experiment.id, 0, planned.first, [0.0] * len(planned.first))
+        samples = len(planned.first)
     coordinator.ring(session, rounds.insert(session, experiment.id, 0, samples=samples))
     session.flush()
     reach(Failpoint.EXPERIMENT_INSERTED)
@@ -148,11 +171,12 @@ def _order(session: Session, id: str, target: ExperimentStatus) -> None:
         raise WrongState("experiment", id, error.current, target, error.allowed, words=words) from None
 
 
-def _draw_first(session: Session, dataset: Dataset, spec: ExperimentSpec) -> NDArray[np.int64]:
-    pool = datasets.indices(session, dataset.id, Role.POOL)
-    labels = datasets.labels(session, dataset.id, Role.POOL) if spec.initial == "stratum" else []
-    known = [label for label in labels if label is not None]
-    return draw_initial(pool, spec.budget, seed=derive_seed(spec.seed, "initial"), by=spec.initial, labels=known)
+def _draw_first(session: Session, dataset: Dataset, spec: ExperimentSpec) -> Indices:
+    seed = derive_seed(spec.seed, "initial")
+    if spec.initial == "random":
+        return draw_initial(datasets.indices(session, dataset.id, Role.POOL), spec.budget, seed=seed)
+    pool, labels = datasets.labels(session, dataset, Role.POOL)
+    return draw_initial(pool, spec.budget, seed=seed, by="stratum", labels=labels)
 
 
 def _render(session: Session, final: FinalViews, ids: Sequence[str]) -> dict[str, bytes]:

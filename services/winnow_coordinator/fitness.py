@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy.orm import Session
-
+from winnow.datasets import NO_LABEL
 from winnow.domain import Arm, DatasetStatus, ExperimentSpec, Role, allowed_from
 from winnow.errors import InvalidInput, WrongState
-from winnow.store import datasets
 from winnow.store.tables import Dataset
 
 MIN_IMAGE_SIZE = 32
@@ -18,7 +16,11 @@ class DatasetNotReady(WrongState):
 
     def __init__(self, dataset: Dataset) -> None:
         current = DatasetStatus(dataset.status)
-        hint = dataset.error or "unknown reason" if current is DatasetStatus.FAILED else "wait until it is ready"
+        hint = "wait until it is ready"
+        if current is DatasetStatus.FAILED:
+            hint = dataset.error or "unknown reason"
+        if current is DatasetStatus.REMOVING:
+            hint = "somebody removes it; add it again once it is gone"
         words = f"dataset {dataset.name} is {current}, an experiment needs it ready: {hint}"
         super().__init__("dataset", dataset.name, current, DatasetStatus.READY, allowed_from(current), words=words)
 
@@ -44,13 +46,18 @@ class Stock:
         return sum(self.pool.values())
 
 
-def take_stock(session: Session, dataset: Dataset, spec: ExperimentSpec) -> Stock:
-    """Count what `dataset` has for `spec`. Raises DatasetNotReady."""
+def require_ready(dataset: Dataset) -> None:
+    """Raise DatasetNotReady."""
     if dataset.status != DatasetStatus.READY:
         raise DatasetNotReady(dataset)
 
+
+def take_stock(dataset: Dataset, spec: ExperimentSpec) -> Stock:
+    """What a ready `dataset` has for `spec`, as its ingest counted it."""
+
     def count(role: str) -> Labels:
-        return datasets.label_counts(session, dataset.id, role)
+        by_label: dict[str, int] = dataset.counts.get(role, {})
+        return {None if label == NO_LABEL else label: found for label, found in by_label.items()}
 
     return Stock(
         name=dataset.name,

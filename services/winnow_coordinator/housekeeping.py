@@ -52,8 +52,9 @@ class Housekeeper:
         """Places of what was removed that were emptied, or could not be; each walk looks at them again."""
 
     def step(self) -> None:
-        """Empty the places of what was removed, and look after the next few experiments; behind the last of them, after
+        """Go on with what people removed, and look after the next few experiments; behind the last of them, after
         datasets and the sampler's answers."""
+        self._remove_datasets()
         self._empty()
         if self._clock() < self._rests_until:
             return
@@ -73,6 +74,13 @@ class Housekeeper:
         self.step()
         while self._place is not None:
             self.step()
+
+    def _remove_datasets(self) -> None:
+        """Those whose coordinator died, or lost its database, before all was removed."""
+        with self._database.read() as session:
+            found = datasets.in_removal(session)
+        for id in found:
+            datasets.remove(self._database, id)
 
     def _empty(self) -> None:
         """Whoever lost a claim long ago may write there yet: a place is looked at for `sweep_seconds`."""

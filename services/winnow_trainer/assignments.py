@@ -1,6 +1,8 @@
 """The two kinds of work: what a claimed row asks of a child, and what becomes of the child's messages."""
 
 import json
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,12 +32,22 @@ class Assignment(Protocol):
         """The job for the child; arrays go into `scratch`. Raises InvalidInput for what can never work, and Fenced."""
         ...
 
+    def start(self, session: Session) -> None:
+        """Say that the work begins. Raises Fenced."""
+        ...
+
     def wanted(self, session: Session) -> ExperimentStatus:
         """CREATED or RUNNING to go on, anything else to stop."""
         ...
 
     def record(self, session: Session, message: Message) -> list[str]:
         """Keep a checkpoint's manifests; the keys of the ones it replaces. Raises Fenced."""
+        ...
+
+    def slices(self, message: Message) -> Iterator[Callable[[Session], bool]]:
+        """What of a result is stored before the work is complete, in transactions that each renew the claim: to be
+        called once, and again for as long as one returns True. Raises Fenced.
+        """
         ...
 
     def complete(self, session: Session, message: Message) -> list[str]:
@@ -66,17 +78,25 @@ class Ingest:
             "decode_seconds": self._settings.decode_seconds,
         }
 
+    def start(self, session: Session) -> None:
+        pass  # its claim says so
+
     def wanted(self, session: Session) -> ExperimentStatus:
         return ExperimentStatus.RUNNING
 
     def record(self, session: Session, message: Message) -> list[str]:
         return []
 
-    def complete(self, session: Session, message: Message) -> list[str]:
+    def slices(self, message: Message) -> Iterator[Callable[[Session], bool]]:
+        mine, total = (self.id, self.attempt, self._settings.lease_seconds), message["total"]
         with Path(message["samples"]).open() as lines:
-            samples = [json.loads(line) for line in lines]
+            while samples := [json.loads(line) for line in islice(lines, datasets.SLICE)]:
+                yield lambda session, samples=samples: datasets.store(session, *mine, samples, total=total)
+        yield lambda session: datasets.clear(session, *mine, above=total)
+
+    def complete(self, session: Session, message: Message) -> list[str]:
         result = {name: message[name] for name in ("classes", "counts", "report", "location")}
-        datasets.complete(session, self.id, self.attempt, samples=samples, **result)
+        datasets.complete(session, self.id, self.attempt, **result)
         return [self._prefix(attempt) for attempt in range(1, self.attempt)]
 
     def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> list[str]:
@@ -103,7 +123,6 @@ class Train:
         dataset = session.get_one(Dataset, experiment.dataset_id)
         picks_next = spec.arm is not Arm.FULL and row.number + 1 < spec.total_rounds
         self._write_arrays(session, scratch, spec, dataset, picks_next)
-        rounds.start(session, row, self._settings.lease_seconds)
         before = rounds.get(session, row.experiment_id, row.number - 1).visits if row.number else 0
         return {
             "kind": "train",
@@ -118,12 +137,18 @@ class Train:
             "checkpoint": self._keys(session, row.number, "checkpoint"),
         }
 
+    def start(self, session: Session) -> None:
+        rounds.start(session, self._row, self._settings.lease_seconds)
+
     def wanted(self, session: Session) -> ExperimentStatus:
         return rounds.wanted_of(session, self._row)
 
     def record(self, session: Session, message: Message) -> list[str]:
         rows = [self._manifest(made) for made in message["artefacts"]]
         return rounds.record(session, self.id, self.attempt, self._settings.lease_seconds, rows)
+
+    def slices(self, message: Message) -> Iterator[Callable[[Session], bool]]:
+        return iter(())
 
     def complete(self, session: Session, message: Message) -> list[str]:
         result = {name: message[name] for name in ("visits", "seconds", "metrics", "report")}
@@ -161,18 +186,12 @@ class Train:
         arrays = {"selected": selected, "candidates": candidates}
         fitted = {"labelled": Role.LABELLED, "fitted": Role(spec.fit_evaluator_on)}
         for name, role in (fitted | {"evaluated": Role(spec.evaluate_on)}).items():
-            arrays[name] = datasets.indices(session, dataset.id, role)
-            arrays[f"{name}_labels"] = self._labels(session, dataset, role)
+            arrays[name], labels = datasets.labels(session, dataset, role)
+            if (labels < 0).any():
+                raise InvalidInput(role, "some of these samples have no label")
+            arrays[f"{name}_labels"] = labels
         for name, array in arrays.items():
             np.save(scratch / f"{name}.npy", array, allow_pickle=False)
-
-    @staticmethod
-    def _labels(session: Session, dataset: Dataset, role: Role) -> Any:
-        numbers = {name: number for number, name in enumerate(dataset.classes)}
-        labels = datasets.labels(session, dataset.id, role)
-        if None in labels:
-            raise InvalidInput(role, "some of these samples have no label")
-        return np.array([numbers[label] for label in labels if label is not None], np.int64)
 
     def _start(self, session: Session) -> dict[str, str]:
         """What the round before left. Random weights in its place would pass for a trained encoder."""

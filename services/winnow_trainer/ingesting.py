@@ -48,6 +48,7 @@ def _ingest(job: dict[str, Any], line: Line) -> dict[str, Any]:
         out.writelines(json.dumps(asdict(row)) + "\n" for row in done.samples)
     return {
         "samples": str(samples),
+        "total": len(done.samples),
         "classes": done.classes,
         "counts": done.counts,
         "report": done.report,

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,7 @@ from winnow_trainer.standby import Standby
 
 PROGRESS_SECONDS = 0.5
 T = TypeVar("T")
+Begin = Callable[[], AbstractContextManager[Session]]
 _log = logger("trainer.supervisor")
 
 
@@ -85,7 +87,8 @@ class Supervisor:
     def _write_job(self) -> Path:
         settings, assignment = self._settings, self._assignment
         made = scratch.make(settings.scratch_dir, assignment.id, assignment.attempt)
-        job = self._persist(lambda session: assignment.prepare(session, made))
+        job = self._persist(lambda session: assignment.prepare(session, made), self._database.read)
+        self._persist(assignment.start)
         path = made / "job.json"
         path.write_text(
             json.dumps(job | _circumstances(settings) | {"scratch": str(made), "device": self._device.name})
@@ -194,6 +197,8 @@ class Supervisor:
     def _finish(self, end: Message) -> None:
         if end["type"] == "result":
             reach(Failpoint.RESULT_HEARD)
+            for store in self._assignment.slices(end):
+                self._store_slice(store)
             left = self._persist(lambda session: self._assignment.complete(session, end))
             reach(Failpoint.WORK_FINISHED)
             self.device_worked = True
@@ -206,6 +211,14 @@ class Supervisor:
             self._give_back("lost", end["message"])
         else:
             self._give_back(end["cause"], end["message"])
+
+    def _store_slice(self, store: Callable[[Session], bool]) -> None:
+        is_left = True
+        while is_left:
+            before = time.monotonic()
+            is_left = self._persist(store)
+            self._lease.renewed(before)
+            reach(Failpoint.SAMPLES_STORED)
 
     def _give_back(self, cause: Cause, message: str | None) -> None:
         settings = self._settings
@@ -221,12 +234,12 @@ class Supervisor:
         reach(Failpoint.WORK_GIVEN_BACK)
         self._delete(left)
 
-    def _persist(self, use: Callable[[Session], T]) -> T:
+    def _persist(self, use: Callable[[Session], T], begin: Begin | None = None) -> T:
         """Use the database, as often as the lease allows while it is away. Raises Fenced."""
         pause = threading.Event()
         while True:
             try:
-                with self._database.begin() as session:
+                with (begin or self._database.begin)() as session:
                     return use(session)
             except OperationalError as error:
                 if self._lease.left < 0:

@@ -60,6 +60,16 @@ class Failpoint(StrEnum):
         "winnow_coordinator.experiments",
         "an experiment, S^0 and round 0 are inserted, uncommitted",
     )
+    REMOVAL_BEGUN = (
+        "removal.begun",
+        "winnow_coordinator.datasets",
+        "a dataset is said to be in removal; all of it is there",
+    )
+    SAMPLES_DELETED = (
+        "samples.deleted",
+        "winnow.store.datasets",
+        "a slice of the samples of a dataset that people remove is gone; the others and the dataset are not",
+    )
     REQUEST_COMMITTED = "request.committed", "winnow_coordinator.access", "a request is committed; nobody was answered"
 
     BELL_DUE = "bell.due", "winnow.queue", "a row that waits is committed; its bell has not rung"
@@ -91,6 +101,11 @@ class Failpoint(StrEnum):
     ROUND_EVALUATED = "round.evaluated", "winnow_trainer.training", "every artefact is stored; the result is not told"
     RESULT_TOLD = "result.told", "winnow_trainer.child", "the result is told; the process that computed it ends"
     RESULT_HEARD = "result.heard", "winnow_trainer.supervisor", "the result is heard; nothing of it is committed"
+    SAMPLES_STORED = (
+        "samples.stored",
+        "winnow_trainer.supervisor",
+        "a slice of a dataset's samples is committed; it is not ready",
+    )
     WORK_FINISHED = "work.finished", "winnow_trainer.supervisor", "the result is committed; leftovers are still stored"
     WORK_GIVEN_BACK = "work.given_back", "winnow_trainer.supervisor", "a claim was given back without a result"
 

@@ -1,16 +1,18 @@
 """What is lived through in the failpoint matrix: every durable step, each in a piece of work that takes it."""
 
 import io
+from contextlib import suppress
 
 import httpx
 import numpy as np
 from conftest import wait_until
 from e2e.conftest import wait_for
 from e2e.failpoint_bench import Bench, Life
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from winnow.failpoints import EXIT_CODE, Failpoint
 from winnow.store import Database, datasets
+from winnow.store.tables import Sample
 
 
 def migrate(bench: Bench) -> None:
@@ -111,6 +113,22 @@ def remove(bench: Bench) -> None:
     assert bench.api.http.get(f"/experiments/{id}").status_code == httpx.codes.NOT_FOUND
 
 
+def remove_dataset(bench: Bench) -> None:
+    """A dataset whose coordinators die over it: what is left goes by itself, and its name is free."""
+    bench.ingest("tissue-gone")
+    with suppress(httpx.TransportError):
+        bench.api.http.delete("/datasets/tissue-gone")
+
+    def is_gone() -> bool:
+        with bench.database.read() as session:
+            return "tissue-gone" not in {row.name for row in datasets.page(session, before=None, limit=10)}
+
+    wait_until(is_gone, 60, "the rest of it to go")
+    with bench.database.read() as session:
+        known = datasets.ids(session)
+        assert set(session.scalars(select(Sample.dataset_id).distinct())) <= set(known)
+
+
 P = Failpoint
 TIDIED = (P.MANIFESTS_TRIMMED, P.FILE_REMOVED)
 LIVES = (
@@ -120,7 +138,7 @@ LIVES = (
         (
             *(P.KEY_RESERVED, P.DATASET_INSERTED, P.ANSWER_REMEMBERED, P.REQUEST_COMMITTED, P.BELL_DUE, P.BELL_RUNG),
             *(P.WORK_CLAIMED, P.JOB_WRITTEN, P.SHARD_WRITTEN, P.SHARD_RENAMED, P.PACK_FINISHED, P.ARTEFACT_WRITTEN),
-            *(P.ARTEFACT_RENAMED, P.LEASE_RENEWED, P.RESULT_HEARD, P.WORK_FINISHED),
+            *(P.ARTEFACT_RENAMED, P.LEASE_RENEWED, P.RESULT_HEARD, P.SAMPLES_STORED, P.WORK_FINISHED),
         ),
         ingest,
         like="entropy",
@@ -161,4 +179,5 @@ LIVES = (
     Life("upload", (P.UPLOAD_STORED, P.UPLOAD_DESCRIBED), upload),
     Life("tidy", TIDIED, tidy),
     Life("remove", (P.PLACE_EMPTIED,), remove),
+    Life("remove a dataset", (P.REMOVAL_BEGUN, P.SAMPLES_DELETED), remove_dataset),
 )

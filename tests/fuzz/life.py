@@ -63,8 +63,9 @@ class Life(RuleBasedStateMachine):
             {"name": "e", "dataset": "tissue", "arm": arm, "positive_class": "a", "budget": budget, "rounds": rounds}
             | {"simclr": {"epochs": rounds}, "full_evaluate_every": 1}
         )
+        planned = experiments.plan(self.coordinator, spec)
         with self.database.begin() as session:
-            self.begun.append(experiments.begin(self.coordinator, session, spec).id)
+            self.begun.append(experiments.begin(self.coordinator, session, planned).id)
 
     @precondition(lambda self: self.begun)
     @rule(at=st.integers(0, 2), order=st.sampled_from(["pause", "pause", "resume", "resume", "cancel"]))

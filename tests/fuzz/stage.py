@@ -73,8 +73,9 @@ def _furnish(coordinator: Coordinator) -> Stage:
             row, text = keys.create(session, scope, [scope])
             made[scope] = (row.id, text)
         spare = keys.create(session, "spare", ["read"])[0].id
+    planned = experiments.plan(coordinator, spec)
     with coordinator.database.begin() as session:
-        begun = [experiments.begin(coordinator, session, spec).id for _ in range(2)]
+        begun = [experiments.begin(coordinator, session, planned).id for _ in range(2)]
     own = {id for id, _ in made.values()}
     return Stage("", "", {scope: text for scope, (_, text) in made.items()}, own, [*begun, dataset.id, "tissue", spare])
 

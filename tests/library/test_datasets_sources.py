@@ -350,6 +350,14 @@ def test_check_knows_draws_and_labels(tmp_path: Path) -> None:
         check(spec_of(source | {"labels": {"STR": "stroma"}}), anywhere)
 
 
+def test_no_label_reads_as_if_there_were_none(tmp_path: Path) -> None:
+    save(tmp_path / "(no label)" / "a.png")
+    source = {"kind": "folder", "path": str(tmp_path)}
+    with pytest.raises(InvalidInput, match=r"sources\.0\.labels: .*give it another name here"):
+        check(spec_of(source), anywhere)
+    check(spec_of(source | {"labels": {"(no label)": "unknown"}}), anywhere)
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no images"):
         check(spec_of({"kind": "folder", "path": str(tmp_path)}), anywhere)

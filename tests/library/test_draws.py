@@ -32,6 +32,14 @@ def test_strata_keep_the_shares_of_the_labels() -> None:
     assert len(np.unique(drawn)) == 10
 
 
+def test_strata_by_number_are_those_by_name() -> None:
+    names = np.random.default_rng(0).choice(["TUM", "ADI", "STR"], 200)
+    pool = np.arange(0, 400, 2, dtype=np.int64)
+    numbers = np.searchsorted(sorted(set(names)), names).astype(np.int64)
+    by_name = draw_initial(pool, 37, seed=3, by="stratum", labels=list(names))
+    assert np.array_equal(draw_initial(pool, 37, seed=3, by="stratum", labels=numbers), by_name)
+
+
 @pytest.mark.parametrize("budget", [0, 11])
 def test_a_budget_that_does_not_fit_is_refused(budget: int) -> None:
     with pytest.raises(ValueError, match="budget"):

@@ -98,7 +98,8 @@ def add_dataset(coordinator: Coordinator, name: str = "tissue", *, image_size: i
         row = claims.claim(session, claims.INGEST, "tester", 30)
         assert isinstance(row, Dataset)
         result = {"classes": sorted({label for _, label in pairs if label}), "counts": count(pairs), "report": {}}
-        datasets.complete(session, row.id, row.attempt, samples=samples, location="datasets/x/a1", **result)
+        datasets.store(session, row.id, row.attempt, 30, samples, total=len(samples))
+        datasets.complete(session, row.id, row.attempt, location="datasets/x/a1", **result)
     with coordinator.database.read() as session:
         return datasets.get(session, name)
 

@@ -53,7 +53,7 @@ def test_what_an_ingest_found_is_told_in_words(
         row = claims.claim(session, claims.INGEST, "tester", 30)
         assert isinstance(row, Dataset)
         result = {"classes": found.classes, "counts": found.counts, "report": found.report}
-        datasets.complete(session, row.id, row.attempt, samples=[], location="datasets/t/a1", **result)
+        datasets.complete(session, row.id, row.attempt, location="datasets/t/a1", **result)
     shown = winnow("dataset", "show", "t").out
     assert "read: 5\npacked: 4\nskipped: 1\n  b/torn.png: " in shown
     assert "resized: 48x40 4\n" in shown and "converted" not in shown

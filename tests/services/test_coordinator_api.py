@@ -205,7 +205,7 @@ def test_the_dataset_must_exist_and_be_ready(api: httpx.Client, coordinator: Coo
         spec = {"name": "tissue", "sources": [{"kind": "folder", "path": "/patches"}]}
         datasets.insert(session, DatasetSpec.model_validate(spec))
     body = problem(api.post("/experiments", json=experiment_body()), 409, "wrong-state")
-    assert (body["current"], body["allowed"]) == ("queued", ["ingesting"])
+    assert (body["current"], body["allowed"]) == ("queued", ["ingesting", "removing"])
     assert "needs it ready" in body["detail"]
 
 

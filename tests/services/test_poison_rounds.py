@@ -144,8 +144,9 @@ def one_that_trains(database_url: str, settings: Settings) -> tuple[Coordinator,
     coordinator = Coordinator.open(Settings(**{**settings.model_dump(), "database_url": database_url}))
     coordinator.database.migrate()
     add_dataset(coordinator)
+    planned = experiments.plan(coordinator, ExperimentSpec.model_validate(experiment_body()))
     with coordinator.database.begin() as session:
-        id = experiments.begin(coordinator, session, ExperimentSpec.model_validate(experiment_body())).id
+        id = experiments.begin(coordinator, session, planned).id
     return coordinator, id, Driver(coordinator).claim()
 
 

@@ -13,9 +13,10 @@ from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 from winnow.domain import ExperimentSpec, ExperimentStatus
-from winnow.errors import WinnowError
+from winnow.errors import NotFound, WinnowError
 from winnow.settings import Settings
 from winnow.store import artefacts, claims, rounds
+from winnow.store import datasets as store
 from winnow.store.claims import TRAIN
 from winnow.store.tables import Experiment, Round
 from winnow_coordinator import datasets, experiments
@@ -57,10 +58,14 @@ def first(here: Coordinator, act: Callable[[], object]) -> Iterator[tuple[Sessio
     assert not person.is_alive()
 
 
+def plan(here: Coordinator) -> experiments.Plan:
+    return experiments.plan(here, ExperimentSpec.model_validate(experiment_body()))
+
+
 def begin(here: Coordinator) -> str:
-    spec = ExperimentSpec.model_validate(experiment_body())
+    planned = plan(here)
     with here.database.begin() as session:
-        return experiments.begin(here, session, spec).id
+        return experiments.begin(here, session, planned).id
 
 
 def remove(here: Coordinator, id: str) -> None:
@@ -69,8 +74,7 @@ def remove(here: Coordinator, id: str) -> None:
 
 
 def remove_dataset(here: Coordinator) -> None:
-    with here.database.begin() as session:
-        datasets.remove(session, "tissue")
+    datasets.remove(here, "tissue")
 
 
 def fail(here: Coordinator) -> None:
@@ -84,15 +88,25 @@ def fail(here: Coordinator) -> None:
 
 def test_no_experiment_begins_on_a_dataset_that_is_being_removed(here: Coordinator) -> None:
     with first(here, lambda: begin(here)) as (session, let_wait, raised):
-        datasets.remove(session, "tissue")
+        store.begin_removal(session, store.lock(session, "tissue"))
         let_wait()
-    assert raised == ["not-found: no dataset 'tissue'"]
+    assert raised == [
+        "wrong-state: dataset tissue is removing, an experiment needs it ready: somebody removes it; "
+        "add it again once it is gone"
+    ]
+
+
+def test_no_experiment_begins_on_a_dataset_that_went_since_it_was_planned(here: Coordinator) -> None:
+    planned = plan(here)
+    remove_dataset(here)
+    with pytest.raises(NotFound), here.database.begin() as session:
+        experiments.begin(here, session, planned)
 
 
 def test_a_dataset_stays_on_which_an_experiment_has_just_begun(here: Coordinator) -> None:
-    spec = ExperimentSpec.model_validate(experiment_body())
+    planned = plan(here)
     with first(here, lambda: remove_dataset(here)) as (session, let_wait, raised):
-        id = experiments.begin(here, session, spec).id
+        id = experiments.begin(here, session, planned).id
         let_wait()
     assert len(raised) == 1 and raised[0].startswith(f"in-use: dataset tissue is in use by experiments: {id}")
 

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from conftest import wait_until
 from services.trainer_parts import (
     add_dataset,
@@ -21,14 +23,14 @@ from services.trainer_parts import (
     worker_at,
     working,
 )
-from sqlalchemy import update
+from sqlalchemy import event, select, update
 from sqlalchemy.orm import Session
 
 from winnow.artefacts import digest_of, get_array
 from winnow.domain import DatasetStatus, ExperimentStatus, RoundStatus
 from winnow.store import artefacts, datasets, experiments, picks, rounds
 from winnow.store.claims import TRAIN
-from winnow.store.tables import Artefact, Dataset, Round
+from winnow.store.tables import Artefact, Dataset, Round, Sample
 from winnow_trainer.standby import Standby
 from winnow_trainer.worker import Worker
 
@@ -295,6 +297,27 @@ def test_a_dead_supervisor_leaves_no_child(worker: Worker) -> None:
     supervisor.kill()
     supervisor.wait(60)
     wait_until(lambda: not children_of(supervisor.pid), 60, "the child to die with its supervisor")
+
+
+def test_samples_are_stored_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "SLICE", 7)
+    seen: list[dict[str, Any]] = []
+
+    def hear(session: Session, *_: object) -> None:
+        seen.extend(session.scalars(select(Dataset.progress)))
+
+    with worker_at(tmp_path / "state") as worker:
+        event.listen(Session, "before_commit", hear)
+        try:
+            row = add_dataset(worker)
+        finally:
+            event.remove(Session, "before_commit", hear)
+        total = sum(found for by_label in row.counts.values() for found in by_label.values())
+        with worker.database.read() as session:
+            assert session.scalars(select(Sample.idx).order_by(Sample.idx)).all() == list(range(total))
+    stored = [one["step"] for one in seen if one.get("phase") == "store"]
+    assert row.status == DatasetStatus.READY and row.progress == {}
+    assert sorted(set(stored)) == [*range(7, total, 7), total]
 
 
 def test_a_broken_file_fails_the_dataset_by_name(tmp_path: Path) -> None:

@@ -34,9 +34,8 @@ def add_dataset(database: Database, name: str = "tissue", size: int = 40) -> Dat
         for i in range(size)
     ]
     with database.begin() as session:
-        datasets.complete(
-            session, row.id, row.attempt, samples=samples, classes=["a", "b"], counts={}, report={}, location="x"
-        )
+        datasets.store(session, row.id, row.attempt, 30, samples, total=size)
+        datasets.complete(session, row.id, row.attempt, classes=["a", "b"], counts={}, report={}, location="x")
     with database.read() as session:
         return datasets.get(session, name)
 

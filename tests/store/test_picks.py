@@ -15,12 +15,13 @@ def test_picks_come_back_in_rank_order(database: Database, dataset: Dataset) -> 
     with database.begin() as session:
         picks.insert(session, round.experiment_id, 0, batch, [0.9, 0.8, 0.7])
         picks.insert(session, round.experiment_id, 1, np.array([1], np.int64), [0.1])
+    at = (round.experiment_id, dataset.id, 0)
     with database.read() as session:
-        assert [(p.rank, p.sample_idx) for p in picks.of_round(session, round.experiment_id, 0)] == [
-            (0, 7),
-            (1, 3),
-            (2, 5),
-        ]
+        first = picks.page(session, *at, after=-1, limit=2)
+        assert first == [(0, 7, "p7.png", 0.9), (1, 3, "p3.png", 0.8)]
+        assert picks.page(session, *at, after=1, limit=2) == [(2, 5, "p5.png", 0.7)]
+        assert picks.page(session, *at, after=2, limit=2) == []
+        assert [picks.count(session, round.experiment_id, number) for number in range(3)] == [3, 1, 0]
         assert picks.selected(session, round.experiment_id, up_to=0).tolist() == [3, 5, 7]
         assert picks.selected(session, round.experiment_id, up_to=1).tolist() == [1, 3, 5, 7]
 
@@ -45,7 +46,8 @@ def test_more_rows_than_a_statement_takes_parameters(database: Database, dataset
 def test_indices_and_labels_line_up(database: Database, dataset: Dataset) -> None:
     with database.read() as session:
         assert datasets.indices(session, dataset.id, "test").tolist() == list(range(30, 40))
-        assert datasets.labels(session, dataset.id, "test") == list("ab" * 5)
+        idx, labels = datasets.labels(session, dataset, "test")
+        assert (idx.tolist(), labels.tolist()) == (list(range(30, 40)), [0, 1] * 5)
 
 
 def test_a_key_is_stored_hashed_and_can_be_revoked(database: Database) -> None:

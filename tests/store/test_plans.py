@@ -8,10 +8,10 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 from store.conftest import add_experiment
 
-from winnow.store import Database, datasets, events, experiments, rounds
+from winnow.store import Database, datasets, events, experiments, picks, rounds
 from winnow.store.tables import Dataset
 
-SAMPLES, EXPERIMENTS, ROUNDS = 20_000, 600, 20
+SAMPLES, EXPERIMENTS, ROUNDS, PICKS = 20_000, 600, 20, 500
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def database(postgres_url: str) -> Iterator[Database]:
 def filled(database: Database, dataset: Dataset) -> Dataset:
     """Enough rows for an index to be worth it, copied from one of each."""
     round = add_experiment(database, dataset)
-    copies = {"samples": SAMPLES, "experiments": EXPERIMENTS, "rounds": ROUNDS}
+    copies = {"samples": SAMPLES, "experiments": EXPERIMENTS, "rounds": ROUNDS, "picks": PICKS}
     copied = {"dataset": dataset.id, "experiment": round.experiment_id, **copies}
     with database.begin() as session:
         for table, id, key in (("experiment", "experiment", "id"), ("round", "experiment", "experiment_id")):
@@ -38,6 +38,13 @@ def filled(database: Database, dataset: Dataset) -> Dataset:
             text("""INSERT INTO sample (dataset_id, idx, key, role, label, group_key)
                     SELECT :dataset, n, 'p' || n, CASE WHEN n % 50 = 0 THEN 'labelled' ELSE 'pool' END, 'a', NULL
                     FROM generate_series(100, :samples) AS n"""),
+            copied,
+        )
+        session.execute(
+            text("""INSERT INTO pick (experiment_id, sample_idx, round, rank, score)
+                    SELECT experiment_id, 100 + number * :picks + r, number, r, 0.0
+                    FROM round, generate_series(0, CAST(:picks AS int) - 1) AS r
+                    WHERE experiment_id BETWEEN lpad('299', 24, '0') AND lpad('301', 24, '0')"""),
             copied,
         )
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -81,6 +88,9 @@ PAGES: dict[str, Reading] = {
         session, dataset, after=15_000, limit=101, role="labelled"
     ),
     "rounds": lambda session, _: rounds.page(session, BEFORE, after=5, limit=101),
+    "picks": lambda session, dataset: picks.page(session, BEFORE, dataset, 5, after=100, limit=100),
+    "pool": lambda session, dataset: picks.pool_page(session, dataset, after=15_000, limit=100),
+    "picks, counted": lambda session, _: picks.count(session, BEFORE, 5),
     "experiments with their rounds": lambda session, _: rounds.with_recent(
         session, [f"{n:024d}" for n in range(1, 51)]
     ),

@@ -1,6 +1,8 @@
 """Removing: only what has ended and nobody needs, all of its rows, and a note of where its files lie."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -8,8 +10,8 @@ from sqlalchemy import func, select, update
 from store.conftest import add_dataset, add_experiment
 
 from winnow.artefacts import Stored
-from winnow.domain import ExperimentStatus
-from winnow.errors import Fenced, NotFound, WrongState
+from winnow.domain import DatasetSpec, ExperimentStatus, Source
+from winnow.errors import AlreadyExists, Fenced, NotFound, WrongState
 from winnow.store import Database, artefacts, claims, datasets, experiments, picks, removals, rounds
 from winnow.store.claims import INGEST, TRAIN
 from winnow.store.rounds import Patience
@@ -47,7 +49,9 @@ def remove(database: Database, round: Round) -> None:
 
 def remove_dataset(database: Database, name: str) -> None:
     with database.begin() as session:
-        datasets.remove(session, datasets.lock(session, name))
+        dataset = datasets.lock(session, name)
+        datasets.begin_removal(session, dataset)
+    datasets.remove(database, dataset.id)
 
 
 def test_an_experiment_goes_with_all_its_rows_and_no_others(database: Database, dataset: Dataset) -> None:
@@ -98,6 +102,48 @@ def test_a_dataset_goes_with_its_samples_slice_by_slice(
     with pytest.raises(NotFound):
         remove_dataset(database, dataset.id)
     assert add_dataset(database, "tissue").id != dataset.id, "its name is free"
+
+
+def test_others_write_between_the_slices(database: Database, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite hands its lock to nobody: a renewal that waits for the end of it all would lose its lease."""
+    monkeypatch.setattr(datasets, "SLICE", 1)
+    with database.begin() as session:
+        datasets.begin_removal(session, datasets.lock(session, "tissue"))
+    remover = threading.Thread(target=datasets.remove, args=(database, dataset.id))
+    remover.start()
+    other = Database(database.url)
+    with other.begin() as session:  # meanwhile the remover waits, or is between two slices
+        session.execute(update(Dataset).values(error="written"))
+        assert session.scalar(select(Dataset.status)) == "removing"
+    other.close()
+    remover.join()
+    assert count(database, Dataset, Sample) == [0, 0]
+
+
+def test_whoever_removes_beside_another_ends_with_it(
+    database: Database, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "SLICE", 3)
+    with database.begin() as session:
+        datasets.begin_removal(session, datasets.lock(session, "tissue"))
+        assert datasets.in_removal(session) == [dataset.id]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: datasets.remove(database, dataset.id), range(3)))
+    assert count(database, Dataset, Sample, Removal) == [0, 0, 1]
+
+
+def test_a_dataset_in_removal_is_nobodys_to_ingest(database: Database) -> None:
+    spec = DatasetSpec(name="d", sources=[Source(kind="folder", path="/patches")])
+    with database.begin() as session:
+        row = datasets.insert(session, spec)
+        datasets.begin_removal(session, datasets.lock(session, "d"))
+    with database.begin() as session:
+        assert claims.claim(session, INGEST, "w", 30) is None
+    with pytest.raises(AlreadyExists), database.begin() as session:
+        datasets.insert(session, spec)
+    datasets.remove(database, row.id)
+    with database.begin() as session:
+        assert datasets.insert(session, spec).id != row.id
 
 
 def test_a_dataset_stays_while_it_is_ingested(database: Database, dataset: Dataset) -> None:

@@ -225,5 +225,6 @@ def _progress(view: Json) -> str:
     progress = view["progress"]
     step, steps = progress.get("step"), progress.get("steps")
     waits = "starts" if view["status"] == DatasetStatus.INGESTING else "waits for a trainer"
-    how_far = f"{count(step)} of {count(steps)} patches" if steps else waits
+    done = "patches stored" if progress.get("phase") == "store" else "patches"
+    how_far = f"{count(step)} of {count(steps)} {done}" if steps else waits
     return f"{view['name']}: {view['status']}, {how_far}"

@@ -54,12 +54,13 @@ async def get(name: str, caller: Reader) -> Response:
 
 
 @router.delete("/{name}", status_code=204, responses=responses(404, 409))
-def remove(name: str, caller: Runner, session: Writing) -> None:
-    """Forget a dataset that no experiment is on, by id or name: its samples at once, its shards within moments.
+def remove(name: str, caller: Runner, here: Here) -> None:
+    """Forget a dataset that no experiment is on, by id or name: its samples at once (some seconds for a million), its
+    shards within moments.
 
     The files that it was taken in from stay as they are.
     """
-    datasets.remove(session, name)
+    datasets.remove(here, name)
 
 
 @router.get("/{name}/samples", response_model=Page[SampleView], responses=responses(404))

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import event
 from starlette.concurrency import run_in_threadpool
@@ -27,12 +27,22 @@ After = Annotated[int, Query(ge=0, lt=2**63, description="Only events with a hig
 EVENTS = {200: {"content": {"text/event-stream": {"example": 'id: 3\nevent: round.trained\ndata: {"round": 0}\n\n'}}}}
 
 
+def _plan(request: Request, caller: Runner, once: Idempotent, here: Here) -> experiments.Plan | None:
+    return None if once.was_answered(here) else experiments.plan(here, experiments.parse(request))
+
+
+# Drawing from a pool of millions takes seconds: it happens before the route's transaction begins.
+Planned = Annotated[experiments.Plan | None, Depends(_plan)]
+
+
 @router.post("", status_code=201, response_model=ExperimentView, responses=responses(404, 409))
-def begin(request: Request, caller: Runner, here: Here, once: Idempotent, session: Writing) -> Response:
+def begin(
+    request: Request, planned: Planned, caller: Runner, here: Here, once: Idempotent, session: Writing
+) -> Response:
     """Begin an experiment on a ready dataset. S^0 is drawn at once; a trainer takes round 0 when it is free."""
 
     def create() -> Answer:
-        view = experiments.begin(here, session, experiments.parse(request))
+        view = experiments.begin(here, session, planned or experiments.plan(here, experiments.parse(request)))
         return Answer(201, view, _location(view))
 
     return once.run(session, request.root, create)

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 
 from winnow.problems import responses
 from winnow_coordinator import batches, rounds
@@ -47,12 +47,12 @@ async def get(id: str, number: Number, caller: Reader) -> Response:
 @router.get("/{number}/selection", response_class=Response, responses={**SELECTION, **responses(406)})
 def selection(
     id: str, number: Number, caller: Reader, here: Here, accept: Annotated[str | None, Header()] = None
-) -> Response:
+) -> StreamingResponse:
     """The batch that this round added to S^t, in the order of picking; npy holds idx alone."""
-    with here.database.read() as session:  # in a thread of its own: it may be a pool of millions
+    with here.database.read() as session:  # in a thread of its own, as each page is: it may be a pool of millions
         batch = batches.of_round(session, id, number)
-    content, media_type = batches.render(batch, accept)
-    return Response(content, media_type=media_type, headers={"Vary": "Accept"})
+    content, media_type = batches.render(batch, here.database, accept)
+    return StreamingResponse(content, media_type=media_type, headers={"Vary": "Accept"})
 
 
 @router.get("/{number}/artefacts/{kind:path}", response_class=FileResponse, responses=BYTES)

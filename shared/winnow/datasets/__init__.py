@@ -10,6 +10,7 @@ synthetic.draw(tissue, i, size) an H&E-like patch
 
 from winnow.datasets import synthetic
 from winnow.datasets.cache import ShardCache
+from winnow.datasets.entries import NO_LABEL
 from winnow.datasets.ingest import Ingested, IngestStopped, SampleRow, check, ingest
 from winnow.datasets.manifest import SUFFIXES as MANIFEST_SUFFIXES
 from winnow.datasets.manifest import read_table
@@ -17,6 +18,7 @@ from winnow.datasets.packing import PackedImages
 
 __all__ = [
     "MANIFEST_SUFFIXES",
+    "NO_LABEL",
     "IngestStopped",
     "Ingested",
     "PackedImages",

@@ -8,6 +8,8 @@ from winnow.datasets.decode import Picture, Unreadable, resolve
 from winnow.domain import Role
 from winnow.errors import InvalidInput
 
+NO_LABEL = "(no label)"
+"""What counts call the samples without one; no label may read so."""
 Allow = Callable[[Path], None]
 """Raises PathForbidden for a resolved path outside the allowed roots."""
 

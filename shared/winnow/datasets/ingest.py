@@ -12,13 +12,12 @@ from typing import Any
 
 from winnow.datasets import roles
 from winnow.datasets.decode import Decoded, Picture, Unreadable, quiet_pillow
-from winnow.datasets.entries import Allow, Entry, Listing
+from winnow.datasets.entries import NO_LABEL, Allow, Entry, Listing
 from winnow.datasets.packing import PackWriter
 from winnow.datasets.sources import list_sources
 from winnow.domain import DatasetSpec, Role
 from winnow.errors import ImagesUnreadable, ImageTooSlow, InvalidInput, WinnowError
 
-NO_LABEL = "(no label)"
 _EXAMPLES = 10
 _THREADS = 8
 _AHEAD = 4  # decoded patches held for each thread

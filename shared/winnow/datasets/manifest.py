@@ -20,6 +20,8 @@ MOST_ROWS = 10_000_000
 MOST_BYTES = 1 << 30
 """Of a manifest, which is held in memory while it is read: of the file, or of the values in it."""
 _COLUMNS = ("path", "label", "group", "role")
+_NAMELESS = ("/", ".")
+"""What a path ends in that may not end in the name of a file."""
 Row = dict[str, str | None]
 Table = tuple[list[str], Sequence[Sequence[Any]]]
 """A heading, and rows as long as it."""
@@ -42,19 +44,18 @@ def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int)
         allow(place)
     require_file(placed, f"{field}.path", "manifest file")
     folders = _Folders(allow)
-    paths: dict[str, Path] = {}
-    entries: list[Entry] = []
+    paths: dict[str, Entry] = {}
     for line, row in enumerate(_rows(table, placed, source, field), start=1):
         entry = _entry(row, line, source, number)
-        path = folders.place(root / entry.key)
-        if str(path) in paths:
+        path = folders.place(os.path.join(root, entry.key))  # noqa: PTH118 - two thirds of the time would be Path's
+        if path in paths:
             raise InvalidInput(f"{field}.path", f"row {line}: {entry.key} is listed twice; keep one of the rows")
-        paths[str(path)] = path
-        entries.append(entry)
-    ordered = sorted(zip(entries, paths.values(), strict=True), key=lambda pair: pair[0].key)
+        paths[path] = entry
+    ordered = sorted(((entry, path) for path, entry in paths.items()), key=lambda pair: pair[0].key)
+    paths.clear()
 
     def pictures() -> Iterator[Picture]:
-        return (FilePicture(path, allow, max_pixels) for _, path in ordered)
+        return (FilePicture(Path(path), allow, max_pixels) for _, path in ordered)
 
     return Listing([entry for entry, _ in ordered], pictures)
 
@@ -148,7 +149,7 @@ def _text(cell: Any) -> str | None:
 
 def _entry(row: Row, line: int, source: Source, number: int) -> Entry:
     path, word = row["path"], row.get("role")
-    if not path or "\0" in path or PurePath(path).name in ("", ".."):
+    if not path or "\0" in path or (path.endswith(_NAMELESS) and PurePath(path).name in ("", "..")):
         raise InvalidInput(f"sources.{number}.path", f"row {line} has no usable path")
     role = source.role_or_pool if word is None else _role_of(word, source, number)
     return Entry(path, role, row.get("label"), row.get("group"), number)
@@ -173,17 +174,20 @@ class _Folders:
 
     def __init__(self, allow: Allow) -> None:
         self._allow = allow
-        self._known: dict[str, tuple[Path, frozenset[str]]] = {}
+        self._known: dict[str, tuple[str, frozenset[str]]] = {}
 
-    def place(self, path: Path) -> Path:
+    def place(self, path: str) -> str:
         """`path` with its folder resolved. Raises PathForbidden when that, or a link there, leaves the roots."""
-        above = str(path.parent)
+        if path.endswith(_NAMELESS):
+            path = str(PurePath(path))
+        above, name = os.path.split(path)
         if above not in self._known:
-            self._known[above] = self._look(path.parent)
+            folder, links = self._look(Path(above))
+            self._known[above] = str(folder), links
         folder, links = self._known[above]
-        placed = folder / path.name
-        if path.name in links:
-            allow_link(placed, self._allow)
+        placed = os.path.join(folder, name)  # noqa: PTH118 - as above
+        if name in links:
+            allow_link(Path(placed), self._allow)
         return placed
 
     def _look(self, folder: Path) -> tuple[Path, frozenset[str]]:

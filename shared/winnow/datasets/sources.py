@@ -6,7 +6,7 @@ from itertools import chain
 
 from winnow.datasets import synthetic
 from winnow.datasets.decode import Decoded, Picture
-from winnow.datasets.entries import Allow, Entry, Listing
+from winnow.datasets.entries import NO_LABEL, Allow, Entry, Listing
 from winnow.datasets.folder import list_folder
 from winnow.datasets.manifest import list_manifest
 from winnow.datasets.npz import list_npz
@@ -84,4 +84,12 @@ def _rename(entries: list[Entry], source: Source, number: int) -> list[Entry]:
         if name not in known:
             shown = ", ".join(sorted(known)[:20]) or "there are none"
             raise InvalidInput(f"sources.{number}.labels", f"no sample has the label {name!r}; labels: {shown}")
-    return [replace(entry, label=source.labels.get(entry.label or "", entry.label)) for entry in entries]
+    renamed = entries
+    if source.labels:
+        renamed = [replace(entry, label=source.labels.get(entry.label or "", entry.label)) for entry in entries]
+    if any(entry.label == NO_LABEL for entry in renamed):
+        reason = (
+            f"{NO_LABEL!r} stands for patches without one; give it another name here, {{{NO_LABEL!r}: unknown}} say"
+        )
+        raise InvalidInput(f"sources.{number}.labels", reason)
+    return renamed

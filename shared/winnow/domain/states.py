@@ -10,6 +10,7 @@ class DatasetStatus(StrEnum):
     INGESTING = "ingesting"
     READY = "ready"
     FAILED = "failed"
+    REMOVING = "removing"
 
 
 class ExperimentStatus(StrEnum):
@@ -52,10 +53,11 @@ _D, _E, _R = DatasetStatus, ExperimentStatus, RoundStatus
 
 TRANSITIONS: dict[type[StrEnum], dict[StrEnum, tuple[StrEnum, ...]]] = {
     DatasetStatus: {
-        _D.QUEUED: (_D.INGESTING,),
+        _D.QUEUED: (_D.INGESTING, _D.REMOVING),
         _D.INGESTING: (_D.READY, _D.QUEUED, _D.FAILED),
-        _D.READY: (),
-        _D.FAILED: (_D.QUEUED,),
+        _D.READY: (_D.REMOVING,),
+        _D.FAILED: (_D.QUEUED, _D.REMOVING),
+        _D.REMOVING: (),
     },
     ExperimentStatus: {
         _E.CREATED: (_E.RUNNING, _E.PAUSING, _E.CANCELLING, _E.FAILED),

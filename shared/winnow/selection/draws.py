@@ -10,13 +10,19 @@ Indices = NDArray[np.int64]
 
 
 def draw_initial(
-    pool: Indices, budget: int, *, seed: int, by: Literal["random", "stratum"] = "random", labels: Sequence[str] = ()
+    pool: Indices,
+    budget: int,
+    *,
+    seed: int,
+    by: Literal["random", "stratum"] = "random",
+    labels: Sequence[str] | Indices = (),
 ) -> Indices:
     """S^0: `budget` samples of the pool, in drawn order.
 
     Args:
         pool: (n,) sample indices, ascending.
-        by: `stratum` keeps the pool's label shares (largest remainder); `labels` then gives each one's label.
+        by: `stratum` keeps the pool's label shares (largest remainder); `labels` then gives each one's label, by name
+            or by number in the order of the names.
 
     Raises:
         ValueError: the budget exceeds the pool, or strata are asked for without a label for each sample.

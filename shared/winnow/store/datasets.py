@@ -1,22 +1,24 @@
 """Datasets and their samples."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, String, cast, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from winnow.domain import DatasetSpec, DatasetStatus, allowed_from, require_transition
 from winnow.errors import AlreadyExists, NotFound, WrongState
+from winnow.failpoints import Failpoint, reach
 from winnow.store import claims, removals
-from winnow.store.engine import insert_rows, now
+from winnow.store.engine import Database, insert_rows, now
 from winnow.store.tables import Dataset, Sample
 
-SLICE = 500_000
-"""Samples that one statement deletes: the server takes only so long for one."""
+Indices = NDArray[np.int64]
+SLICE = 50_000
+"""Samples that one transaction stores or deletes: on SQLite nobody else writes meanwhile, and leases end."""
 
 
 def insert(session: Session, spec: DatasetSpec) -> Dataset:
@@ -58,23 +60,41 @@ def lock(session: Session, name_or_id: str) -> Dataset:
     return _found(session, _called(name_or_id).with_for_update(), name_or_id)
 
 
-def remove(session: Session, dataset: Dataset) -> None:
-    """Delete a locked dataset that no experiment is on, with its samples, and note where its shards lie.
+def begin_removal(session: Session, dataset: Dataset) -> None:
+    """Let nobody begin anything on a locked dataset any more, which no experiment is on; `remove` does the rest.
 
     Raises WrongState while it is ingested.
     """
-    status = DatasetStatus(dataset.status)
+    status, target = DatasetStatus(dataset.status), DatasetStatus.REMOVING
     if status is DatasetStatus.INGESTING:
         words = f"dataset {dataset.name} is ingesting and cannot be removed; wait until it is ready or has failed"
-        raise WrongState("dataset", dataset.name, status, "removed", allowed_from(status), words=words)
-    mine = Sample.dataset_id == dataset.id
-    last = session.scalar(select(func.max(Sample.idx)).where(mine))
-    for first in range(0, (last or 0) + 1, SLICE):
-        rows = delete(Sample).where(mine, Sample.idx >= first, Sample.idx < first + SLICE)
-        session.execute(rows.execution_options(synchronize_session=False))
-    session.delete(dataset)
+        raise WrongState("dataset", dataset.name, status, target, allowed_from(status), words=words)
+    dataset.status = target
     session.flush()
-    removals.insert(session, f"datasets/{dataset.id}")
+
+
+def remove(database: Database, id: str) -> None:
+    """Delete a dataset whose removal was begun, slice by slice, and note where its shards lie. Several may be at it."""
+    while _remove_slice(database, id):
+        reach(Failpoint.SAMPLES_DELETED)
+        database.let_others_write()
+
+
+def _remove_slice(database: Database, id: str) -> bool:
+    """Whether samples were deleted; where none are left the dataset goes."""
+    with database.begin() as session:
+        dataset = session.get(Dataset, id, with_for_update=True)
+        if dataset is None or _delete_last(session, id, 0):
+            return dataset is not None
+        session.delete(dataset)
+        session.flush()
+        removals.insert(session, f"datasets/{id}")
+    return False
+
+
+def in_removal(session: Session) -> list[str]:
+    """Ids of the datasets whose removal was begun."""
+    return list(session.scalars(select(Dataset.id).where(Dataset.status == DatasetStatus.REMOVING)))
 
 
 def ids(session: Session) -> list[str]:
@@ -88,52 +108,93 @@ def page(session: Session, *, before: str | None, limit: int) -> list[Dataset]:
     return list(session.scalars(wanted.where(Dataset.id < before) if before else wanted))
 
 
+def clear(session: Session, id: str, attempt: int, lease: float, *, above: int = 0) -> bool:
+    """Delete a slice of the samples from idx `above` on that an earlier attempt stored, and renew the claim.
+
+    Returns whether there were any: call it until there are none. Raises Fenced.
+    """
+    claims.renew(session, claims.INGEST, id, attempt, lease, None)
+    return _delete_last(session, id, above)
+
+
+def store(
+    session: Session, id: str, attempt: int, lease: float, samples: Sequence[dict[str, Any]], *, total: int
+) -> bool:
+    """Store a slice of the samples (idx, key, role, label, group; consecutive idx) in the place of what an earlier
+    attempt stored there, and renew the claim. They show when all `total` are there and the dataset is ready.
+
+    Raises Fenced.
+    """
+    first, last = samples[0]["idx"], samples[-1]["idx"]
+    progress = {"phase": "store", "step": last + 1, "steps": total}
+    claims.renew(session, claims.INGEST, id, attempt, lease, progress)
+    _delete(session, id, first, last + 1)
+    insert_rows(session, Sample, [{"dataset_id": id, **sample} for sample in samples])
+    return False
+
+
 def complete(
     session: Session,
     id: str,
     attempt: int,
     *,
-    samples: Iterable[dict[str, Any]],
     classes: Sequence[str],
     counts: dict[str, Any],
     report: dict[str, Any],
     location: str,
 ) -> None:
-    """Store the samples (idx, key, role, label, group) and make the dataset ready. Raises Fenced."""
+    """Make the dataset ready, whose samples are stored. Raises Fenced."""
     result = {"classes": list(classes), "counts": counts, "report": report, "location": location}
     claims.finish(session, claims.INGEST, id, attempt, DatasetStatus.READY, **result)
-    session.execute(delete(Sample).where(Sample.dataset_id == id))
-    insert_rows(session, Sample, [{"dataset_id": id, **sample} for sample in samples])
 
 
-def indices(session: Session, dataset_id: str, role: str) -> NDArray[np.int64]:
-    """Ascending idx of all samples of one role."""
-    wanted = select(Sample.idx).where(Sample.dataset_id == dataset_id, Sample.role == role).order_by(Sample.idx)
-    return np.fromiter(session.scalars(wanted), np.int64)
+def indices(session: Session, dataset_id: str, role: str) -> Indices:
+    """Ascending idx of all samples of one role: (n,) int64."""
+    wanted = select(Sample.idx).where(Sample.dataset_id == dataset_id, Sample.role == role).subquery()
+    return _numbers(session.scalar(select(_joined(wanted.c.idx))))
 
 
-def keys(session: Session, dataset_id: str, role: str) -> list[str]:
-    """Keys of one role, in the order of `indices`."""
-    wanted = select(Sample.key).where(Sample.dataset_id == dataset_id, Sample.role == role).order_by(Sample.idx)
-    return list(session.scalars(wanted))
+def labels(session: Session, dataset: Dataset, role: str) -> tuple[Indices, Indices]:
+    """Ascending idx of all samples of one role, and the number of each one's label among the dataset's classes, -1
+    where it has none: both (n,) int64.
+    """
+    numbers = {None: -1} | {label: number for number, label in enumerate(dataset.classes)}
+    mine = Sample.dataset_id == dataset.id, Sample.role == role
+    rows = session.execute(select(Sample.label, _joined(Sample.idx)).where(*mine).group_by(Sample.label)).all()
+    parts = [_numbers(text) for _, text in rows]
+    idx = np.concatenate([np.empty(0, np.int64), *parts])
+    found = np.repeat(np.array([numbers[label] for label, _ in rows], np.int64), [len(part) for part in parts])
+    order = idx.argsort()
+    return idx[order], found[order]
 
 
-def label_counts(session: Session, dataset_id: str, role: str) -> dict[str | None, int]:
-    """How many samples of one role have each label; None for those without one."""
-    counted = select(Sample.label, func.count()).where(Sample.dataset_id == dataset_id, Sample.role == role)
-    return dict(session.execute(counted.group_by(Sample.label)).all())
+def _joined(column: SQLColumnExpression[int]) -> ColumnElement[str]:
+    """All numbers as one text: millions of rows, each an object, take five times as long."""
+    return func.aggregate_strings(cast(column, String), " ")
 
 
-def labels(session: Session, dataset_id: str, role: str) -> list[str | None]:
-    """Labels of one role, in the order of `indices`."""
-    wanted = select(Sample.label).where(Sample.dataset_id == dataset_id, Sample.role == role).order_by(Sample.idx)
-    return list(session.scalars(wanted))
+def _numbers(text: str | None) -> Indices:
+    return np.sort(np.fromstring(text or "", np.int64, sep=" "))
 
 
 def samples_page(session: Session, dataset_id: str, *, after: int, limit: int, role: str | None) -> list[Sample]:
     """Samples by idx, starting above `after`."""
     wanted = select(Sample).where(Sample.dataset_id == dataset_id, Sample.idx > after).order_by(Sample.idx).limit(limit)
     return list(session.scalars(wanted.where(Sample.role == role) if role else wanted))
+
+
+def _delete_last(session: Session, id: str, above: int) -> bool:
+    """Delete the last slice of the samples from idx `above` on; whether there were any."""
+    last = session.scalar(select(func.max(Sample.idx)).where(Sample.dataset_id == id))
+    if last is None or last < above:
+        return False
+    _delete(session, id, max(above, last + 1 - SLICE), last + 1)
+    return True
+
+
+def _delete(session: Session, id: str, first: int, end: int) -> None:
+    rows = delete(Sample).where(Sample.dataset_id == id, Sample.idx >= first, Sample.idx < end)
+    session.execute(rows.execution_options(synchronize_session=False))
 
 
 def _called(name_or_id: str) -> Select[Dataset]:

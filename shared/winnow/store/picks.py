@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from winnow.domain import Role
 from winnow.store.engine import insert_rows
 from winnow.store.tables import Pick, Sample
 
@@ -28,18 +29,33 @@ def selected(session: Session, experiment_id: str, *, up_to: int) -> NDArray[np.
     return np.sort(np.fromiter(session.scalars(wanted), np.int64))
 
 
-def with_keys(session: Session, experiment_id: str, dataset_id: str, round: int) -> list[tuple[int, int, str, float]]:
-    """One batch in rank order, as (rank, idx, the sample's key, score)."""
+def count(session: Session, experiment_id: str, round: int) -> int:
+    """How many a batch has."""
+    return session.scalar(select(func.count()).where(Pick.experiment_id == experiment_id, Pick.round == round)) or 0
+
+
+def page(
+    session: Session, experiment_id: str, dataset_id: str, round: int, *, after: int, limit: int
+) -> list[tuple[int, int, str, float]]:
+    """One batch by rank, `limit` ranks from above `after` on, as (rank, idx, the sample's key, score).
+
+    No plan reads more than that: ranks have no gaps, and each key is looked up by itself. A join may read all samples,
+    LIMIT all picks behind `after`, to sort them.
+    """
+    key = select(Sample.key).where(Sample.dataset_id == dataset_id, Sample.idx == Pick.sample_idx).scalar_subquery()
     wanted = (
-        select(Pick.rank, Pick.sample_idx, Sample.key, Pick.score)
-        .join(Sample, (Sample.dataset_id == dataset_id) & (Sample.idx == Pick.sample_idx))
+        select(Pick.rank, Pick.sample_idx, key, Pick.score)
         .where(Pick.experiment_id == experiment_id, Pick.round == round)
-        .order_by(Pick.rank)
+        .where(Pick.rank > after, Pick.rank <= after + limit)
     )
-    return [(rank, idx, key, score) for rank, idx, key, score in session.execute(wanted)]
+    return sorted((rank, idx, key, score) for rank, idx, key, score in session.execute(wanted))
 
 
-def of_round(session: Session, experiment_id: str, round: int) -> list[Pick]:
-    """One batch, in rank order."""
-    wanted = select(Pick).where(Pick.experiment_id == experiment_id, Pick.round == round).order_by(Pick.rank)
-    return list(session.scalars(wanted))
+def pool_page(session: Session, dataset_id: str, *, after: int, limit: int) -> list[tuple[int, str]]:
+    """The pool, which is the batch of the `full` arm, by idx, starting above `after`, as (idx, key).
+
+    Without the other columns: millions of whole rows take many times as long.
+    """
+    mine = Sample.dataset_id == dataset_id, Sample.role == Role.POOL, Sample.idx > after
+    wanted = select(Sample.idx, Sample.key).where(*mine).order_by(Sample.idx).limit(limit)
+    return [(idx, key) for idx, key in session.execute(wanted)]
