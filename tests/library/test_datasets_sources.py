@@ -350,6 +350,14 @@ def test_check_knows_draws_and_labels(tmp_path: Path) -> None:
         check(spec_of(source | {"labels": {"STR": "stroma"}}), anywhere)
 
 
+def test_a_column_of_names_is_not_taken_for_labels(tmp_path: Path) -> None:
+    rows = "".join(f"{n}.png,{n}\n" for n in range(10_001))
+    (tmp_path / "patches.csv").write_text(f"path,name\n{rows}")
+    source = {"kind": "manifest", "path": str(tmp_path / "patches.csv"), "columns": {"label": "name"}}
+    with pytest.raises(InvalidInput, match=r"sources\.0\.columns\.label: 10001 different ones"):
+        check(spec_of(source), anywhere)
+
+
 def test_no_label_reads_as_if_there_were_none(tmp_path: Path) -> None:
     save(tmp_path / "(no label)" / "a.png")
     source = {"kind": "folder", "path": str(tmp_path)}

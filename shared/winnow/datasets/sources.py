@@ -13,6 +13,9 @@ from winnow.datasets.npz import list_npz
 from winnow.domain import DatasetSpec, Role, Source, SyntheticTissue
 from winnow.errors import InvalidInput
 
+MOST_LABELS = 10_000
+"""Of one source: each stands in the dataset's row, which every list of datasets shows."""
+
 
 @dataclass(frozen=True)
 class TissuePicture:
@@ -87,7 +90,11 @@ def _rename(entries: list[Entry], source: Source, number: int) -> list[Entry]:
     renamed = entries
     if source.labels:
         renamed = [replace(entry, label=source.labels.get(entry.label or "", entry.label)) for entry in entries]
-    if any(entry.label == NO_LABEL for entry in renamed):
+    labels = {entry.label for entry in renamed}
+    if len(labels) > MOST_LABELS:
+        reason = f"{len(labels)} different ones, and at most {MOST_LABELS} are taken; is the right column named?"
+        raise InvalidInput(f"sources.{number}.columns.label", reason)
+    if NO_LABEL in labels:
         reason = (
             f"{NO_LABEL!r} stands for patches without one; give it another name here, {{{NO_LABEL!r}: unknown}} say"
         )
