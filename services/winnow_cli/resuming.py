@@ -15,11 +15,12 @@ HELD = (ExperimentStatus.PAUSING, ExperimentStatus.PAUSED, ExperimentStatus.FAIL
 
 def find_or_add_dataset(client: Client, spec: DatasetSpec) -> Json:
     """The dataset of this spec. Where another one has its name, it is called NAME-2, and so on; one that failed is
-    taken in anew."""
+    taken in anew, and one that is being removed is let go."""
+    gone = (DatasetStatus.FAILED, DatasetStatus.REMOVING)
     own = re.compile(rf"{re.escape(spec.name)}(-\d+)?")
     for view in client.datasets():
         same = spec.model_copy(update={"name": view["name"]})
-        if own.fullmatch(view["name"]) and view["spec"] == body_of(same) and view["status"] != DatasetStatus.FAILED:
+        if own.fullmatch(view["name"]) and view["spec"] == body_of(same) and view["status"] not in gone:
             return view
     for number in count(1):
         wanted = spec.model_copy(update={"name": spec.name if number == 1 else f"{spec.name}-{number}"})

@@ -4,11 +4,11 @@ from sqlalchemy.orm import Session
 
 from winnow import datasets as sources
 from winnow.domain import DatasetSpec, DatasetStatus, Role
-from winnow.errors import InUse
+from winnow.errors import InUse, Unavailable
 from winnow.failpoints import Failpoint, reach
 from winnow.store import datasets, experiments
 from winnow.store.tables import Dataset, Sample
-from winnow_coordinator import pages
+from winnow_coordinator import fitness, pages
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.schemas import DatasetView, Page, SampleView
 
@@ -52,17 +52,27 @@ def remove(coordinator: Coordinator, name: str) -> None:
         if users := experiments.on_dataset(session, dataset.id):
             raise InUse("dataset", dataset.name, users, "remove these first: winnow remove takes their ids")
         if dataset.status != DatasetStatus.REMOVING:
-            datasets.begin_removal(session, dataset)
+            datasets.begin_removal(session, dataset, coordinator.settings.lease_seconds)
     reach(Failpoint.REMOVAL_BEGUN)
-    datasets.remove(coordinator.database, dataset.id)
+    if not remove_rest(coordinator, dataset.id):
+        raise Unavailable(
+            f"this coordinator stops, with {dataset.name} not wholly removed; another one goes on with it"
+        )
+
+
+def remove_rest(coordinator: Coordinator, id: str) -> bool:
+    """Go on with a removal that was begun. Returns whether the dataset is gone: not if this process is to stop."""
+    return datasets.remove(coordinator.database, id, coordinator.settings.lease_seconds, coordinator.stopping.is_set)
 
 
 def samples(session: Session, name: str, role: Role | None, cursor: str | None, limit: int) -> Page[SampleView]:
-    """Samples by idx, once all are there."""
+    """Samples by idx. Raises NotFound, and DatasetNotReady before all are there and once they are being removed."""
     dataset = datasets.get(session, name)
-    if dataset.status != DatasetStatus.READY:
-        return Page(items=[], next=None)
+    fitness.require_ready(dataset, "its samples show when it is ready")
     rows = datasets.samples_page(session, dataset.id, after=pages.decode_number(cursor), limit=limit + 1, role=role)
+    if not rows:  # all were shown, or its removal began after the look
+        session.expire_all()
+        fitness.require_ready(datasets.get(session, dataset.id), "its samples show when it is ready")
     shown, following = pages.cut(rows, limit, _position)
     return Page(items=[SampleView.model_validate(row) for row in shown], next=following)
 

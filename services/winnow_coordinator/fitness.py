@@ -12,16 +12,16 @@ MIN_IMAGE_SIZE = 32
 
 
 class DatasetNotReady(WrongState):
-    """The dataset is still ingested, or its ingest failed."""
+    """The dataset is still ingested, its ingest failed, or it is being removed. `need`: what it should be ready for."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, need: str) -> None:
         current = DatasetStatus(dataset.status)
         hint = "wait until it is ready"
         if current is DatasetStatus.FAILED:
             hint = dataset.error or "unknown reason"
         if current is DatasetStatus.REMOVING:
             hint = "somebody removes it; add it again once it is gone"
-        words = f"dataset {dataset.name} is {current}, an experiment needs it ready: {hint}"
+        words = f"dataset {dataset.name} is {current}, {need}: {hint}"
         super().__init__("dataset", dataset.name, current, DatasetStatus.READY, allowed_from(current), words=words)
 
 
@@ -46,10 +46,10 @@ class Stock:
         return sum(self.pool.values())
 
 
-def require_ready(dataset: Dataset) -> None:
+def require_ready(dataset: Dataset, need: str = "an experiment needs it ready") -> None:
     """Raise DatasetNotReady."""
     if dataset.status != DatasetStatus.READY:
-        raise DatasetNotReady(dataset)
+        raise DatasetNotReady(dataset, need)
 
 
 def take_stock(dataset: Dataset, spec: ExperimentSpec) -> Stock:

@@ -23,6 +23,7 @@ from winnow.store.tables import Experiment
 from winnow.telemetry import logger
 from winnow_coordinator import orphans
 from winnow_coordinator.context import Coordinator
+from winnow_coordinator.datasets import remove_rest
 
 PAGE = 10
 """Experiments in one step."""
@@ -54,8 +55,8 @@ class Housekeeper:
     def step(self) -> None:
         """Go on with what people removed, and look after the next few experiments; behind the last of them, after
         datasets and the sampler's answers."""
-        self._remove_datasets()
         self._empty()
+        self._remove_datasets()
         if self._clock() < self._rests_until:
             return
         with self._database.read() as session:
@@ -78,9 +79,9 @@ class Housekeeper:
     def _remove_datasets(self) -> None:
         """Those whose coordinator died, or lost its database, before all was removed."""
         with self._database.read() as session:
-            found = datasets.in_removal(session)
+            found = datasets.abandoned(session)
         for id in found:
-            datasets.remove(self._database, id)
+            remove_rest(self._coordinator, id)
 
     def _empty(self) -> None:
         """Whoever lost a claim long ago may write there yet: a place is looked at for `sweep_seconds`."""

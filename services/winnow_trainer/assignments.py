@@ -14,7 +14,7 @@ from winnow.domain import Arm, ExperimentSpec, ExperimentStatus, Role, RoundStat
 from winnow.errors import ArtefactCorrupt, InvalidInput
 from winnow.selection.draws import draw_candidates
 from winnow.settings import Settings
-from winnow.store import artefacts, datasets, experiments, picks, rounds
+from winnow.store import artefacts, claims, datasets, experiments, picks, rounds
 from winnow.store.claims import INGEST, TRAIN, Work
 from winnow.store.rounds import Cause, Patience
 from winnow.store.tables import Artefact, Dataset, Round
@@ -22,18 +22,18 @@ from winnow_trainer.protocol import Message
 
 
 class Assignment(Protocol):
-    """A claimed row in the terms of the supervisor. Every method works inside the caller's transaction."""
+    """A claimed row in the terms of the supervisor. What takes a session works inside the caller's transaction."""
 
     work: Work
     id: str
     attempt: int
 
     def prepare(self, session: Session, scratch: Path) -> dict[str, Any]:
-        """The job for the child; arrays go into `scratch`. Raises InvalidInput for what can never work, and Fenced."""
+        """The job for the child; arrays go into `scratch`. Only reads. Raises InvalidInput for what can never work."""
         ...
 
     def start(self, session: Session) -> None:
-        """Say that the work begins. Raises Fenced."""
+        """Say that the work begins, and renew the claim. Raises Fenced."""
         ...
 
     def wanted(self, session: Session) -> ExperimentStatus:
@@ -79,7 +79,7 @@ class Ingest:
         }
 
     def start(self, session: Session) -> None:
-        pass  # its claim says so
+        claims.renew(session, INGEST, self.id, self.attempt, self._settings.lease_seconds, None)
 
     def wanted(self, session: Session) -> ExperimentStatus:
         return ExperimentStatus.RUNNING
@@ -91,7 +91,12 @@ class Ingest:
         mine, total = (self.id, self.attempt, self._settings.lease_seconds), message["total"]
         with Path(message["samples"]).open() as lines:
             while samples := [json.loads(line) for line in islice(lines, datasets.SLICE)]:
-                yield lambda session, samples=samples: datasets.store(session, *mine, samples, total=total)
+
+                def store(session: Session, samples: list[dict[str, Any]] = samples) -> bool:
+                    datasets.store(session, *mine, samples, total=total)
+                    return False
+
+                yield store
         yield lambda session: datasets.clear(session, *mine, above=total)
 
     def complete(self, session: Session, message: Message) -> list[str]:

@@ -88,7 +88,9 @@ class Supervisor:
         settings, assignment = self._settings, self._assignment
         made = scratch.make(settings.scratch_dir, assignment.id, assignment.attempt)
         job = self._persist(lambda session: assignment.prepare(session, made), self._database.read)
+        before = time.monotonic()
         self._persist(assignment.start)
+        self._lease.renewed(before)
         path = made / "job.json"
         path.write_text(
             json.dumps(job | _circumstances(settings) | {"scratch": str(made), "device": self._device.name})

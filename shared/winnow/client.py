@@ -124,11 +124,11 @@ class Client:
         return self._get(f"/datasets/{name}")
 
     def wait_for_dataset(self, name: str) -> Iterator[Json]:
-        """Looks at a dataset, twice a second, until it is ready or failed; the last one says which."""
+        """Looks at a dataset, twice a second, until it is ready, failed or being removed; the last one says which."""
         while True:
             found = self.dataset(name)
             yield found
-            if found["status"] in ("ready", "failed"):
+            if found["status"] in ("ready", "failed", "removing"):
                 return
             self._pause.wait(0.5)
 

@@ -199,6 +199,12 @@ def test_a_dataset_that_cannot_serve_is_refused(
     assert body["field"] == field
 
 
+@pytest.mark.parametrize("body", [None, [1]])
+def test_a_body_that_is_none_is_told_of_once(api: httpx.Client, body: object) -> None:
+    sent = {} if body is None else {"json": body}
+    assert len(problem(api.post("/experiments", **sent), 422, "invalid")["errors"]) == 1
+
+
 def test_the_dataset_must_exist_and_be_ready(api: httpx.Client, coordinator: Coordinator) -> None:
     problem(api.post("/experiments", json=experiment_body()), 404, "not-found")
     with coordinator.database.begin() as session:

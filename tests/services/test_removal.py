@@ -18,7 +18,7 @@ from winnow.artefacts import put_json
 from winnow.client import ApiProblem, Client
 from winnow.domain import ExperimentStatus
 from winnow.settings import Settings
-from winnow.store import datasets, experiments, removals, rounds
+from winnow.store import experiments, removals, rounds
 from winnow.store.tables import Removal
 from winnow_cli.commands.experiments import watch_until_the_end
 from winnow_cli.hearing import hear
@@ -92,28 +92,6 @@ def test_a_view_that_was_read_before_the_removal_is_not_remembered_after_it(
     assert api.delete(f"/experiments/{id}").status_code == 204
     coordinator.final_views.put(id, late)
     problem(api.get(f"/experiments/{id}"), 404, "not-found")
-
-
-def test_a_dataset_whose_removal_was_cut_short_goes_by_itself(api: httpx.Client, coordinator: Coordinator) -> None:
-    dataset = add_dataset(coordinator)
-    assert api.get("/datasets/tissue/samples").json()["items"]
-    with coordinator.database.begin() as session:
-        datasets.begin_removal(session, datasets.lock(session, "tissue"))
-    assert api.get("/datasets/tissue").json()["status"] == "removing"
-    assert api.get("/datasets/tissue/samples").json() == {"items": [], "next": None}
-    refused = problem(api.post("/experiments", json=experiment_body()), 409, "wrong-state")
-    assert "add it again once it is gone" in refused["detail"]
-    Housekeeper(coordinator).step()
-    problem(api.get("/datasets/tissue"), 404, "not-found")
-    assert add_dataset(coordinator).id != dataset.id
-
-
-def test_asking_again_ends_a_removal_that_was_cut_short(api: httpx.Client, coordinator: Coordinator) -> None:
-    add_dataset(coordinator)
-    with coordinator.database.begin() as session:
-        datasets.begin_removal(session, datasets.lock(session, "tissue"))
-    assert api.delete("/datasets/tissue").status_code == 204
-    problem(api.get("/datasets/tissue"), 404, "not-found")
 
 
 def test_a_dataset_goes_when_no_experiment_is_on_it(

@@ -21,6 +21,7 @@ from winnow.store.claims import TRAIN
 from winnow.store.tables import Experiment, Round
 from winnow_coordinator import datasets, experiments
 from winnow_coordinator.context import Coordinator
+from winnow_coordinator.fitness import DatasetNotReady
 from winnow_coordinator.tidying import Tidier
 
 OVER = (ExperimentStatus.CANCELLING, ExperimentStatus.CANCELLED)
@@ -88,7 +89,7 @@ def fail(here: Coordinator) -> None:
 
 def test_no_experiment_begins_on_a_dataset_that_is_being_removed(here: Coordinator) -> None:
     with first(here, lambda: begin(here)) as (session, let_wait, raised):
-        store.begin_removal(session, store.lock(session, "tissue"))
+        store.begin_removal(session, store.lock(session, "tissue"), 30)
         let_wait()
     assert raised == [
         "wrong-state: dataset tissue is removing, an experiment needs it ready: somebody removes it; "
@@ -109,6 +110,21 @@ def test_a_dataset_stays_on_which_an_experiment_has_just_begun(here: Coordinator
         id = experiments.begin(here, session, planned).id
         let_wait()
     assert len(raised) == 1 and raised[0].startswith(f"in-use: dataset tissue is in use by experiments: {id}")
+
+
+def test_a_removal_that_begins_while_samples_are_read_is_told(here: Coordinator) -> None:
+    waiting = [here]
+
+    def begin_once(*_: object) -> None:  # after the look at the dataset, before its samples are read
+        if waiting:
+            with waiting.pop().database.begin() as session:
+                store.begin_removal(session, store.lock(session, "tissue"), 30)
+
+    with here.database.read() as session:
+        event.listen(session, "loaded_as_persistent", begin_once)
+        with pytest.raises(DatasetNotReady, match="removing, its samples show when it is ready"):
+            datasets.samples(session, "tissue", None, None, 100)
+    assert not waiting
 
 
 def test_one_that_is_resumed_first_is_not_removed(here: Coordinator) -> None:

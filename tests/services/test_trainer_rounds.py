@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from services.trainer_parts import (
     working,
 )
 from sqlalchemy import event, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from winnow.artefacts import digest_of, get_array
@@ -318,6 +320,29 @@ def test_samples_are_stored_in_slices(tmp_path: Path, monkeypatch: pytest.Monkey
     stored = [one["step"] for one in seen if one.get("phase") == "store"]
     assert row.status == DatasetStatus.READY and row.progress == {}
     assert sorted(set(stored)) == [*range(7, total, 7), total]
+
+
+def test_storing_may_take_longer_than_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each slice renews it, here and in the row, so that a database which is away in the last one is waited for."""
+    monkeypatch.setattr(datasets, "SLICE", 20)
+    stored: list[int] = []
+
+    def hinder(session: Session, *_: object) -> None:
+        (progress,) = session.scalars(select(Dataset.progress))
+        if progress.get("phase") == "store":
+            stored.append(progress["step"])
+            time.sleep(0.9)
+            if stored[-1] == progress["steps"] and stored.count(stored[-1]) == 1:
+                raise OperationalError("", {}, Exception("the database is away"))
+
+    with worker_at(tmp_path / "state", lease_seconds=3.0) as worker:
+        event.listen(Session, "before_commit", hinder)
+        try:
+            row = add_dataset(worker)
+        finally:
+            event.remove(Session, "before_commit", hinder)
+    assert len(stored) > 4 and stored[-2:] == [max(stored)] * 2
+    assert (row.status, row.attempt, row.losses) == (DatasetStatus.READY, 1, 0)
 
 
 def test_a_broken_file_fails_the_dataset_by_name(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Removing: only what has ended and nobody needs, all of its rows, and a note of where its files lie."""
 
-import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -47,11 +47,22 @@ def remove(database: Database, round: Round) -> None:
         experiments.remove(session, round.experiment_id)
 
 
+def never() -> bool:
+    return False
+
+
+def begin_removal(database: Database, name: str, lease: float = 30) -> str:
+    with database.begin() as session:
+        dataset = datasets.lock(session, name)
+        datasets.begin_removal(session, dataset, lease)
+        return dataset.id
+
+
 def remove_dataset(database: Database, name: str) -> None:
     with database.begin() as session:
         dataset = datasets.lock(session, name)
-        datasets.begin_removal(session, dataset)
-    datasets.remove(database, dataset.id)
+        datasets.begin_removal(session, dataset, 30)
+    assert datasets.remove(database, dataset.id, 30, never)
 
 
 def test_an_experiment_goes_with_all_its_rows_and_no_others(database: Database, dataset: Dataset) -> None:
@@ -106,17 +117,24 @@ def test_a_dataset_goes_with_its_samples_slice_by_slice(
 
 def test_others_write_between_the_slices(database: Database, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite hands its lock to nobody: a renewal that waits for the end of it all would lose its lease."""
-    monkeypatch.setattr(datasets, "SLICE", 1)
-    with database.begin() as session:
-        datasets.begin_removal(session, datasets.lock(session, "tissue"))
-    remover = threading.Thread(target=datasets.remove, args=(database, dataset.id))
-    remover.start()
-    other = Database(database.url)
-    with other.begin() as session:  # meanwhile the remover waits, or is between two slices
-        session.execute(update(Dataset).values(error="written"))
-        assert session.scalar(select(Dataset.status)) == "removing"
+    monkeypatch.setattr(datasets, "SLICE", 8)
+    seen: list[tuple[str | None, int | None]] = []
+    pause, other = database.let_others_write, Database(database.url)
+
+    def write() -> None:
+        begun = time.monotonic()
+        pause()
+        if database.engine.dialect.name == "sqlite":
+            assert time.monotonic() - begun >= 0.1, "who waits looks every tenth of a second"
+        with other.begin() as session:
+            session.execute(update(Dataset).values(error="written"))
+            left = session.scalar(select(func.count()).select_from(Sample))
+            seen.append((session.scalar(select(Dataset.status)), left))
+
+    monkeypatch.setattr(database, "let_others_write", write)
+    datasets.remove(database, begin_removal(database, "tissue"), 30, never)
     other.close()
-    remover.join()
+    assert seen == [("removing", left) for left in (32, 24, 16, 8, 0)]
     assert count(database, Dataset, Sample) == [0, 0]
 
 
@@ -124,24 +142,49 @@ def test_whoever_removes_beside_another_ends_with_it(
     database: Database, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "SLICE", 3)
-    with database.begin() as session:
-        datasets.begin_removal(session, datasets.lock(session, "tissue"))
-        assert datasets.in_removal(session) == [dataset.id]
+    begin_removal(database, "tissue")
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: datasets.remove(database, dataset.id), range(3)))
+        assert list(pool.map(lambda _: datasets.remove(database, dataset.id, 30, never), range(3))) == [True] * 3
     assert count(database, Dataset, Sample, Removal) == [0, 0, 1]
+
+
+def test_a_removal_is_left_to_others_when_its_process_stops(
+    database: Database, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "SLICE", 10)
+    begin_removal(database, "tissue")
+    answers = iter((False, False, True))
+    assert not datasets.remove(database, dataset.id, 0, lambda: next(answers))
+    assert count(database, Dataset, Sample, Removal) == [1, 20, 0]
+    with database.read() as session:
+        assert datasets.abandoned(session) == [dataset.id]
+    assert datasets.remove(database, dataset.id, 30, never)
+    assert count(database, Dataset, Sample, Removal) == [0, 0, 1]
+
+
+def test_nobody_else_joins_a_removal_while_its_lease_lasts(
+    database: Database, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "SLICE", 10)
+    begin_removal(database, "tissue", lease=0)
+    answers = iter((False, True))
+    with database.read() as session:
+        assert datasets.abandoned(session) == [dataset.id]
+    datasets.remove(database, dataset.id, 30, lambda: next(answers))
+    with database.read() as session:
+        assert datasets.abandoned(session) == [], "each slice renews it"
 
 
 def test_a_dataset_in_removal_is_nobodys_to_ingest(database: Database) -> None:
     spec = DatasetSpec(name="d", sources=[Source(kind="folder", path="/patches")])
     with database.begin() as session:
         row = datasets.insert(session, spec)
-        datasets.begin_removal(session, datasets.lock(session, "d"))
+    begin_removal(database, "d")
     with database.begin() as session:
         assert claims.claim(session, INGEST, "w", 30) is None
     with pytest.raises(AlreadyExists), database.begin() as session:
         datasets.insert(session, spec)
-    datasets.remove(database, row.id)
+    datasets.remove(database, row.id, 30, never)
     with database.begin() as session:
         assert datasets.insert(session, spec).id != row.id
 

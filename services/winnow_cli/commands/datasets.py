@@ -133,7 +133,7 @@ def draw(role: Literal["test", "labelled"], number: int, by: str) -> list[Json]:
 def ingest(client: Client, name: str, *, quiet: bool = False, ended: Callable[[], bool] = lambda: False) -> Json:
     """Wait for a dataset, or until `ended` says so, and show how far it is. Its last view.
 
-    Raises TrainingFailed with the reason when it fails.
+    Raises TrainingFailed with the reason when it fails, or is removed.
     """
     view: Json = {}
     with _screen(quiet) as show:
@@ -141,8 +141,9 @@ def ingest(client: Client, name: str, *, quiet: bool = False, ended: Callable[[]
             show(_progress(view))
             if ended():
                 return view
-    if view["status"] == "failed":
-        raise TrainingFailed(f"dataset {name} could not be ingested: {view['error']}")
+    if view["status"] != DatasetStatus.READY:
+        reason = view["error"] if view["status"] == DatasetStatus.FAILED else "somebody removes it"
+        raise TrainingFailed(f"dataset {name} could not be ingested: {reason}")
     return view
 
 
@@ -225,6 +226,8 @@ def _progress(view: Json) -> str:
     progress = view["progress"]
     step, steps = progress.get("step"), progress.get("steps")
     waits = "starts" if view["status"] == DatasetStatus.INGESTING else "waits for a trainer"
+    if view["status"] == DatasetStatus.REMOVING:
+        return f"{view['name']}: {view['status']}"
     done = "patches stored" if progress.get("phase") == "store" else "patches"
     how_far = f"{count(step)} of {count(steps)} {done}" if steps else waits
     return f"{view['name']}: {view['status']}, {how_far}"

@@ -63,7 +63,7 @@ def remove(name: str, caller: Runner, here: Here) -> None:
     datasets.remove(here, name)
 
 
-@router.get("/{name}/samples", response_model=Page[SampleView], responses=responses(404))
+@router.get("/{name}/samples", response_model=Page[SampleView], responses=responses(404, 409))
 async def samples(
     name: str,
     caller: Reader,
@@ -71,5 +71,5 @@ async def samples(
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Response:
-    """A dataset's patches by idx."""
+    """A dataset's patches by idx, once it is ready."""
     return await caller.reads.show(datasets.samples, name, role, cursor, limit)

@@ -1,6 +1,6 @@
 """/api/v1/experiments: begin, look, pause, resume, cancel, follow, remove."""
 
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
@@ -27,25 +27,31 @@ After = Annotated[int, Query(ge=0, lt=2**63, description="Only events with a hig
 EVENTS = {200: {"content": {"text/event-stream": {"example": 'id: 3\nevent: round.trained\ndata: {"round": 0}\n\n'}}}}
 
 
-def _plan(request: Request, caller: Runner, once: Idempotent, here: Here) -> experiments.Plan | None:
-    return None if once.was_answered(here) else experiments.plan(here, experiments.parse(request))
+class _Planned(NamedTuple):
+    document: dict[str, Any]
+    plan: experiments.Plan | None
+    """None for a repeat, which is answered as the first was."""
+
+
+def _plan(request: Request, caller: Runner, once: Idempotent, here: Here) -> _Planned:
+    answered = once.was_answered(here)
+    return _Planned(request.root, None if answered else experiments.plan(here, experiments.parse(request)))
 
 
 # Drawing from a pool of millions takes seconds: it happens before the route's transaction begins.
-Planned = Annotated[experiments.Plan | None, Depends(_plan)]
+Planned = Annotated[_Planned, Depends(_plan)]
 
 
 @router.post("", status_code=201, response_model=ExperimentView, responses=responses(404, 409))
-def begin(
-    request: Request, planned: Planned, caller: Runner, here: Here, once: Idempotent, session: Writing
-) -> Response:
+def begin(planned: Planned, caller: Runner, here: Here, once: Idempotent, session: Writing) -> Response:
     """Begin an experiment on a ready dataset. S^0 is drawn at once; a trainer takes round 0 when it is free."""
 
     def create() -> Answer:
-        view = experiments.begin(here, session, planned or experiments.plan(here, experiments.parse(request)))
+        plan = planned.plan or experiments.plan(here, experiments.parse(ExperimentRequest(planned.document)))
+        view = experiments.begin(here, session, plan)
         return Answer(201, view, _location(view))
 
-    return once.run(session, request.root, create)
+    return once.run(session, planned.document, create)
 
 
 @router.get("", response_model=Page[ExperimentView])

@@ -1,6 +1,6 @@
 """Datasets and their samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,41 +60,56 @@ def lock(session: Session, name_or_id: str) -> Dataset:
     return _found(session, _called(name_or_id).with_for_update(), name_or_id)
 
 
-def begin_removal(session: Session, dataset: Dataset) -> None:
-    """Let nobody begin anything on a locked dataset any more, which no experiment is on; `remove` does the rest.
+def begin_removal(session: Session, dataset: Dataset, lease: float) -> None:
+    """Let nobody begin anything on a locked dataset any more, which no experiment is on; `remove` does the rest, and
+    whoever finds that nobody has been at it for `lease` seconds.
 
     Raises WrongState while it is ingested.
     """
     status, target = DatasetStatus(dataset.status), DatasetStatus.REMOVING
-    if status is DatasetStatus.INGESTING:
-        words = f"dataset {dataset.name} is ingesting and cannot be removed; wait until it is ready or has failed"
+    if target not in allowed_from(status):
+        words = f"dataset {dataset.name} is {status} and cannot be removed; wait until it is ready or has failed"
         raise WrongState("dataset", dataset.name, status, target, allowed_from(status), words=words)
     dataset.status = target
+    dataset.lease_until = now() + lease
     session.flush()
 
 
-def remove(database: Database, id: str) -> None:
-    """Delete a dataset whose removal was begun, slice by slice, and note where its shards lie. Several may be at it."""
-    while _remove_slice(database, id):
+def remove(database: Database, id: str, lease: float, should_stop: Callable[[], bool]) -> bool:
+    """Delete a dataset whose removal was begun, slice by slice, and note where its shards lie. Several may be at it.
+
+    Returns whether it is gone, unless `should_stop()` said so before it was.
+    """
+    bound: int | None = None
+    while not should_stop():
+        bound = _remove_slice(database, id, lease, bound)
+        if bound is None:
+            return True
         reach(Failpoint.SAMPLES_DELETED)
         database.let_others_write()
-
-
-def _remove_slice(database: Database, id: str) -> bool:
-    """Whether samples were deleted; where none are left the dataset goes."""
-    with database.begin() as session:
-        dataset = session.get(Dataset, id, with_for_update=True)
-        if dataset is None or _delete_last(session, id, 0):
-            return dataset is not None
-        session.delete(dataset)
-        session.flush()
-        removals.insert(session, f"datasets/{id}")
     return False
 
 
-def in_removal(session: Session) -> list[str]:
-    """Ids of the datasets whose removal was begun."""
-    return list(session.scalars(select(Dataset.id).where(Dataset.status == DatasetStatus.REMOVING)))
+def _remove_slice(database: Database, id: str, lease: float, bound: int | None) -> int | None:
+    """From which idx on all samples are deleted; None when none were left below `bound`, and the dataset is gone."""
+    with database.begin() as session:
+        dataset = session.get(Dataset, id, with_for_update=True)
+        if dataset is None:
+            return None
+        first = _delete_last(session, id, below=bound)
+        if first is None:
+            session.delete(dataset)
+            session.flush()
+            removals.insert(session, f"datasets/{id}")
+        else:
+            dataset.lease_until = now() + lease
+        return first
+
+
+def abandoned(session: Session) -> list[str]:
+    """Ids of the datasets in removal that nobody has been at for a lease."""
+    left = Dataset.status == DatasetStatus.REMOVING, Dataset.lease_until < now()
+    return list(session.scalars(select(Dataset.id).where(*left)))
 
 
 def ids(session: Session) -> list[str]:
@@ -114,12 +129,12 @@ def clear(session: Session, id: str, attempt: int, lease: float, *, above: int =
     Returns whether there were any: call it until there are none. Raises Fenced.
     """
     claims.renew(session, claims.INGEST, id, attempt, lease, None)
-    return _delete_last(session, id, above)
+    return _delete_last(session, id, above=above) is not None
 
 
 def store(
     session: Session, id: str, attempt: int, lease: float, samples: Sequence[dict[str, Any]], *, total: int
-) -> bool:
+) -> None:
     """Store a slice of the samples (idx, key, role, label, group; consecutive idx) in the place of what an earlier
     attempt stored there, and renew the claim. They show when all `total` are there and the dataset is ready.
 
@@ -130,7 +145,6 @@ def store(
     claims.renew(session, claims.INGEST, id, attempt, lease, progress)
     _delete(session, id, first, last + 1)
     insert_rows(session, Sample, [{"dataset_id": id, **sample} for sample in samples])
-    return False
 
 
 def complete(
@@ -178,18 +192,25 @@ def _numbers(text: str | None) -> Indices:
 
 
 def samples_page(session: Session, dataset_id: str, *, after: int, limit: int, role: str | None) -> list[Sample]:
-    """Samples by idx, starting above `after`."""
-    wanted = select(Sample).where(Sample.dataset_id == dataset_id, Sample.idx > after).order_by(Sample.idx).limit(limit)
+    """Samples by idx, starting above `after`; none unless the dataset is ready: slices come and go before and after."""
+    is_ready = select(Dataset.status).where(Dataset.id == dataset_id).scalar_subquery() == DatasetStatus.READY
+    mine = Sample.dataset_id == dataset_id, Sample.idx > after, is_ready
+    wanted = select(Sample).where(*mine).order_by(Sample.idx).limit(limit)
     return list(session.scalars(wanted.where(Sample.role == role) if role else wanted))
 
 
-def _delete_last(session: Session, id: str, above: int) -> bool:
-    """Delete the last slice of the samples from idx `above` on; whether there were any."""
-    last = session.scalar(select(func.max(Sample.idx)).where(Sample.dataset_id == id))
+def _delete_last(session: Session, id: str, *, above: int = 0, below: int | None = None) -> int | None:
+    """Delete the last slice of the samples between two idx; the first idx of the slice, None where nothing was left.
+
+    With `below` the index is not searched through what was deleted before, which stays in it for a while.
+    """
+    mine = [Sample.dataset_id == id, *([Sample.idx < below] if below is not None else [])]
+    last = session.scalar(select(func.max(Sample.idx)).where(*mine))
     if last is None or last < above:
-        return False
-    _delete(session, id, max(above, last + 1 - SLICE), last + 1)
-    return True
+        return None
+    first = max(above, last + 1 - SLICE)
+    _delete(session, id, first, last + 1)
+    return first
 
 
 def _delete(session: Session, id: str, first: int, end: int) -> None:

@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from winnow.errors import WrongSchema
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 """The newest of migrations/versions; a test holds the two together."""
 
 
