@@ -1,9 +1,10 @@
 """A folder of images: one sub-folder for each class, or `splits` above the classes."""
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from winnow.datasets.decode import SUFFIXES, FilePicture, Picture, RejectedPicture, Unreadable, resolve
 from winnow.datasets.entries import Allow, Entry, Listing, allow_link
@@ -24,17 +25,20 @@ def list_folder(source: Source, number: int, *, allow: Allow, max_pixels: int) -
     """
     root = Path(source.path or "")
     field = f"sources.{number}.path"
-    found = {_key(path, root): path for path in _walk(root, allow, (), field)}
+    found = {_key(name): name for name in _walk(root, "", allow, (), field)}
     keys = sorted(found)
     entries = [_entry(key, source, number) for key in keys]
 
     def pictures() -> Iterator[Picture]:
-        return (_picture(found[key], allow, max_pixels) for key in keys)
+        return (_picture(root / found[key], allow, max_pixels) for key in keys)
 
     return Listing(entries, pictures)
 
 
-def _walk(directory: Path, allow: Allow, above: tuple[Path, ...], field: str) -> Iterator[Path]:
+def _walk(directory: Path, inside: str, allow: Allow, above: tuple[Path, ...], field: str) -> Iterator[str]:
+    """Names of files, each behind `inside`, the way from the root to `directory`. As text: a path object for each would
+    take most of the time.
+    """
     try:
         resolved = resolve(directory)
     except Unreadable as error:
@@ -43,15 +47,14 @@ def _walk(directory: Path, allow: Allow, above: tuple[Path, ...], field: str) ->
     if resolved in above:
         raise InvalidInput(field, f"{directory} links back to a folder above it; remove the link")
     for child in _children(resolved, field):
-        path = directory / child.name
         if _is_debris(child.name):
             continue
         if child.is_folder:
-            yield from _walk(path, allow, (*above, resolved), field)
+            yield from _walk(directory / child.name, f"{inside}{child.name}/", allow, (*above, resolved), field)
             continue
         if child.is_link:
-            allow_link(path, allow)
-        yield path
+            allow_link(directory / child.name, allow)
+        yield inside + child.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +88,17 @@ def _is_debris(name: str) -> bool:
     return name.startswith(".") or name.lower() in _DEBRIS
 
 
-def _key(path: Path, root: Path) -> str:
-    """The relative path; bytes that are no UTF-8 are written as escapes, so that every key can be stored."""
-    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+def _key(name: str) -> str:
+    """The name; bytes that are no UTF-8 are written as escapes, so that every key can be stored."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _entry(key: str, source: Source, number: int) -> Entry:
-    folders = PurePosixPath(key).parts[:-1]
+    folders = key.split("/")[:-1]
     role = source.role_or_pool
     if source.splits and folders:
         role, folders = _role_of(folders[0], source, number), folders[1:]
-    return Entry(key, role, folders[0] if folders else None, source=number)
+    return Entry(key, role, sys.intern(folders[0]) if folders else None, source=number)
 
 
 def _role_of(split: str, source: Source, number: int) -> Role:
