@@ -69,10 +69,11 @@ def samples(session: Session, name: str, role: Role | None, cursor: str | None, 
     """Samples by idx. Raises NotFound, and DatasetNotReady before all are there and once they are being removed."""
     dataset = datasets.get(session, name)
     fitness.require_ready(dataset, "its samples show when it is ready")
-    rows = datasets.samples_page(session, dataset.id, after=pages.decode_number(cursor), limit=limit + 1, role=role)
+    id = dataset.id
+    rows = datasets.samples_page(session, id, after=pages.decode_number(cursor), limit=limit + 1, role=role)
     if not rows:  # all were shown, or its removal began after the look
         session.expire_all()
-        fitness.require_ready(datasets.get(session, dataset.id), "its samples show when it is ready")
+        fitness.require_ready(datasets.get(session, id), "its samples show when it is ready")
     shown, following = pages.cut(rows, limit, _position)
     return Page(items=[SampleView.model_validate(row) for row in shown], next=following)
 

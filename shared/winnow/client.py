@@ -298,7 +298,7 @@ class Client:
         try:
             self._send("DELETE", path, on_repeat=missed.append, timeout=patience)
         except ApiProblem as problem:
-            if not problem.is_not_found or not any(map(may_have_acted, missed)):
+            if not problem.is_not_found or not any(map(_may_have_removed, missed)):
                 raise
 
     def _send(
@@ -356,3 +356,8 @@ class Client:
 
 def _event(heard: ServerSentEvent) -> Event:
     return Event(heard.event, json.loads(heard.data), int(heard.id) if heard.event != "progress" and heard.id else None)
+
+
+def _may_have_removed(error: Exception) -> bool:
+    """Whether a removal went on after it was answered so: one that a coordinator leaves to another (503) does."""
+    return may_have_acted(error) or (isinstance(error, ApiProblem) and error.status == 503)

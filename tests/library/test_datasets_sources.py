@@ -351,10 +351,13 @@ def test_check_knows_draws_and_labels(tmp_path: Path) -> None:
 
 
 def test_a_column_of_names_is_not_taken_for_labels(tmp_path: Path) -> None:
-    rows = "".join(f"{n}.png,{n}\n" for n in range(10_001))
-    (tmp_path / "patches.csv").write_text(f"path,name\n{rows}")
-    source = {"kind": "manifest", "path": str(tmp_path / "patches.csv"), "columns": {"label": "name"}}
-    with pytest.raises(InvalidInput, match=r"sources\.0\.columns\.label: 10001 different ones"):
+    rows = [f"{n}.png,{n}\n" for n in range(10_000)]
+    table = tmp_path / "patches.csv"
+    source = {"kind": "manifest", "path": str(table), "columns": {"label": "name"}}
+    table.write_text("path,name\nno.png,\n" + "".join(rows))
+    check(spec_of(source), anywhere)
+    table.write_text("path,name\none-more.png,one more\n" + "".join(rows))
+    with pytest.raises(InvalidInput, match=r"sources\.0\.columns\.label: 10001 different labels, .* right column"):
         check(spec_of(source), anywhere)
 
 

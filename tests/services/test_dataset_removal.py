@@ -71,3 +71,23 @@ def test_one_that_is_being_removed_is_neither_waited_for_nor_taken_up(coordinato
         with pytest.raises(TrainingFailed, match="tissue could not be ingested: somebody removes it"):
             ingest(client, "tissue", quiet=True)
         assert find_or_add_dataset(client, spec)["name"] == "tissue-2"
+
+
+def test_a_removal_that_a_coordinator_left_to_another_is_no_failure(coordinator: Coordinator, url: str) -> None:
+    """The first call is answered 503, and its repeat comes when all is gone."""
+    dataset = add_dataset(coordinator)
+    coordinator.stopping.set()
+    answers: list[int] = []
+
+    class Watched(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            answer = super().handle_request(request)
+            if request.method == "DELETE":
+                answers.append(answer.status_code)
+                datasets.remove(coordinator.database, dataset.id, 30, lambda: False)
+            return answer
+
+    with Client(url) as client:
+        client._http._transport = Watched()  # pyright: ignore[reportPrivateUsage] - where the network would be
+        client.remove_dataset("tissue")
+    assert answers == [503, 404]

@@ -112,17 +112,30 @@ def test_a_dataset_stays_on_which_an_experiment_has_just_begun(here: Coordinator
     assert len(raised) == 1 and raised[0].startswith(f"in-use: dataset tissue is in use by experiments: {id}")
 
 
-def test_a_removal_that_begins_while_samples_are_read_is_told(here: Coordinator) -> None:
+def begin_removal(here: Coordinator) -> None:
+    with here.database.begin() as session:
+        store.begin_removal(session, store.lock(session, "tissue"), 30)
+
+
+@pytest.mark.parametrize(
+    ("removal", "told", "words"),
+    [
+        (begin_removal, DatasetNotReady, "removing, its samples show when it is ready"),
+        (remove_dataset, NotFound, "no dataset"),
+    ],
+)
+def test_a_removal_while_samples_are_read_is_told(
+    here: Coordinator, removal: Callable[[Coordinator], None], told: type[Exception], words: str
+) -> None:
     waiting = [here]
 
-    def begin_once(*_: object) -> None:  # after the look at the dataset, before its samples are read
+    def act_once(*_: object) -> None:  # after the look at the dataset, before its samples are read
         if waiting:
-            with waiting.pop().database.begin() as session:
-                store.begin_removal(session, store.lock(session, "tissue"), 30)
+            removal(waiting.pop())
 
     with here.database.read() as session:
-        event.listen(session, "loaded_as_persistent", begin_once)
-        with pytest.raises(DatasetNotReady, match="removing, its samples show when it is ready"):
+        event.listen(session, "loaded_as_persistent", act_once)
+        with pytest.raises(told, match=words):
             datasets.samples(session, "tissue", None, None, 100)
     assert not waiting
 

@@ -154,7 +154,7 @@ def test_a_removal_is_left_to_others_when_its_process_stops(
     monkeypatch.setattr(datasets, "SLICE", 10)
     begin_removal(database, "tissue")
     answers = iter((False, False, True))
-    assert not datasets.remove(database, dataset.id, 0, lambda: next(answers))
+    assert not datasets.remove(database, dataset.id, -1, lambda: next(answers))
     assert count(database, Dataset, Sample, Removal) == [1, 20, 0]
     with database.read() as session:
         assert datasets.abandoned(session) == [dataset.id]
@@ -166,13 +166,16 @@ def test_nobody_else_joins_a_removal_while_its_lease_lasts(
     database: Database, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "SLICE", 10)
-    begin_removal(database, "tissue", lease=0)
+    begin_removal(database, "tissue", lease=-1)
     answers = iter((False, True))
     with database.read() as session:
         assert datasets.abandoned(session) == [dataset.id]
     datasets.remove(database, dataset.id, 30, lambda: next(answers))
     with database.read() as session:
         assert datasets.abandoned(session) == [], "each slice renews it"
+    with database.begin() as session:
+        session.execute(update(Dataset).values(lease_until=None))
+        assert datasets.abandoned(session) == [dataset.id], "nobody ever held one"
 
 
 def test_a_dataset_in_removal_is_nobodys_to_ingest(database: Database) -> None:

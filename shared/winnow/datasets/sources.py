@@ -90,10 +90,11 @@ def _rename(entries: list[Entry], source: Source, number: int) -> list[Entry]:
     renamed = entries
     if source.labels:
         renamed = [replace(entry, label=source.labels.get(entry.label or "", entry.label)) for entry in entries]
-    labels = {entry.label for entry in renamed}
+    labels = {entry.label for entry in renamed if entry.label is not None}
     if len(labels) > MOST_LABELS:
-        reason = f"{len(labels)} different ones, and at most {MOST_LABELS} are taken; is the right column named?"
-        raise InvalidInput(f"sources.{number}.columns.label", reason)
+        field, what = ("columns.label", "column") if source.kind == "manifest" else ("path", "folder")
+        reason = f"{len(labels)} different labels, and at most {MOST_LABELS} are taken; is it the right {what}?"
+        raise InvalidInput(f"sources.{number}.{field}", reason)
     if NO_LABEL in labels:
         reason = (
             f"{NO_LABEL!r} stands for patches without one; give it another name here, {{{NO_LABEL!r}: unknown}} say"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Select, SQLColumnExpression, String, cast, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, String, cast, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -108,8 +108,8 @@ def _remove_slice(database: Database, id: str, lease: float, bound: int | None) 
 
 def abandoned(session: Session) -> list[str]:
     """Ids of the datasets in removal that nobody has been at for a lease."""
-    left = Dataset.status == DatasetStatus.REMOVING, Dataset.lease_until < now()
-    return list(session.scalars(select(Dataset.id).where(*left)))
+    is_nobodys = or_(Dataset.lease_until.is_(None), Dataset.lease_until < now())
+    return list(session.scalars(select(Dataset.id).where(Dataset.status == DatasetStatus.REMOVING, is_nobodys)))
 
 
 def ids(session: Session) -> list[str]:
