@@ -69,7 +69,7 @@ def plan(coordinator: Coordinator, spec: ExperimentSpec) -> Plan:
         fitness.require_ready(dataset)
         stock = fitness.take_stock(dataset, spec)
         fitness.require_fit(spec, stock)
-        first = None if spec.arm is Arm.FULL else _draw_first(session, dataset, spec)
+        first = None if spec.arm is Arm.FULL else _draw_first(session, dataset, spec, stock.pool_size)
     return Plan(spec, dataset.id, stock.pool_size, first)
 
 
@@ -171,12 +171,14 @@ def _order(session: Session, id: str, target: ExperimentStatus) -> None:
         raise WrongState("experiment", id, error.current, target, error.allowed, words=words) from None
 
 
-def _draw_first(session: Session, dataset: Dataset, spec: ExperimentSpec) -> Indices:
-    seed = derive_seed(spec.seed, "initial")
-    if spec.initial == "random":
-        return draw_initial(datasets.indices(session, dataset.id, Role.POOL), spec.budget, seed=seed)
-    pool, labels = datasets.labels(session, dataset, Role.POOL)
-    return draw_initial(pool, spec.budget, seed=seed, by="stratum", labels=labels)
+def _draw_first(session: Session, dataset: Dataset, spec: ExperimentSpec, size: int) -> Indices:
+    if spec.initial == "stratum":
+        pool, labels = datasets.labels(session, dataset, Role.POOL)
+    else:
+        pool, labels = datasets.indices(session, dataset.id, Role.POOL), ()
+    if len(pool) != size:  # some went since the look at the dataset: outside a transaction each statement is for itself
+        raise NotFound("dataset", spec.dataset)
+    return draw_initial(pool, spec.budget, seed=derive_seed(spec.seed, "initial"), by=spec.initial, labels=labels)
 
 
 def _render(session: Session, final: FinalViews, ids: Sequence[str]) -> dict[str, bytes]:

@@ -112,6 +112,20 @@ def test_a_dataset_stays_on_which_an_experiment_has_just_begun(here: Coordinator
     assert len(raised) == 1 and raised[0].startswith(f"in-use: dataset tissue is in use by experiments: {id}")
 
 
+@pytest.mark.parametrize("initial", ["random", "stratum"])
+def test_no_start_is_drawn_from_what_is_left_of_a_pool(here: Coordinator, initial: str) -> None:
+    waiting = [here]
+
+    def act_once(*_: object) -> None:
+        if waiting:
+            remove_dataset(waiting.pop())
+
+    event.listen(here.database._reads, "loaded_as_persistent", act_once)  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(NotFound):
+        experiments.plan(here, ExperimentSpec.model_validate(experiment_body(initial=initial)))
+    assert not waiting
+
+
 def begin_removal(here: Coordinator) -> None:
     with here.database.begin() as session:
         store.begin_removal(session, store.lock(session, "tissue"), 30)
