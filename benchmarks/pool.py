@@ -45,6 +45,7 @@ class Others:
 
     def __init__(self, url: str) -> None:
         self._database, self._process, self._over = Database(url), psutil.Process(), threading.Event()
+        self._written = threading.Event()
         self._threads = [threading.Thread(target=work) for work in (self._write, self._weigh)]
         self.longest, self.given_up, self.most = 0.0, 0, 0
 
@@ -66,7 +67,8 @@ class Others:
         before, begun = self._process.memory_info().rss, time.monotonic()
         yield
         seconds = time.monotonic() - begun
-        time.sleep(0.3)  # a write that waited for the end of it is counted, too
+        self._written.clear()
+        self._written.wait()  # a write that waited for the end of it is counted, too
         waited = f"{self.longest:.1f} s" + (f", {self.given_up} given up" if self.given_up else "")
         grown = max(0, self.most - before) / 2**20
         print(f"{step:34}{seconds:8.1f} s   others waited {waited:20} memory +{grown:,.0f} MiB", flush=True)
@@ -80,6 +82,7 @@ class Others:
             except OperationalError:
                 self.given_up += 1
             self.longest = max(self.longest, time.monotonic() - begun)
+            self._written.set()
 
     def _weigh(self) -> None:
         while not self._over.wait(0.05):

@@ -10,10 +10,10 @@ from numpy.lib import format as npy
 from pydantic_core import to_json
 from sqlalchemy.orm import Session
 
-from winnow.domain import Arm
+from winnow.domain import Arm, Role
 from winnow.errors import WinnowError
 from winnow.negotiation import negotiate
-from winnow.store import Database, experiments, picks, rounds
+from winnow.store import Database, datasets, experiments, picks, rounds
 from winnow_coordinator.schemas import PickView
 
 PAGE = 5000
@@ -62,7 +62,7 @@ class Batch:
         rank, idx, *_ = last
         if not self.is_pool:
             return picks.page(session, self.experiment_id, self.dataset_id, self.number, after=rank, limit=limit)
-        samples = picks.pool_page(session, self.dataset_id, after=idx, limit=limit)
+        samples = datasets.keys_page(session, self.dataset_id, Role.POOL, after=idx, limit=limit)
         return [(place, idx, key, 0.0) for place, (idx, key) in enumerate(samples, rank + 1)]
 
 

@@ -62,7 +62,7 @@ def remove(coordinator: Coordinator, name: str) -> None:
 
 def remove_rest(coordinator: Coordinator, id: str) -> bool:
     """Go on with a removal that was begun. Returns whether the dataset is gone: not if this process is to stop."""
-    return datasets.remove(coordinator.database, id, coordinator.settings.lease_seconds, coordinator.stopping.is_set)
+    return datasets.remove(coordinator.database, id, coordinator.settings.lease_seconds, coordinator.stopping)
 
 
 def samples(session: Session, name: str, role: Role | None, cursor: str | None, limit: int) -> Page[SampleView]:

@@ -1,5 +1,7 @@
 """A dataset in removal: who goes on with it, and what it looks like meanwhile."""
 
+import threading
+
 import httpx
 import pytest
 from services.conftest import add_dataset, experiment_body, problem
@@ -84,7 +86,7 @@ def test_a_removal_that_a_coordinator_left_to_another_is_no_failure(coordinator:
             answer = super().handle_request(request)
             if request.method == "DELETE":
                 answers.append(answer.status_code)
-                datasets.remove(coordinator.database, dataset.id, 30, lambda: False)
+                datasets.remove(coordinator.database, dataset.id, 30, threading.Event())
             return answer
 
     with Client(url) as client:

@@ -325,17 +325,22 @@ def test_samples_are_stored_in_slices(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_storing_may_take_longer_than_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each slice renews it, here and in the row, so that a database which is away in the last one is waited for."""
     monkeypatch.setattr(datasets, "SLICE", 20)
-    stored: list[int] = []
+    lease, stored, times = 3.0, list[int](), list[float]()
 
     def hinder(session: Session, *_: object) -> None:
         (progress,) = session.scalars(select(Dataset.progress))
-        if progress.get("phase") == "store":
-            stored.append(progress["step"])
-            time.sleep(0.9)
-            if stored[-1] == progress["steps"] and stored.count(stored[-1]) == 1:
-                raise OperationalError("", {}, Exception("the database is away"))
+        if progress.get("phase") != "store":
+            return
+        stored.append(progress["step"])
+        times.append(time.monotonic())
+        is_last = progress["step"] == progress["steps"]
+        if len(stored) == 2:
+            wait_until(lambda: time.monotonic() > times[0] + 0.6 * lease, 20, "more than half of the lease to be over")
+        elif is_last and stored.count(stored[-1]) == 1:
+            wait_until(lambda: time.monotonic() > times[0] + 1.1 * lease, 20, "the lease of before the storing to end")
+            raise OperationalError("", {}, Exception("the database is away"))
 
-    with worker_at(tmp_path / "state", lease_seconds=3.0) as worker:
+    with worker_at(tmp_path / "state", lease_seconds=lease) as worker:
         event.listen(Session, "before_commit", hinder)
         try:
             row = add_dataset(worker)

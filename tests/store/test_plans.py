@@ -89,7 +89,7 @@ PAGES: dict[str, Reading] = {
     ),
     "rounds": lambda session, _: rounds.page(session, BEFORE, after=5, limit=101),
     "picks": lambda session, dataset: picks.page(session, BEFORE, dataset, 5, after=100, limit=100),
-    "pool": lambda session, dataset: picks.pool_page(session, dataset, after=15_000, limit=100),
+    "pool": lambda session, dataset: datasets.keys_page(session, dataset, "pool", after=15_000, limit=100),
     "picks, counted": lambda session, _: picks.count(session, BEFORE, 5),
     "experiments with their rounds": lambda session, _: rounds.with_recent(
         session, [f"{n:024d}" for n in range(1, 51)]

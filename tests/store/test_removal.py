@@ -1,6 +1,6 @@
 """Removing: only what has ended and nobody needs, all of its rows, and a note of where its files lie."""
 
-import time
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -47,8 +47,21 @@ def remove(database: Database, round: Round) -> None:
         experiments.remove(session, round.experiment_id)
 
 
-def never() -> bool:
-    return False
+class Turns(threading.Event):
+    """Is set when a removal waits between two slices for the `last` time, after what is done in each wait."""
+
+    def __init__(self, last: int, act: Callable[[float], object] = lambda seconds: None) -> None:
+        super().__init__()
+        self._last, self._act, self._waits = last, act, 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        if self._waits:
+            self._act(timeout)
+        self._waits += 1
+        if self._waits > self._last:
+            self.set()
+        return super().wait(timeout)
 
 
 def begin_removal(database: Database, name: str, lease: float = 30) -> str:
@@ -62,7 +75,7 @@ def remove_dataset(database: Database, name: str) -> None:
     with database.begin() as session:
         dataset = datasets.lock(session, name)
         datasets.begin_removal(session, dataset, 30)
-    assert datasets.remove(database, dataset.id, 30, never)
+    assert datasets.remove(database, dataset.id, 30, threading.Event())
 
 
 def test_an_experiment_goes_with_all_its_rows_and_no_others(database: Database, dataset: Dataset) -> None:
@@ -119,20 +132,18 @@ def test_others_write_between_the_slices(database: Database, dataset: Dataset, m
     """SQLite hands its lock to nobody: a renewal that waits for the end of it all would lose its lease."""
     monkeypatch.setattr(datasets, "SLICE", 8)
     seen: list[tuple[str | None, int | None]] = []
-    pause, other = database.let_others_write, Database(database.url)
+    other = Database(database.url)
 
-    def write() -> None:
-        begun = time.monotonic()
-        pause()
-        if database.engine.dialect.name == "sqlite":
-            assert time.monotonic() - begun >= 0.1, "who waits looks every tenth of a second"
+    def write(seconds: float) -> None:
+        assert seconds == (0.1 if database.engine.dialect.name == "sqlite" else 0.0), (
+            "SQLite: who waits looks that often"
+        )
         with other.begin() as session:
             session.execute(update(Dataset).values(error="written"))
             left = session.scalar(select(func.count()).select_from(Sample))
             seen.append((session.scalar(select(Dataset.status)), left))
 
-    monkeypatch.setattr(database, "let_others_write", write)
-    datasets.remove(database, begin_removal(database, "tissue"), 30, never)
+    assert datasets.remove(database, begin_removal(database, "tissue"), 30, Turns(99, write))
     other.close()
     assert seen == [("removing", left) for left in (32, 24, 16, 8, 0)]
     assert count(database, Dataset, Sample) == [0, 0]
@@ -144,7 +155,10 @@ def test_whoever_removes_beside_another_ends_with_it(
     monkeypatch.setattr(datasets, "SLICE", 3)
     begin_removal(database, "tissue")
     with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(lambda _: datasets.remove(database, dataset.id, 30, never), range(3))) == [True] * 3
+        assert (
+            list(pool.map(lambda _: datasets.remove(database, dataset.id, 30, threading.Event()), range(3)))
+            == [True] * 3
+        )
     assert count(database, Dataset, Sample, Removal) == [0, 0, 1]
 
 
@@ -153,12 +167,11 @@ def test_a_removal_is_left_to_others_when_its_process_stops(
 ) -> None:
     monkeypatch.setattr(datasets, "SLICE", 10)
     begin_removal(database, "tissue")
-    answers = iter((False, False, True))
-    assert not datasets.remove(database, dataset.id, -1, lambda: next(answers))
+    assert not datasets.remove(database, dataset.id, -1, Turns(2))
     assert count(database, Dataset, Sample, Removal) == [1, 20, 0]
     with database.read() as session:
         assert datasets.abandoned(session) == [dataset.id]
-    assert datasets.remove(database, dataset.id, 30, never)
+    assert datasets.remove(database, dataset.id, 30, threading.Event())
     assert count(database, Dataset, Sample, Removal) == [0, 0, 1]
 
 
@@ -167,10 +180,9 @@ def test_nobody_else_joins_a_removal_while_its_lease_lasts(
 ) -> None:
     monkeypatch.setattr(datasets, "SLICE", 10)
     begin_removal(database, "tissue", lease=-1)
-    answers = iter((False, True))
     with database.read() as session:
         assert datasets.abandoned(session) == [dataset.id]
-    datasets.remove(database, dataset.id, 30, lambda: next(answers))
+    datasets.remove(database, dataset.id, 30, Turns(1))
     with database.read() as session:
         assert datasets.abandoned(session) == [], "each slice renews it"
     with database.begin() as session:
@@ -187,7 +199,7 @@ def test_a_dataset_in_removal_is_nobodys_to_ingest(database: Database) -> None:
         assert claims.claim(session, INGEST, "w", 30) is None
     with pytest.raises(AlreadyExists), database.begin() as session:
         datasets.insert(session, spec)
-    datasets.remove(database, row.id, 30, never)
+    datasets.remove(database, row.id, 30, threading.Event())
     with database.begin() as session:
         assert datasets.insert(session, spec).id != row.id
 

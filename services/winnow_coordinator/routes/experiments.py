@@ -1,6 +1,6 @@
 """/api/v1/experiments: begin, look, pause, resume, cancel, follow, remove."""
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
@@ -28,14 +28,14 @@ EVENTS = {200: {"content": {"text/event-stream": {"example": 'id: 3\nevent: roun
 
 
 class _Planned(NamedTuple):
-    document: dict[str, Any]
+    request: ExperimentRequest
     plan: experiments.Plan | None
     """None for a repeat, which is answered as the first was."""
 
 
 def _plan(request: Request, caller: Runner, once: Idempotent, here: Here) -> _Planned:
     answered = once.was_answered(here)
-    return _Planned(request.root, None if answered else experiments.plan(here, experiments.parse(request)))
+    return _Planned(request, None if answered else experiments.plan(here, experiments.parse(request)))
 
 
 # Drawing from a pool of millions takes seconds: it happens before the route's transaction begins.
@@ -47,11 +47,11 @@ def begin(planned: Planned, caller: Runner, here: Here, once: Idempotent, sessio
     """Begin an experiment on a ready dataset. S^0 is drawn at once; a trainer takes round 0 when it is free."""
 
     def create() -> Answer:
-        plan = planned.plan or experiments.plan(here, experiments.parse(ExperimentRequest(planned.document)))
+        plan = planned.plan or experiments.plan(here, experiments.parse(planned.request))
         view = experiments.begin(here, session, plan)
         return Answer(201, view, _location(view))
 
-    return once.run(session, planned.document, create)
+    return once.run(session, planned.request.root, create)
 
 
 @router.get("", response_model=Page[ExperimentView])

@@ -1,6 +1,7 @@
 """Datasets and their samples."""
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -75,18 +76,18 @@ def begin_removal(session: Session, dataset: Dataset, lease: float) -> None:
     session.flush()
 
 
-def remove(database: Database, id: str, lease: float, should_stop: Callable[[], bool]) -> bool:
+def remove(database: Database, id: str, lease: float, stopping: threading.Event) -> bool:
     """Delete a dataset whose removal was begun, slice by slice, and note where its shards lie. Several may be at it.
 
-    Returns whether it is gone, unless `should_stop()` said so before it was.
+    Returns whether it is gone: not if `stopping` was set before.
     """
-    bound: int | None = None
-    while not should_stop():
+    bound, turn = None, 0.0
+    while not stopping.wait(turn):
         bound = _remove_slice(database, id, lease, bound)
         if bound is None:
             return True
         reach(Failpoint.SAMPLES_DELETED)
-        database.let_others_write()
+        turn = database.turn
     return False
 
 
@@ -123,7 +124,7 @@ def page(session: Session, *, before: str | None, limit: int) -> list[Dataset]:
     return list(session.scalars(wanted.where(Dataset.id < before) if before else wanted))
 
 
-def clear(session: Session, id: str, attempt: int, lease: float, *, above: int = 0) -> bool:
+def clear(session: Session, id: str, attempt: int, lease: float, *, above: int) -> bool:
     """Delete a slice of the samples from idx `above` on that an earlier attempt stored, and renew the claim.
 
     Returns whether there were any: call it until there are none. Raises Fenced.
@@ -197,6 +198,16 @@ def samples_page(session: Session, dataset_id: str, *, after: int, limit: int, r
     mine = Sample.dataset_id == dataset_id, Sample.idx > after, is_ready
     wanted = select(Sample).where(*mine).order_by(Sample.idx).limit(limit)
     return list(session.scalars(wanted.where(Sample.role == role) if role else wanted))
+
+
+def keys_page(session: Session, dataset_id: str, role: str, *, after: int, limit: int) -> list[tuple[int, str]]:
+    """Samples of one role by idx, starting above `after`, as (idx, key).
+
+    Without the other columns: millions of whole rows take many times as long.
+    """
+    mine = Sample.dataset_id == dataset_id, Sample.role == role, Sample.idx > after
+    wanted = select(Sample.idx, Sample.key).where(*mine).order_by(Sample.idx).limit(limit)
+    return [(idx, key) for idx, key in session.execute(wanted)]
 
 
 def _delete_last(session: Session, id: str, *, above: int = 0, below: int | None = None) -> int | None:

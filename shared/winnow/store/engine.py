@@ -119,11 +119,11 @@ class Database:
         with self.engine.connect() as connection:
             connection.execute(text("SELECT 1"))
 
-    def let_others_write(self) -> None:
-        """A pause between many transactions in a row: SQLite hands its lock to nobody, and who waits for it looks every
-        tenth of a second. On Postgres those who wait are next."""
-        if self.engine.dialect.name == "sqlite":
-            time.sleep(_TURN)
+    @property
+    def turn(self) -> float:
+        """Seconds that many transactions in a row leave to others between two: SQLite hands its lock to nobody, and who
+        waits for it looks every tenth of a second. On Postgres those who wait are next."""
+        return _TURN if self.engine.dialect.name == "sqlite" else 0.0
 
     def close(self) -> None:
         self.engine.dispose()

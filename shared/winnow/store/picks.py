@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from winnow.domain import Role
 from winnow.store.engine import insert_rows
 from winnow.store.tables import Pick, Sample
 
@@ -49,13 +48,3 @@ def page(
         .where(Pick.rank > after, Pick.rank <= after + limit)
     )
     return sorted((rank, idx, key, score) for rank, idx, key, score in session.execute(wanted))
-
-
-def pool_page(session: Session, dataset_id: str, *, after: int, limit: int) -> list[tuple[int, str]]:
-    """The pool, which is the batch of the `full` arm, by idx, starting above `after`, as (idx, key).
-
-    Without the other columns: millions of whole rows take many times as long.
-    """
-    mine = Sample.dataset_id == dataset_id, Sample.role == Role.POOL, Sample.idx > after
-    wanted = select(Sample.idx, Sample.key).where(*mine).order_by(Sample.idx).limit(limit)
-    return [(idx, key) for idx, key in session.execute(wanted)]
