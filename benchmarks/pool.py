@@ -1,11 +1,14 @@
-"""A pool of millions of patches in the database: what each step takes, and how long others wait for it.
+"""A pool of millions of patches: what each step takes, and how long others wait for it.
 
     python benchmarks/pool.py --samples 5000000
 
-Runs the code of trainers and coordinators itself, in one process, on an SQLite file and a Postgres of its own: samples
-are stored as an ingest stores them, an experiment is begun, its first round is prepared, the whole pool is sent as the
+A manifest of that many rows in random order is looked through, as a coordinator does when a dataset is added. Then the
+code of trainers and coordinators runs itself, in one process, on an SQLite file and a Postgres of its own: samples are
+stored as an ingest stores them, an experiment is begun, its first round is prepared, the whole pool is sent as the
 `full` arm's batch, and the dataset is removed. A second thread writes all the while, as renewals of leases do: a write
 that waits for longer than a lease costs a round its claim. No image is read.
+
+`--only ingest` packs that many patches of 8x8 pixels from an .npz: ten million take a quarter of an hour.
 """
 
 import argparse
@@ -14,12 +17,16 @@ import shutil
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
+import numpy as np
 import psutil
+from numpy.lib import format as npy
 from processes import Guard
 from servers import create_database, make_postgres
 from sqlalchemy import update
@@ -33,7 +40,9 @@ from winnow_coordinator import batches
 from winnow_coordinator import datasets as asked
 from winnow_coordinator import experiments as planned
 from winnow_coordinator.context import Coordinator
+from winnow_coordinator.source_check import SourceCheck
 from winnow_trainer.assignments import Ingest, Train
+from winnow_trainer.worker import Worker as Trainer
 
 OWNER = "pool"
 NAME = "large"
@@ -41,10 +50,13 @@ CLASSES = ["a", "b"]
 
 
 class Others:
-    """Writes five times a second, and looks at this process's memory twenty times."""
+    """Writes five times a second, and looks twenty times at the memory of this process and of those that `beside` is
+    said to start.
+    """
 
     def __init__(self, url: str) -> None:
         self._database, self._process, self._over = Database(url), psutil.Process(), threading.Event()
+        self._known: set[int] | None = None
         self._written = threading.Event()
         self._threads = [threading.Thread(target=work) for work in (self._write, self._weigh)]
         self.longest, self.given_up, self.most = 0.0, 0, 0
@@ -61,8 +73,9 @@ class Others:
         self._database.close()
 
     @contextmanager
-    def beside(self, step: str) -> Iterator[None]:
-        """Print what a step took, and what it took from others."""
+    def beside(self, step: str, *, starts: bool = False) -> Iterator[None]:
+        """Print what a step took, and what it took from others. `starts`: it starts processes, whose memory counts."""
+        self._known = {child.pid for child in self._process.children()} if starts else None
         self.longest, self.given_up, self.most = 0.0, 0, 0
         before, begun = self._process.memory_info().rss, time.monotonic()
         yield
@@ -86,18 +99,30 @@ class Others:
 
     def _weigh(self) -> None:
         while not self._over.wait(0.05):
-            self.most = max(self.most, self._process.memory_info().rss)
+            self.most = max(self.most, self._process.memory_info().rss + self._started())
+
+    def _started(self) -> int:
+        if self._known is None:
+            return 0
+        taken = 0
+        for child in self._process.children():
+            with suppress(psutil.NoSuchProcess):  # it has ended
+                taken += 0 if child.pid in self._known else child.memory_info().rss
+        return taken
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=5_000_000)
-    parser.add_argument("--only", nargs="+", choices=("sqlite", "postgres"), default=("sqlite", "postgres"))
+    parts = ("manifest", "ingest", "sqlite", "postgres")
+    parser.add_argument("--only", nargs="+", choices=parts, default=("manifest", "sqlite", "postgres"))
     parser.add_argument("--folder", type=Path, help="where the database lies while it runs")
     options = parser.parse_args()
-    for kind in options.only:
+    for part in options.only:
+        kind = "postgres" if part == "postgres" else "sqlite"
+        measure = {"manifest": measure_manifest, "ingest": measure_ingest}.get(part, measure_database)
         with tempfile.TemporaryDirectory(prefix="winnow-pool-", dir=options.folder) as made, server(kind, made) as url:
-            print(f"{kind}, {options.samples:,} samples")
+            print(f"{part}, {options.samples:,} samples")
             measure(url, Path(made), options.samples)
 
 
@@ -120,7 +145,63 @@ def server(kind: str, folder: str) -> Iterator[str]:
         shutil.rmtree(data, ignore_errors=True)
 
 
-def measure(url: str, folder: Path, samples: int) -> None:
+def measure_manifest(url: str, folder: Path, samples: int) -> None:
+    """Slides of 4,000 patches, two tests sets of a hundredth each to be drawn."""
+    settings = Settings(state_dir=folder / "state", database_url=url, data_roots=(folder,))
+    table = folder / "manifest.csv"
+    order = np.random.default_rng(0).permutation(samples).tolist()
+    with table.open("w") as out:
+        out.write("path,label,group\n")
+        for at in order:
+            slide = f"slide-{at // 4000:05}"
+            out.write(f"patches/{slide}/{at:08}_{at % 997}_{at % 1013}.png,{CLASSES[at % 7 == 0]},{slide}\n")
+    del order
+    print(f"  {table.stat().st_size / 2**20:,.0f} MiB of CSV")
+    share = max(samples // 100, 1)
+    draws = [{"role": "test", "count": share}, {"role": "labelled", "count": share, "by": "stratum"}]
+    source = {"kind": "manifest", "path": str(table)}
+    spec = DatasetSpec.model_validate({"name": NAME, "sources": [source], "draws": draws})
+    Database(url).migrate()
+    with Others(url) as others, others.beside("a manifest looked through", starts=True):
+        anyio.run(SourceCheck(settings).run, spec)
+
+
+def measure_ingest(url: str, folder: Path, samples: int) -> None:
+    """By the process that a trainer starts for it."""
+    source = write_patches(folder / "patches.npz", samples)
+    settings = Settings(state_dir=folder / "state", database_url=url, data_roots=(folder,))
+    database = Database(url)
+    database.migrate()
+    spec = {
+        "name": NAME,
+        "image_size": 8,
+        "sources": [source],
+        "draws": [{"role": "labelled", "count": samples // 100}],
+    }
+    with database.begin() as session:
+        id = datasets.insert(session, DatasetSpec.model_validate(spec)).id
+    trainer = Trainer(settings)
+    with Others(url) as others, others.beside("patches packed and stored", starts=True):
+        trainer.attend(claims.INGEST, id)
+    trainer.leave()
+    trainer.close()
+    with database.read() as session:
+        print(f"  {datasets.get(session, id).status}")
+
+
+def write_patches(path: Path, samples: int) -> dict[str, Any]:
+    """A source of noise, its archive written piece by piece."""
+    rng, piece = np.random.default_rng(0), 100_000
+    with zipfile.ZipFile(path, "w") as archive, archive.open("train_images.npy", "w", force_zip64=True) as member:
+        npy.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (samples, 8, 8, 3)})
+        for start in range(0, samples, piece):
+            member.write(rng.integers(0, 256, (min(piece, samples - start), 8, 8, 3), dtype=np.uint8).tobytes())
+    with zipfile.ZipFile(path, "a") as archive, archive.open("train_labels.npy", "w") as member:
+        np.save(member, rng.integers(0, 2, samples).astype(np.uint8))
+    return {"kind": "npz", "path": str(path)}
+
+
+def measure_database(url: str, folder: Path, samples: int) -> None:
     coordinator = Coordinator.open(Settings(state_dir=folder / "state", database_url=url))
     coordinator.database.migrate()
     told = write_samples(folder / "samples.jsonl", samples)

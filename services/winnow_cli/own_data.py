@@ -1,6 +1,7 @@
 """A dataset from a folder, a manifest or an .npz of which nothing more was said."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -29,7 +30,8 @@ def dataset_of(data: Path, tell: Tell) -> DatasetSpec:
     whole = files.parse(DatasetSpec, known, str(data))
     listing = list_sources(whole, allow=lambda path: None)
     side = _side_of(listing.pictures())
-    draws = _draws([entry for entry in listing.entries if source["kind"] != "folder" or _is_picture(entry)])
+    is_folder = source["kind"] == "folder"
+    draws = _draws(entry for entry in listing.entries if not is_folder or _is_picture(entry))
     for draw in draws:
         tell(f"no role {draw['role']} in {data}: {draw['count']} patches are drawn for it")
     checked = files.parse(DatasetSpec, known | {"draws": draws, "image_size": side}, str(data))
@@ -38,9 +40,10 @@ def dataset_of(data: Path, tell: Tell) -> DatasetSpec:
     return checked
 
 
-def _draws(entries: list[Entry]) -> list[Json]:
-    roles = {entry.role for entry in entries}
-    labelled = sum(entry.label is not None for entry in entries if entry.role is Role.POOL)
+def _draws(entries: Iterable[Entry]) -> list[Json]:
+    found = Counter((entry.role, entry.label is not None) for entry in entries)
+    roles = {role for role, _ in found}
+    labelled = found[Role.POOL, True]
     draws: list[Json] = []
     if Role.TEST not in roles:
         draws.append({"role": "test", "count": max(round(labelled * TEST_SHARE), 1)})

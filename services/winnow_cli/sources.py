@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from winnow.datasets import MANIFEST_SUFFIXES, read_table
+from winnow.datasets import MANIFEST_SUFFIXES, open_table
 from winnow.domain import Role
 from winnow.errors import InvalidInput
 from winnow_cli.files import absolute
@@ -45,13 +45,15 @@ def source_of(text: str, columns: Mapping[str, str], splits: Mapping[str, str], 
 
 
 def _manifest(table: Path, columns: Mapping[str, str], splits: Mapping[str, str], tell: Tell) -> Json:
-    names, rows = read_table(table) if table.is_file() else ([], [])
-    guessed = {field: name for field, name in _columns(names).items() if field not in columns}
+    chosen, words = dict(columns), set[str]()
+    if table.is_file():
+        with open_table(table) as (names, rows):
+            chosen = _columns(names) | chosen
+            role = chosen.get("role", "role")
+            words = {str(row[names.index(role)]).strip() for row in rows} if role in names else words
+    guessed = ", ".join(f"{field} from column {name}" for field, name in chosen.items() if field not in columns)
     if guessed:
-        tell(f"{table}: {', '.join(f'{field} from column {name}' for field, name in guessed.items())}")
-    chosen = guessed | dict(columns)
-    role = chosen.get("role", "role")
-    words = {str(row[names.index(role)]).strip() for row in rows} if role in names else set[str]()
+        tell(f"{table}: {guessed}")
     meant = {word: _SPLITS[word.lower()] for word in sorted(words - set(Role)) if word.lower() in _SPLITS}
     return {"kind": "manifest", "path": str(table), "columns": chosen, "splits": _told(table, meant, splits, tell)}
 

@@ -15,6 +15,7 @@ from winnow.store.tables import Dataset, Round
 from winnow_coordinator.final_views import FinalViews
 from winnow_coordinator.known_keys import KnownKeys
 from winnow_coordinator.pace import Pace
+from winnow_coordinator.source_check import SourceCheck
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Coordinator:
     celery: Celery
     bells: Bells
     pace: Pace
+    source_check: SourceCheck
     known_keys: KnownKeys = field(default_factory=KnownKeys)
     final_views: FinalViews = field(default_factory=FinalViews)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -35,8 +37,8 @@ class Coordinator:
     def open(cls, settings: Settings) -> "Coordinator":
         celery = make_app(settings)
         store = DirectoryStore(settings.artefact_dir)
-        pace = Pace(settings.requests_per_second)
-        return cls(settings, Database(settings.database_url), store, celery, Bells(celery), pace)
+        pace, source_check = Pace(settings.requests_per_second), SourceCheck(settings)
+        return cls(settings, Database(settings.database_url), store, celery, Bells(celery), pace, source_check)
 
     def close(self) -> None:
         self.stopping.set()

@@ -2,7 +2,7 @@
 
 from sqlalchemy.orm import Session
 
-from winnow import datasets as sources
+from winnow.datasets import SKIPPED_FILE
 from winnow.domain import DatasetSpec, DatasetStatus, Role
 from winnow.errors import InUse, Unavailable
 from winnow.failpoints import Failpoint, reach
@@ -20,14 +20,6 @@ def accept(coordinator: Coordinator, session: Session, spec: DatasetSpec) -> Dat
     session.flush()
     reach(Failpoint.DATASET_INSERTED)
     return view(row)
-
-
-def check(coordinator: Coordinator, spec: DatasetSpec) -> None:
-    """Refuse what no trainer could ingest. Raises InvalidInput with the field, PathForbidden.
-
-    Listing a large folder takes a while: call it outside any transaction.
-    """
-    sources.check(spec, coordinator.settings.require_allowed)
 
 
 def page(session: Session, cursor: str | None, limit: int) -> Page[DatasetView]:
@@ -76,6 +68,17 @@ def samples(session: Session, name: str, role: Role | None, cursor: str | None, 
         fitness.require_ready(datasets.get(session, id), "its samples show when it is ready")
     shown, following = pages.cut(rows, limit, _position)
     return Page(items=[SampleView.model_validate(row) for row in shown], next=following)
+
+
+def skipped(session: Session, name: str) -> tuple[str | None, list[dict[str, str]]]:
+    """The artefact that lists the files that could not be read, if the report does not name all of them, and those that
+    it names. Raises NotFound, DatasetNotReady.
+    """
+    dataset = datasets.get(session, name)
+    fitness.require_ready(dataset, "what was skipped is not known yet")
+    named: list[dict[str, str]] = dataset.report.get("skipped", [])
+    is_whole = dataset.report.get("skipped_count", len(named)) == len(named)
+    return None if is_whole else f"{dataset.location}/{SKIPPED_FILE}", named
 
 
 def view(row: Dataset) -> DatasetView:

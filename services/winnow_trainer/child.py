@@ -1,6 +1,5 @@
 """`python -m winnow_trainer.child PARENT`: the process that computes, job after job. It knows no database, no claim."""
 
-import ctypes
 import os
 import signal
 import sys
@@ -10,25 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow import failpoints
+from winnow.confinement import confine, die_with_parent
 from winnow.errors import BeginAnew
 from winnow.failpoints import Failpoint, reach
 from winnow_trainer import memory
-from winnow_trainer.confinement import confine
 from winnow_trainer.protocol import Line, Message
 from winnow_trainer.reasons import explain
 
 if TYPE_CHECKING:
     from winnow_trainer.warm import Warm
-
-PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its supervisor dies, so that no orphan keeps a GPU busy."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(3)
 
 
 def run(job: dict[str, Any], line: Line, warm: "Warm | None") -> bool:

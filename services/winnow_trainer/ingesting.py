@@ -1,12 +1,13 @@
 """The child's side of an ingest: decode and pack in scratch, then move the shards into the artefact store."""
 
+import csv
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from winnow.artefacts import DirectoryStore
-from winnow.datasets import IngestStopped, ingest
+from winnow.datasets import SKIPPED_FILE, SKIPPED_LISTED, IngestStopped, ingest
 from winnow.domain import DatasetSpec
 from winnow.errors import InvalidInput
 from winnow.settings import Settings
@@ -38,6 +39,8 @@ def _ingest(job: dict[str, Any], line: Line) -> dict[str, Any]:
         should_stop=line.should_stop,
         decode_seconds=job["decode_seconds"] or None,
     )
+    if len(done.skipped) > SKIPPED_LISTED:
+        _list_skipped(packed / SKIPPED_FILE, done.skipped)
     store = DirectoryStore(Path(job["artefact_dir"]))
     for path in sorted(packed.iterdir()):
         if line.should_stop():
@@ -45,12 +48,17 @@ def _ingest(job: dict[str, Any], line: Line) -> dict[str, Any]:
         store.put(f"{job['prefix']}/{path.name}", path)
     samples = scratch / "samples.jsonl"
     with samples.open("w") as out:
-        out.writelines(json.dumps(asdict(row)) + "\n" for row in done.samples)
+        out.writelines(json.dumps(row._asdict()) + "\n" for row in done.samples())
     return {
         "samples": str(samples),
-        "total": len(done.samples),
+        "total": len(done.packed),
         "classes": done.classes,
         "counts": done.counts,
         "report": done.report,
         "location": job["prefix"],
     }
+
+
+def _list_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
+    with path.open("w", newline="") as out:
+        csv.writer(out, lineterminator="\n").writerows([("path", "reason"), *skipped])

@@ -8,8 +8,7 @@ import os
 import signal
 import sys
 
-from winnow_trainer.child import die_with_parent
-from winnow_trainer.reasons import describe_end
+from winnow.confinement import describe_end, die_with_parent
 
 MOST_COMPILERS = 32  # as torch itself has it
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from winnow import failpoints
+from winnow.confinement import die_with_parent
 from winnow.errors import WinnowError, is_out_of_memory
-from winnow_trainer.child import die_with_parent, ending, work
+from winnow_trainer.child import ending, work
 from winnow_trainer.protocol import Line, Voice
 
 if TYPE_CHECKING:

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from winnow import confinement
 from winnow.telemetry import Unfailing
-from winnow_trainer import confinement
 from winnow_trainer.protocol import JOB, LEAVE, STOP, Message
-from winnow_trainer.reasons import describe_end
 
 STOP_SECONDS = 30.0
 """How long a child may take to write its checkpoint once it is told to stop. Whoever stops a trainer waits longer."""
@@ -105,7 +104,7 @@ class Child:
             if pipe is not None:
                 _close(pipe)
         said = "" if code == -signal.SIGKILL else f": {' | '.join(list(self._last_words)[-3:])}"
-        return f"the training process ended with {describe_end(code)}{said}"
+        return f"the training process ended with {confinement.describe_end(code)}{said}"
 
     def _say(self, words: bytes) -> None:
         try:

@@ -2,7 +2,6 @@
 
 import errno
 import shutil
-import signal
 from pathlib import Path
 from typing import Literal
 
@@ -44,13 +43,6 @@ def explain(error: BaseException, scratch: Path) -> tuple[Literal["failed", "rej
     if any(words in str(error).lower() for words in SICK):
         return "sick", f"the GPU does not compute ({_first_line(error)}); see nvidia-smi and the kernel's log"
     return "failed", f"{type(error).__name__}: {error}"
-
-
-def describe_end(code: int) -> str:
-    """How a process ended, by its exit code, as subprocess has it."""
-    if code == -signal.SIGKILL:
-        return "SIGKILL; if nobody did that, the machine ran out of memory"
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def _is_full(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ coordinator does not answer: reads and removals as they are, calls that create u
 answered before is waited for while it restarts; one that never did is soon given up.
 """
 
+import csv
 import hashlib
 import io
 import json
@@ -37,8 +38,8 @@ START_SECONDS, RESTART_SECONDS = 3.0, 60.0
 """How long a coordinator that never answered, or that answered before, is asked again."""
 QUIET_SECONDS = 60.0
 """The coordinator sends a comment every 15 s on a silent event stream; after this long it is taken for dead."""
-REMOVAL_SECONDS = 600.0
-"""Millions of rows take their time."""
+LONG_SECONDS = 900.0
+"""How long a call may take that removes millions of rows, or looks through the files of as many patches."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -84,7 +85,7 @@ class Client:
             follow_redirects=True,
         )
         self._pause = threading.Event()
-        self._timeout = timeout
+        self._usual, self._long = httpx.Timeout(timeout), httpx.Timeout(timeout, read=LONG_SECONDS)
         self._answered = False
         self._is_silent = False
         self._telling = threading.Lock()
@@ -112,8 +113,11 @@ class Client:
     # Datasets
 
     def create_dataset(self, spec: DatasetSpec | Mapping[str, Any], *, idempotency_key: str | None = None) -> Json:
-        """Have a dataset ingested. It is usable once its `status` is ready: `wait_for_dataset`."""
-        return self._create("/datasets", spec, idempotency_key)
+        """Have a dataset ingested. It is usable once its `status` is ready: `wait_for_dataset`.
+
+        The coordinator looks through the sources before it answers: a minute for a table of ten million rows.
+        """
+        return self._create("/datasets", spec, idempotency_key, timeout=self._long)
 
     def datasets(self) -> Iterator[Json]:
         """All datasets, newest first."""
@@ -139,6 +143,11 @@ class Client:
     def samples(self, dataset: str, *, role: str | None = None) -> Iterator[Json]:
         """A dataset's samples by idx."""
         return self._pages(f"/datasets/{dataset}/samples", role=role, limit=500)
+
+    def skipped(self, dataset: str) -> list[dict[str, str]]:
+        """The files of a dataset that could not be read: path, reason. Its report names the first of them."""
+        answer = self._send("GET", f"/datasets/{dataset}/skipped")
+        return list(csv.DictReader(io.StringIO(answer.content.decode(), newline="")))
 
     # Experiments
 
@@ -282,11 +291,15 @@ class Client:
                 return
 
     def _create(
-        self, path: str, spec: DatasetSpec | ExperimentSpec | Mapping[str, Any], idempotency_key: str | None
+        self,
+        path: str,
+        spec: DatasetSpec | ExperimentSpec | Mapping[str, Any],
+        idempotency_key: str | None,
+        timeout: httpx.Timeout | None = None,
     ) -> Json:
         body = dict(spec) if isinstance(spec, Mapping) else spec.model_dump(mode="json")
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        return self._send("POST", path, json=body, headers=headers).json()
+        return self._send("POST", path, json=body, headers=headers, timeout=timeout or self._usual).json()
 
     def _order(self, id: str, verb: str) -> Json:
         return self._send("POST", f"/experiments/{id}/{verb}", repeatable=False).json()
@@ -294,9 +307,8 @@ class Client:
     def _remove(self, path: str) -> None:
         """One that is not there when it is asked for again went with the first call, whose answer was lost."""
         missed: list[Exception] = []
-        patience = httpx.Timeout(self._timeout, read=REMOVAL_SECONDS)
         try:
-            self._send("DELETE", path, on_repeat=missed.append, timeout=patience)
+            self._send("DELETE", path, on_repeat=missed.append, timeout=self._long)
         except ApiProblem as problem:
             if not problem.is_not_found or not any(map(_may_have_removed, missed)):
                 raise

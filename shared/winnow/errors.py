@@ -103,6 +103,7 @@ class PathForbidden(WinnowError):
         advice = "allow its folder by WINNOW_DATA_ROOTS, or winnow up --data-root"
         super().__init__(f"{path} lies outside the allowed data roots ({allowed}); {advice}")
         self.path = path
+        self.roots = list(roots)
 
 
 class NotAuthorised(WinnowError):

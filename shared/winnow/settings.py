@@ -116,7 +116,7 @@ class Settings(BaseSettings):
         description="How long the sampler's answers stay, and the place of what was removed is looked at",
     )
     ingest_memory_gib: float = Field(
-        default=16.0, ge=0, description="Address space of the process that decodes a dataset's files; 0: no limit"
+        default=16.0, ge=0, description="Address space of what lists or decodes a dataset's files; 0: no limit"
     )
     decode_seconds: float = Field(
         default=120.0, ge=0, description="One image that takes longer ends its ingest, with its name; 0: no limit"

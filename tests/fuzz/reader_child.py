@@ -18,7 +18,7 @@ import h5py  # noqa: F401 - before the limit of memory
 import pyarrow.parquet  # noqa: F401
 
 from winnow import embeddings
-from winnow.datasets import check, ingest, read_table
+from winnow.datasets import check, ingest, open_table
 from winnow.datasets.decode import FilePicture, Unreadable, quiet_pillow
 from winnow.domain import DatasetSpec
 from winnow.errors import InvalidInput, WinnowError
@@ -49,8 +49,9 @@ def read_image(path: Path) -> object:
 
 
 def read_manifest(path: Path) -> object:
-    names, rows = read_table(path)
-    return [names, len(rows), _ingest({"kind": "manifest", "path": str(path)}, path.parent)]
+    with open_table(path) as (names, rows):
+        count = sum(1 for _ in rows)
+    return [names, count, _ingest({"kind": "manifest", "path": str(path)}, path.parent)]
 
 
 def read_npz(path: Path) -> object:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from winnow.datasets import PackedImages, check, ingest
+from winnow.datasets import SKIPPED_LISTED, PackedImages, check, ingest
 from winnow.datasets.decode import Unreadable, resolve
 from winnow.domain import DatasetSpec
 from winnow.errors import ImagesUnreadable, InvalidInput, PathForbidden
@@ -111,11 +111,20 @@ def test_bad_files_are_skipped_counted_and_listed(tmp_path: Path) -> None:
     files = {name: content for name, (content, _) in BAD.items()}
     spec = spec_of(folder_with(tmp_path / "in", files), max_pixels=1_000_000, on_unreadable="skip")
     done = ingest(spec, tmp_path / "out", allow=anywhere)
-    assert [row.key for row in done.samples] == [f"TUM/good-{n}.png" for n in range(3)]
+    assert [row.key for row in done.samples()] == [f"TUM/good-{n}.png" for n in range(3)]
     assert {problem["path"] for problem in done.report["skipped"]} == {f"TUM/{name}" for name in BAD}
     assert done.report["read"] == done.report["packed"] + len(done.report["skipped"]) == 3 + len(BAD)
     packed = PackedImages.open(tmp_path / "out").take(np.arange(3))
     assert np.array_equal(packed, [np.asarray(patch(n)) for n in range(3)])
+
+
+def test_the_report_names_the_first_of_many_and_counts_all(tmp_path: Path) -> None:
+    files = {f"torn-{n:03d}.png": b"torn" for n in range(SKIPPED_LISTED + 3)}
+    done = ingest(spec_of(folder_with(tmp_path / "in", files), on_unreadable="skip"), tmp_path / "out", allow=anywhere)
+    keys = [f"TUM/{name}" for name in sorted(files)]
+    assert [key for key, _ in done.skipped] == keys
+    assert [problem["path"] for problem in done.report["skipped"]] == keys[:SKIPPED_LISTED]
+    assert (done.report["skipped_count"], done.report["packed"]) == (len(files), 3)
 
 
 def test_where_too_little_is_left_the_error_says_what_was_skipped(tmp_path: Path) -> None:
@@ -149,7 +158,7 @@ def test_other_modes_are_converted_and_counted(tmp_path: Path) -> None:
     done = ingest(spec_of(folder_with(tmp_path / "in", files, good=0)), tmp_path / "out", allow=anywhere)
     assert done.report["converted"] == {"P": 2, "CMYK": 1, "L": 1, "RGBA": 1}
     assert done.report["multi_frame"] == 1
-    rows = {row.key: row.idx for row in done.samples}
+    rows = {row.key: row.idx for row in done.samples()}
     images = PackedImages.open(tmp_path / "out")
     for name in ("TUM/rgba.png", "TUM/keyed.png"):
         assert (images.take(np.array([rows[name]])) == 255).all(), f"{name}: transparent pixels become white"

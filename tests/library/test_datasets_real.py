@@ -50,9 +50,9 @@ def test_idc50_by_its_manifest(real_data: Path, tmp_path: Path) -> None:
     assert done.report["groups"] == "column"
     assert sum(done.report["resized"].values()) == 87
     assert done.report["skipped"] == []
-    tested = {row.group for row in done.samples if row.role is Role.TEST}
+    tested = {row.group for row in done.samples() if row.role is Role.TEST}
     assert len(tested) == 74
-    assert not tested & {row.group for row in done.samples if row.role is not Role.TEST}
+    assert not tested & {row.group for row in done.samples() if row.role is not Role.TEST}
     assert len(PackedImages.open(tmp_path / "out")) == 10_194
 
 

@@ -1,13 +1,15 @@
 """Roles: draws take what they say, groups stay on one side, and what cannot be evaluated is refused."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.datasets.entries import Entry
-from winnow.datasets.roles import assign, quotas
+from winnow.datasets import roles as rules
+from winnow.datasets.entries import ROLES, Entries, Entry
+from winnow.datasets.roles import quotas
 from winnow.domain import LabelledDraw, Role
 from winnow.errors import InvalidInput
 
@@ -22,6 +24,11 @@ def entries(count: int, *, groups: int = 0, role: Role = POOL, source: int = 0) 
         )
         for n in range(count)
     ]
+
+
+def assign(rows: list[Entry], draws: list[LabelledDraw]) -> tuple[list[Role], list[dict[str, Any]]]:
+    roles, taken = rules.assign(Entries.of(rows), draws)
+    return [ROLES[number] for number in roles], taken
 
 
 def draw(count: int, **more: object) -> LabelledDraw:

@@ -63,7 +63,7 @@ def test_several_sources_have_their_roles_and_unique_keys(tmp_path: Path) -> Non
     save(tmp_path / "two" / "TUM" / "a.png", 2)
     one, two = ({"kind": "folder", "path": str(tmp_path / name)} for name in ("one", "two"))
     done = ingest(spec_of(one, two | {"role": "test"}), tmp_path / "out", allow=anywhere)
-    assert [(row.idx, row.key, row.role) for row in done.samples] == [
+    assert [(row.idx, row.key, row.role) for row in done.samples()] == [
         (0, "0/TUM/a.png", Role.POOL),
         (1, "1/TUM/a.png", Role.TEST),
     ]
@@ -113,7 +113,7 @@ def test_manifest_paths_start_from_the_root(tmp_path: Path) -> None:
     for root in ("../images", str(tmp_path / "images")):
         source = {"kind": "manifest", "path": str(table), "root": root}
         done = ingest(spec_of(source), tmp_path / "out", allow=anywhere)
-        assert [row.key for row in done.samples] == ["a.png"]
+        assert [row.key for row in done.samples()] == ["a.png"]
     absolute = tmp_path / "absolute.csv"
     absolute.write_text(f"path,label\n{tmp_path / 'images' / 'a.png'},TUM\n")
     ingest(spec_of({"kind": "manifest", "path": str(absolute)}), tmp_path / "out", allow=anywhere)
@@ -224,7 +224,7 @@ def test_an_archive_gives_its_splits(tmp_path: Path) -> None:
     }
     everything = np.concatenate([arrays[f"{name}_images"] for name in SPLITS])
     assert np.array_equal(PackedImages.open(tmp_path / "out").take(np.arange(12)), everything)
-    assert done.samples[0].key == "train/000000"
+    assert done.packed.keys[0] == "train/000000"
 
 
 SPLITS = {"train": 7, "val": 2, "test": 3}
@@ -381,7 +381,7 @@ def test_ingest_reports_progress_repeats_and_stops(tmp_path: Path) -> None:
     first = ingest(spec, tmp_path / "a", allow=anywhere, on_progress=lambda done, total: seen.append((done, total)))
     again = ingest(spec, tmp_path / "b", allow=anywhere)
     assert seen == [(n, 30) for n in range(1, 31)]
-    assert (first.samples, json.dumps(first.report)) == (again.samples, json.dumps(again.report))
+    assert (list(first.samples()), json.dumps(first.report)) == (list(again.samples()), json.dumps(again.report))
     assert (tmp_path / "a" / "packed.json").read_bytes() == (tmp_path / "b" / "packed.json").read_bytes()
     with pytest.raises(IngestStopped, match="after 10 of 30"):
         ingest(spec, tmp_path / "c", allow=anywhere, should_stop=iter([*[False] * 10, True]).__next__)

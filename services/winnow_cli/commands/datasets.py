@@ -1,5 +1,7 @@
 """`winnow dataset`: add, list, show, remove."""
 
+import csv
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +72,9 @@ def add(
     else:
         raise InvalidInput("SOURCE", f"say where the patches of {name!r} are, or name a YAML file with the spec")
     with connect(url, state_dir) as client:
-        made = client.create_dataset(spec)
+        with _screen(json) as say:
+            say(f"{spec.name}: the coordinator looks through the sources")
+            made = client.create_dataset(spec)
         try:
             view = ingest(client, spec.name, quiet=json) if wait else made
         except KeyboardInterrupt:
@@ -97,6 +101,18 @@ def show(name: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, js
     with connect(url, state_dir) as client:
         view = client.dataset(name)
     print_json(view) if json else show_one(view)
+
+
+@app.command()
+def skipped(name: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+    """The files of a dataset that could not be read, with the reason, as CSV."""
+    with connect(url, state_dir) as client:
+        found = client.skipped(name)
+    if json:
+        print_json(found)
+        return
+    lines = [("path", "reason"), *((one["path"], one["reason"]) for one in found)]
+    csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
 
 
 @app.command()
@@ -169,27 +185,34 @@ def show_one(view: Json) -> None:
     )
     if labels:
         console.print(make_table(["role", *(f">{label}" for label in labels), ">all"], cells))
-    for words in _findings(view["report"]):
+    for words in _findings(view["name"], view["report"]):
         console.print(f"[dim]{plain(words)}[/dim]", soft_wrap=True)
 
 
-def _findings(report: Json) -> Iterator[str]:
+def _findings(name: str, report: Json) -> Iterator[str]:
     """What an ingest found and did, a line each, without what it found nothing of."""
     for key, value in report.items():
         if key == "skipped":
-            yield from _skipped(value)
+            yield from _skipped(name, value, count_skipped(report))
+        elif key == "skipped_count":
+            continue
         elif key == "draws":
             yield from map(_draw, value)
         elif words := _words(value):
             yield f"{key}: {words}"
 
 
-def _skipped(files: Sequence[Json]) -> Iterator[str]:
+def count_skipped(report: Json) -> int:
+    """How many files could not be read; the report of an older ingest names all of them."""
+    return report.get("skipped_count", len(report.get("skipped", [])))
+
+
+def _skipped(name: str, files: Sequence[Json], number: int) -> Iterator[str]:
     if files:
-        yield f"skipped: {count(len(files))}"
+        yield f"skipped: {count(number)}"
     yield from (f"  {one['path']}: {one['reason']}" for one in files[:SHOWN])
-    if len(files) > SHOWN:
-        yield f"  and {count(len(files) - SHOWN)} more, which --json lists"
+    if number > SHOWN:
+        yield f"  and {count(number - SHOWN)} more, which winnow dataset skipped {name} lists"
 
 
 def _draw(made: Json) -> str:

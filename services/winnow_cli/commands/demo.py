@@ -12,12 +12,12 @@ import yaml
 from winnow.client import Client
 from winnow.domain import DatasetSpec, ExperimentSpec
 from winnow_cli import files
-from winnow_cli.commands.datasets import SPEC_FILES, ingest, tell
+from winnow_cli.commands.datasets import SPEC_FILES, count_skipped, ingest, tell
 from winnow_cli.commands.results import show, write
 from winnow_cli.live import follow
 from winnow_cli.naming import there
 from winnow_cli.options import AsJson, Profile
-from winnow_cli.output import aside, console, note, plain, print_json
+from winnow_cli.output import aside, console, count, note, plain, print_json
 from winnow_cli.own_data import dataset_of
 from winnow_cli.report import gather
 from winnow_cli.resuming import find_or_add_dataset, find_or_begin
@@ -120,8 +120,9 @@ def _say_skipped(view: Json) -> None:
     skipped: list[Json] = view["report"].get("skipped", [])
     for one in skipped[:SHOWN]:
         aside.print(f"[yellow]skipped:[/yellow] {plain(one['path'])}: {plain(one['reason'])}", soft_wrap=True)
-    if len(skipped) > SHOWN:
-        aside.print(f"[yellow]skipped:[/yellow] {len(skipped) - SHOWN} more; winnow dataset show --json lists them all")
+    if (number := count_skipped(view["report"])) > SHOWN:
+        words = f"{count(number - SHOWN)} more; winnow dataset skipped {plain(view['name'])} lists them all"
+        aside.print(f"[yellow]skipped:[/yellow] {words}", soft_wrap=True)
 
 
 def _say_stopped(out: Path, json: bool) -> None:

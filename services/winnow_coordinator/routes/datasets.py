@@ -1,8 +1,12 @@
 """/api/v1/datasets"""
 
-from typing import Annotated
+import csv
+import io
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse
 
 from winnow.domain import DatasetSpec, Role
 from winnow.problems import responses
@@ -14,16 +18,22 @@ from winnow_coordinator.pages import Cursor, Limit
 from winnow_coordinator.schemas import DatasetView, Page, SampleView
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], responses=responses(401, 403, 413, 422, 429, 503))
+SKIPPED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Path and reason of each",
+        "content": {"text/csv": {"schema": {"type": "string"}, "example": "path,reason\na/1.png,no such file\n"}},
+    }
+}
 Request = Annotated[DatasetSpec, Body(openapi_examples=examples.DATASET_REQUESTS)]
 
 
-def _check(spec: Request, caller: Runner, once: Idempotent, here: Here) -> DatasetSpec:
-    if not once.was_answered(here):
-        datasets.check(here, spec)
+async def _check(spec: Request, caller: Runner, once: Idempotent, here: Here) -> DatasetSpec:
+    if not await run_in_threadpool(once.was_answered, here):
+        await here.source_check.run(spec)
     return spec
 
 
-# Listing a large folder takes seconds: it happens before the route's transaction begins.
+# Looking through large sources takes minutes: it happens before the route's transaction begins.
 Checked = Annotated[DatasetSpec, Depends(_check)]
 
 
@@ -73,3 +83,15 @@ async def samples(
 ) -> Response:
     """A dataset's patches by idx, once it is ready."""
     return await caller.reads.show(datasets.samples, name, role, cursor, limit)
+
+
+@router.get("/{name}/skipped", response_class=Response, responses={**SKIPPED, **responses(404, 409)})
+async def skipped(name: str, caller: Reader) -> Response:
+    """All files that could not be read, as CSV, once the dataset is ready; its `report` names the first 100."""
+    place, named = await caller.reads(datasets.skipped, name)
+    if place is not None:
+        return FileResponse(caller.coordinator.artefacts.local(place), media_type="text/csv", filename="skipped.csv")
+    text = io.StringIO()
+    lines = [("path", "reason"), *((one["path"], one["reason"]) for one in named)]
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return Response(text.getvalue(), media_type="text/csv")

@@ -2,7 +2,7 @@
 
 check(spec, allow)              what can be refused before anything is decoded
 ingest(spec, directory, ...)    decode, pack, assign roles, report
-read_table(path)                a manifest's heading and rows; MANIFEST_SUFFIXES are what its name ends in
+open_table(path)                a manifest's heading and rows; MANIFEST_SUFFIXES are what its name ends in
 PackedImages.open(directory)    read the patches back, by mmap
 ShardCache(...).open(directory) the same through copies on this machine's disk
 synthetic.draw(tissue, i, size) an H&E-like patch
@@ -11,14 +11,19 @@ synthetic.draw(tissue, i, size) an H&E-like patch
 from winnow.datasets import synthetic
 from winnow.datasets.cache import ShardCache
 from winnow.datasets.entries import NO_LABEL
-from winnow.datasets.ingest import Ingested, IngestStopped, SampleRow, check, ingest
+from winnow.datasets.ingest import SKIPPED_LISTED, Ingested, IngestStopped, SampleRow, check, ingest
 from winnow.datasets.manifest import SUFFIXES as MANIFEST_SUFFIXES
-from winnow.datasets.manifest import read_table
+from winnow.datasets.manifest import open_table
 from winnow.datasets.packing import PackedImages
+
+SKIPPED_FILE = "skipped.csv"
+"""Beside the shards of a dataset whose report cannot name all files that were skipped."""
 
 __all__ = [
     "MANIFEST_SUFFIXES",
     "NO_LABEL",
+    "SKIPPED_FILE",
+    "SKIPPED_LISTED",
     "IngestStopped",
     "Ingested",
     "PackedImages",
@@ -26,6 +31,6 @@ __all__ = [
     "ShardCache",
     "check",
     "ingest",
-    "read_table",
+    "open_table",
     "synthetic",
 ]

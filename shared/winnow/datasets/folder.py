@@ -1,13 +1,12 @@
 """A folder of images: one sub-folder for each class, or `splits` above the classes."""
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from winnow.datasets.decode import SUFFIXES, FilePicture, Picture, RejectedPicture, Unreadable, resolve
-from winnow.datasets.entries import Allow, Entry, Listing, allow_link
+from winnow.datasets.entries import Allow, Entries, Entry, Listing, allow_link
 from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
 from winnow.paths import open_folder
@@ -25,12 +24,15 @@ def list_folder(source: Source, number: int, *, allow: Allow, max_pixels: int) -
     """
     root = Path(source.path or "")
     field = f"sources.{number}.path"
-    found = {_key(name): name for name in _walk(root, "", allow, (), field)}
-    keys = sorted(found)
-    entries = [_entry(key, source, number) for key in keys]
+    keys = list(_walk(root, "", allow, (), field))
+    odd = {key: name for name in keys if (key := _key(name)) != name}
+    if odd:
+        keys = list({_key(name) for name in keys})
+    keys.sort()
+    entries = Entries.of(_entry(key, source, number) for key in keys)
 
     def pictures() -> Iterator[Picture]:
-        return (_picture(root / found[key], allow, max_pixels) for key in keys)
+        return (_picture(root / odd.get(key, key), allow, max_pixels) for key in keys)
 
     return Listing(entries, pictures)
 
@@ -98,7 +100,7 @@ def _entry(key: str, source: Source, number: int) -> Entry:
     role = source.role_or_pool
     if source.splits and folders:
         role, folders = _role_of(folders[0], source, number), folders[1:]
-    return Entry(key, role, sys.intern(folders[0]) if folders else None, source=number)
+    return Entry(key, role, folders[0] if folders else None, source=number)
 
 
 def _role_of(split: str, source: Source, number: int) -> Role:

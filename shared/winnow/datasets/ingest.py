@@ -2,25 +2,32 @@
 
 import hashlib
 import os
+from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from winnow.datasets import roles
+import numpy as np
+from numpy.typing import NDArray
+
 from winnow.datasets.decode import Decoded, Picture, Unreadable, quiet_pillow
-from winnow.datasets.entries import NO_LABEL, Allow, Entry, Listing
+from winnow.datasets.entries import NO_LABEL, ROLES, Allow, Entries, Listing, Rows
 from winnow.datasets.packing import PackWriter
+from winnow.datasets.roles import Roles, assign
 from winnow.datasets.sources import list_sources
 from winnow.domain import DatasetSpec, Role
 from winnow.errors import ImagesUnreadable, ImageTooSlow, InvalidInput, WinnowError
 
 _EXAMPLES = 10
+SKIPPED_LISTED = 100
+"""Unreadable files that a report names: it stands in each list of datasets."""
 _THREADS = 8
 _AHEAD = 4  # decoded patches held for each thread
+_DIGEST = 16  # bytes
 
 
 class IngestStopped(WinnowError):
@@ -29,8 +36,7 @@ class IngestStopped(WinnowError):
     code = "ingest-stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class SampleRow:
+class SampleRow(NamedTuple):
     """One packed patch. `idx` is its row in the shards, and stable for ever."""
 
     idx: int
@@ -42,12 +48,21 @@ class SampleRow:
 
 @dataclass(frozen=True)
 class Ingested:
-    """What an ingest made. `counts` is role → label → patches; `report` can be stored as JSON."""
+    """What an ingest made: of each packed patch its entry with its final role, in the order of the shards.
 
-    samples: list[SampleRow]
+    `skipped` are (key, reason) of what could not be read, of which `report` names the first; `counts` is role → label →
+    patches; `report` can be stored as JSON.
+    """
+
+    packed: Entries
+    skipped: list[tuple[str, str]]
     classes: list[str]
     counts: dict[str, dict[str, int]]
     report: dict[str, Any]
+
+    def samples(self) -> Iterator[SampleRow]:
+        """The packed patches, by idx."""
+        return (SampleRow(idx, key, role, label, group) for idx, (key, role, label, group, _) in enumerate(self.packed))
 
 
 @dataclass
@@ -55,19 +70,19 @@ class _Tally:
     """What happened to the files so far."""
 
     read: int = 0
-    kept: list[Entry] = field(default_factory=list[Entry])
+    kept: "array[int]" = field(default_factory=lambda: array("q"))
     problems: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     converted: Counter[str] = field(default_factory=Counter[str])
     resized: Counter[str] = field(default_factory=Counter[str])
     multi_frame: int = 0
-    digests: list[bytes] = field(default_factory=list[bytes])
+    digests: bytearray = field(default_factory=bytearray)
 
-    def keep(self, entry: Entry, patch: Decoded) -> None:
-        self.kept.append(entry)
+    def keep(self, row: int, patch: Decoded) -> None:
+        self.kept.append(row)
         self.converted.update([patch.converted] if patch.converted else [])
         self.resized.update([patch.resized] if patch.resized else [])
         self.multi_frame += patch.frames > 1
-        self.digests.append(hashlib.blake2b(patch.pixels.tobytes(), digest_size=16).digest())
+        self.digests += hashlib.blake2b(patch.pixels.tobytes(), digest_size=_DIGEST).digest()
 
 
 def check(spec: DatasetSpec, allow: Allow) -> None:
@@ -104,37 +119,38 @@ def ingest(
     total = len(listing.entries)
     writer = PackWriter(directory, image_size=spec.image_size, shard_size=spec.shard_size)
     with writer as pack, closing(_decode_all(listing, spec.image_size, decode_seconds)) as patches:
-        for entry, patch in zip(listing.entries, patches, strict=True):
+        for row, patch in enumerate(patches):
             if should_stop is not None and should_stop():
                 raise IngestStopped(f"stopped after {tally.read} of {total} images")
             tally.read += 1
             if isinstance(patch, Unreadable):
-                tally.problems.append((entry.key, str(patch)))
+                tally.problems.append((listing.entries.keys[row], str(patch)))
             else:
-                tally.keep(entry, patch)
+                tally.keep(row, patch)
                 pack.append(patch.pixels)
             if on_progress is not None:
                 on_progress(tally.read, total)
         if tally.problems and spec.on_unreadable == "fail":
             raise ImagesUnreadable(tally.problems)
-        final, draws = _assign(tally, spec)
+        kept = listing.entries.take(np.array(tally.kept, np.int64))
+        roles, draws = _assign(kept, tally, spec)
         pack.finish()
-    return _result(tally, final, draws)
+    return _result(kept.with_roles(roles), tally, draws)
 
 
-def _plan(spec: DatasetSpec, entries: Sequence[Entry]) -> None:
+def _plan(spec: DatasetSpec, entries: Entries) -> None:
     for number, draw in enumerate(spec.draws):
         if draw.source is not None and draw.source >= len(spec.sources):
             raise InvalidInput(
                 f"draws.{number}.source", f"{draw.source}; there are {len(spec.sources)} sources, from 0"
             )
-    roles.assign(entries, spec.draws)
+    assign(entries, spec.draws)
 
 
-def _assign(tally: _Tally, spec: DatasetSpec) -> tuple[list[Role], list[dict[str, Any]]]:
+def _assign(kept: Entries, tally: _Tally, spec: DatasetSpec) -> tuple[Roles, list[dict[str, Any]]]:
     """The roles of what could be read. Where that is too little, the error says what could not."""
     try:
-        return roles.assign(tally.kept, spec.draws)
+        return assign(kept, spec.draws)
     except InvalidInput as error:
         if not tally.problems:
             raise
@@ -149,13 +165,13 @@ def _decode_all(listing: Listing, size: int, seconds: float | None) -> Generator
     At most `_AHEAD` patches a thread wait to be taken: memory does not grow with the dataset.
     """
     threads = min(_THREADS, os.cpu_count() or 1)
-    waiting: deque[tuple[Entry, Future[Decoded | Unreadable]]] = deque()
+    waiting: deque[tuple[str, Future[Decoded | Unreadable]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     is_stuck = False
     with quiet_pillow():
         try:
-            for entry, picture in zip(listing.entries, listing.pictures(), strict=True):
-                waiting.append((entry, pool.submit(_read, picture, size)))
+            for key, picture in zip(listing.entries.keys, listing.pictures(), strict=True):
+                waiting.append((key, pool.submit(_read, picture, size)))
                 if len(waiting) >= threads * _AHEAD:
                     yield _result_of(*waiting.popleft(), seconds)
             while waiting:
@@ -167,12 +183,12 @@ def _decode_all(listing: Listing, size: int, seconds: float | None) -> Generator
             pool.shutdown(wait=not is_stuck, cancel_futures=True)
 
 
-def _result_of(entry: Entry, decoded: Future[Decoded | Unreadable], seconds: float | None) -> Decoded | Unreadable:
+def _result_of(key: str, decoded: Future[Decoded | Unreadable], seconds: float | None) -> Decoded | Unreadable:
     try:
         return decoded.result(seconds)
     except TimeoutError:
         assert seconds is not None
-        raise ImageTooSlow(entry.key, seconds) from None
+        raise ImageTooSlow(key, seconds) from None
 
 
 def _read(picture: Picture, size: int) -> Decoded | Unreadable:
@@ -182,44 +198,50 @@ def _read(picture: Picture, size: int) -> Decoded | Unreadable:
         return reason
 
 
-def _result(tally: _Tally, final: Sequence[Role], draws: list[dict[str, Any]]) -> Ingested:
-    pairs = zip(tally.kept, final, strict=True)
-    samples = [SampleRow(idx, entry.key, role, entry.label, entry.group) for idx, (entry, role) in enumerate(pairs)]
-    classes = sorted({row.label for row in samples if row.label is not None})
-    has_groups = any(row.group is not None for row in samples)
+def _result(packed: Entries, tally: _Tally, draws: list[dict[str, Any]]) -> Ingested:
     report = {
         "read": tally.read,
-        "packed": len(samples),
-        "skipped": [{"path": name, "reason": reason} for name, reason in tally.problems],
+        "packed": len(packed),
+        "skipped": [{"path": name, "reason": reason} for name, reason in tally.problems[:SKIPPED_LISTED]],
+        "skipped_count": len(tally.problems),
         "converted": _ranked(tally.converted),
         "resized": _ranked(tally.resized),
         "multi_frame": tally.multi_frame,
-        "duplicates": _duplicates(samples, tally.digests),
-        "groups": "column" if has_groups else "none (splits do not respect patients)",
+        "duplicates": _duplicates(packed, tally.digests),
+        "groups": "column" if packed.groups.used() else "none (splits do not respect patients)",
         "draws": draws,
     }
-    return Ingested(samples, classes, _counts(samples), report)
+    return Ingested(packed, tally.problems, packed.labels.used(), _counts(packed), report)
 
 
-def _counts(samples: Sequence[SampleRow]) -> dict[str, dict[str, int]]:
-    found = Counter((row.role, row.label or NO_LABEL) for row in samples)
+def _counts(packed: Entries) -> dict[str, dict[str, int]]:
+    names = (*packed.labels.words, NO_LABEL)
     table: dict[str, dict[str, int]] = {}
-    for role, label in sorted(found, key=lambda pair: (list(Role).index(pair[0]), pair[1])):
-        table.setdefault(role.value, {})[label] = found[role, label]
+    for number, role in enumerate(ROLES):
+        codes, counts = np.unique(packed.labels.codes[packed.roles == number], return_counts=True)
+        if len(codes):
+            table[role.value] = dict(sorted((names[code], int(n)) for code, n in zip(codes, counts, strict=True)))
     return table
 
 
-def _duplicates(samples: Sequence[SampleRow], digests: Sequence[bytes]) -> dict[str, Any]:
+def _duplicates(packed: Entries, digests: bytearray) -> dict[str, Any]:
     """Patches whose pixels are equal: they stay, and a person is told, above all where they join two roles."""
-    first: dict[bytes, SampleRow] = {}
-    pairs = [
-        (first[digest], row)
-        for row, digest in zip(samples, digests, strict=True)
-        if first.setdefault(digest, row) is not row
-    ]
-    across = [pair for pair in pairs if pair[0].role is not pair[1].role]
-    shown = [[one.key, other.key] for one, other in (across or pairs)[:_EXAMPLES]]
-    return {"count": len(pairs), "across_roles": len(across), "examples": shown}
+    first = _first_equal(np.frombuffer(digests, np.uint64).reshape(len(packed), 2))
+    others = np.flatnonzero(first != np.arange(len(first)))
+    across = others[packed.roles[first[others]] != packed.roles[others]]
+    shown = (across if len(across) else others)[:_EXAMPLES]
+    examples = [[packed.keys[first[row]], packed.keys[row]] for row in shown]
+    return {"count": len(others), "across_roles": len(across), "examples": examples}
+
+
+def _first_equal(digests: NDArray[np.uint64]) -> Rows:
+    """The first row with the same digest: (n, 2) → (n,)."""
+    order = np.lexsort(digests.T)  # stable: equal ones stand in the order of their rows
+    ordered = digests[order]
+    starts = np.append(True, (ordered[1:] != ordered[:-1]).any(axis=1))[: len(order)]
+    first = np.empty(len(order), np.int64)
+    first[order] = order[np.flatnonzero(starts)[np.cumsum(starts) - 1]]
+    return first
 
 
 def _ranked(counter: Counter[str]) -> dict[str, int]:

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.datasets.decode import ArrayPicture, Picture, Unreadable, resolve
-from winnow.datasets.entries import Allow, Entry, Listing, require_file
+from winnow.datasets.entries import Allow, Entries, Entry, Listing, require_file
 from winnow.domain import Role, Source
 from winnow.embeddings.npy import parse_header
 from winnow.errors import InvalidInput
@@ -59,11 +60,11 @@ def list_npz(source: Source, number: int, *, allow: Allow, max_pixels: int) -> L
     require_file(path, field, "archive")
     try:
         splits = _splits(path, max_pixels)
-        entries = [entry for split in splits for entry in _entries(path, split, source, number)]
-    except InvalidInput:
-        raise
+        labels = [_labels(path, split) for split in splits]
     except _BROKEN as error:
         raise InvalidInput(field, f"{path.name} cannot be used: {error}") from None
+    roles = [_role_of(split, source, number) for split in splits]
+    entries = Entries.of(chain.from_iterable(map(_entries, splits, roles, labels, repeat(number))))
 
     def pictures() -> Iterator[Picture]:
         for split in splits:
@@ -111,11 +112,14 @@ def _require_whole(archive: zipfile.ZipFile, name: str, header: int, promised: i
         raise ValueError(f"{name} does not hold the {promised} bytes that its header promises")
 
 
-def _entries(path: Path, split: _Split, source: Source, number: int) -> Iterator[Entry]:
+def _role_of(split: _Split, source: Source, number: int) -> Role:
     role = source.splits.get(split.name) or source.role or _SPLITS.get(split.name)
     if role is None:
         raise InvalidInput(f"sources.{number}.splits", f"no role for the split {split.name!r}; name it here")
-    labels = _labels(path, split)
+    return role
+
+
+def _entries(split: _Split, role: Role, labels: NDArray[np.int64] | None, number: int) -> Iterator[Entry]:
     for at in range(split.shape[0]):
         label = None if labels is None else str(labels[at])
         yield Entry(f"{split.name}/{at:06d}", role, label, source=number)

@@ -6,7 +6,7 @@ from itertools import chain
 
 from winnow.datasets import synthetic
 from winnow.datasets.decode import Decoded, Picture
-from winnow.datasets.entries import NO_LABEL, Allow, Entry, Listing
+from winnow.datasets.entries import NO_LABEL, Allow, Entries, Entry, Listing, Words
 from winnow.datasets.folder import list_folder
 from winnow.datasets.manifest import list_manifest
 from winnow.datasets.npz import list_npz
@@ -36,12 +36,7 @@ def list_sources(spec: DatasetSpec, *, allow: Allow) -> Listing:
     Raises InvalidInput with the source's field, PathForbidden.
     """
     listings = [_list(source, number, spec, allow) for number, source in enumerate(spec.sources)]
-    several = len(listings) > 1
-    entries = [
-        replace(entry, key=f"{entry.source}/{entry.key}") if several else entry
-        for listing in listings
-        for entry in listing.entries
-    ]
+    entries = Entries.join([listing.entries for listing in listings])
     return Listing(entries, lambda: chain.from_iterable(listing.pictures() for listing in listings))
 
 
@@ -55,16 +50,17 @@ def _list(source: Source, number: int, spec: DatasetSpec, allow: Allow) -> Listi
             listing = list_npz(source, number, allow=allow, max_pixels=spec.max_pixels)
         case "synthetic":
             listing = _list_synthetic(source, number)
-    if not listing.entries:
+    entries = listing.entries
+    if not entries:
         raise InvalidInput(f"sources.{number}.path", f"no images in {source.path}")
-    return replace(listing, entries=_rename(listing.entries, source, number))
+    return replace(listing, entries=replace(entries, labels=_rename(entries.labels, source, number)))
 
 
 def _list_synthetic(source: Source, number: int) -> Listing:
     tissue = source.synthetic or SyntheticTissue.model_validate({})
     labels, slides = synthetic.layout(tissue)
     first_test = tissue.slides - tissue.test_slides
-    entries = [
+    entries = Entries.of(
         Entry(
             key=f"{label}/{index:06d}",
             role=Role.TEST if slide >= first_test else source.role_or_pool,
@@ -73,7 +69,7 @@ def _list_synthetic(source: Source, number: int) -> Listing:
             source=number,
         )
         for index, (label, slide) in enumerate(zip(labels, slides, strict=True))
-    ]
+    )
 
     def pictures() -> Iterator[Picture]:
         return (TissuePicture(tissue, index) for index in range(tissue.patches))
@@ -81,21 +77,17 @@ def _list_synthetic(source: Source, number: int) -> Listing:
     return Listing(entries, pictures)
 
 
-def _rename(entries: list[Entry], source: Source, number: int) -> list[Entry]:
-    known = {entry.label for entry in entries if entry.label is not None}
+def _rename(labels: Words, source: Source, number: int) -> Words:
     for name in source.labels:
-        if name not in known:
-            shown = ", ".join(sorted(known)[:20]) or "there are none"
+        if name not in labels.words:
+            shown = ", ".join(sorted(labels.words)[:20]) or "there are none"
             raise InvalidInput(f"sources.{number}.labels", f"no sample has the label {name!r}; labels: {shown}")
-    renamed = entries
-    if source.labels:
-        renamed = [replace(entry, label=source.labels.get(entry.label or "", entry.label)) for entry in entries]
-    labels = {entry.label for entry in renamed if entry.label is not None}
-    if len(labels) > MOST_LABELS:
+    renamed = labels.renamed([source.labels.get(word, word) for word in labels.words])
+    if len(renamed.words) > MOST_LABELS:
         field, what = ("columns.label", "column") if source.kind == "manifest" else ("path", "folder")
-        reason = f"{len(labels)} different labels, and at most {MOST_LABELS} are taken; is it the right {what}?"
+        reason = f"{len(renamed.words)} different labels, and at most {MOST_LABELS} are taken; is it the right {what}?"
         raise InvalidInput(f"sources.{number}.{field}", reason)
-    if NO_LABEL in labels:
+    if NO_LABEL in renamed.words:
         reason = (
             f"{NO_LABEL!r} stands for patches without one; give it another name here, {{{NO_LABEL!r}: unknown}} say"
         )

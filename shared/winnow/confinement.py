@@ -1,10 +1,14 @@
-"""What a process that reads strangers' files is held to, and what it is not given."""
+"""Processes that read strangers' files or compute: what they are held to, what they are not given, how they ended."""
 
+import ctypes
 import os
 import resource
+import signal
 import sys
 
 from winnow.settings import SECRETS
+
+PR_SET_PDEATHSIG = 1
 
 
 def environment() -> dict[str, str]:
@@ -26,3 +30,18 @@ def confine(memory: int) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         most = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when the one that started it dies, so that no orphan goes on."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(3)
+
+
+def describe_end(code: int) -> str:
+    """How a process ended, by its exit code, as subprocess has it."""
+    if code == -signal.SIGKILL:
+        return "SIGKILL; if nobody did that, the machine ran out of memory"
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
