@@ -3,15 +3,18 @@
 import csv
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from winnow.artefacts import DirectoryStore
+from winnow.artefacts import ArtefactStore, DirectoryStore
 from winnow.datasets import SKIPPED_FILE, SKIPPED_LISTED, IngestStopped, ingest
 from winnow.domain import DatasetSpec
 from winnow.errors import InvalidInput
 from winnow.settings import Settings
 from winnow_trainer.protocol import Line
+
+_STORED_AT_ONCE = 4
 
 
 def ingest_dataset(job: dict[str, Any], line: Line) -> dict[str, Any]:
@@ -41,11 +44,7 @@ def _ingest(job: dict[str, Any], line: Line) -> dict[str, Any]:
     )
     if len(done.skipped) > SKIPPED_LISTED:
         _list_skipped(packed / SKIPPED_FILE, done.skipped)
-    store = DirectoryStore(Path(job["artefact_dir"]))
-    for path in sorted(packed.iterdir()):
-        if line.should_stop():
-            raise IngestStopped(f"stopped before {path.name} was stored")
-        store.put(f"{job['prefix']}/{path.name}", path)
+    _store(packed, DirectoryStore(Path(job["artefact_dir"])), job["prefix"], line)
     samples = scratch / "samples.jsonl"
     with samples.open("w") as out:
         out.writelines(json.dumps(row._asdict()) + "\n" for row in done.samples())
@@ -57,6 +56,21 @@ def _ingest(job: dict[str, Any], line: Line) -> dict[str, Any]:
         "report": done.report,
         "location": job["prefix"],
     }
+
+
+def _store(folder: Path, store: ArtefactStore, prefix: str, line: Line) -> None:
+    """Put every file of the folder into the store, several at a time: each is read, hashed, written and synced."""
+
+    def put(path: Path) -> None:
+        if line.should_stop():
+            raise IngestStopped(f"stopped before {path.name} was stored")
+        store.put(f"{prefix}/{path.name}", path)
+
+    pool = ThreadPoolExecutor(_STORED_AT_ONCE, thread_name_prefix="store")
+    try:
+        list(pool.map(put, sorted(folder.iterdir())))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _list_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:

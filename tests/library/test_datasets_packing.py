@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,19 @@ def test_nothing_has_its_final_name_before_it_is_whole(tmp_path: Path) -> None:
             PackedImages.open(tmp_path)
         writer.finish()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images-00000.npy", "packed.json"]
+
+
+def test_a_shard_that_cannot_be_named_ends_the_writing_at_the_next(tmp_path: Path) -> None:
+    gone, images = tmp_path / "gone", patches(4)
+    with PackWriter(gone, image_size=SIZE, shard_size=2) as writer:
+        writer.append(images[0])
+        shutil.rmtree(gone)
+        writer.append(images[1])  # the shard is full, and sealed by a thread
+        gone.mkdir()
+        writer.append(images[2])
+        with pytest.raises(FileNotFoundError):
+            writer.append(images[3])
+    assert not list(gone.iterdir())
 
 
 def test_packing_again_replaces_the_pack(tmp_path: Path) -> None:

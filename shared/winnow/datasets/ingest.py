@@ -28,6 +28,8 @@ SKIPPED_LISTED = 100
 _THREADS = 8
 _AHEAD = 4  # decoded patches held for each thread
 _DIGEST = 16  # bytes
+_Read = tuple[Decoded, bytes] | Unreadable
+"""A patch and the digest of its pixels, or why there is none."""
 
 
 class IngestStopped(WinnowError):
@@ -77,12 +79,12 @@ class _Tally:
     multi_frame: int = 0
     digests: bytearray = field(default_factory=bytearray)
 
-    def keep(self, row: int, patch: Decoded) -> None:
+    def keep(self, row: int, patch: Decoded, digest: bytes) -> None:
         self.kept.append(row)
         self.converted.update([patch.converted] if patch.converted else [])
         self.resized.update([patch.resized] if patch.resized else [])
         self.multi_frame += patch.frames > 1
-        self.digests += hashlib.blake2b(patch.pixels.tobytes(), digest_size=_DIGEST).digest()
+        self.digests += digest
 
 
 def check(spec: DatasetSpec, allow: Allow) -> None:
@@ -126,8 +128,8 @@ def ingest(
             if isinstance(patch, Unreadable):
                 tally.problems.append((listing.entries.keys[row], str(patch)))
             else:
-                tally.keep(row, patch)
-                pack.append(patch.pixels)
+                tally.keep(row, *patch)
+                pack.append(patch[0].pixels)
             if on_progress is not None:
                 on_progress(tally.read, total)
         if tally.problems and spec.on_unreadable == "fail":
@@ -159,13 +161,13 @@ def _assign(kept: Entries, tally: _Tally, spec: DatasetSpec) -> tuple[Roles, lis
         raise InvalidInput(error.field, f"{error.reason} ({skipped})") from error
 
 
-def _decode_all(listing: Listing, size: int, seconds: float | None) -> Generator[Decoded | Unreadable, None, None]:
+def _decode_all(listing: Listing, size: int, seconds: float | None) -> Generator[_Read]:
     """Patches in the order of the listing, decoded by a few threads (Pillow lets go of the interpreter's lock).
 
     At most `_AHEAD` patches a thread wait to be taken: memory does not grow with the dataset.
     """
     threads = min(_THREADS, os.cpu_count() or 1)
-    waiting: deque[tuple[str, Future[Decoded | Unreadable]]] = deque()
+    waiting: deque[tuple[str, Future[_Read]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     is_stuck = False
     with quiet_pillow():
@@ -183,7 +185,7 @@ def _decode_all(listing: Listing, size: int, seconds: float | None) -> Generator
             pool.shutdown(wait=not is_stuck, cancel_futures=True)
 
 
-def _result_of(key: str, decoded: Future[Decoded | Unreadable], seconds: float | None) -> Decoded | Unreadable:
+def _result_of(key: str, decoded: Future[_Read], seconds: float | None) -> _Read:
     try:
         return decoded.result(seconds)
     except TimeoutError:
@@ -191,11 +193,12 @@ def _result_of(key: str, decoded: Future[Decoded | Unreadable], seconds: float |
         raise ImageTooSlow(key, seconds) from None
 
 
-def _read(picture: Picture, size: int) -> Decoded | Unreadable:
+def _read(picture: Picture, size: int) -> _Read:
     try:
-        return picture.read(size)
+        patch = picture.read(size)
     except Unreadable as reason:
         return reason
+    return patch, hashlib.blake2b(np.ascontiguousarray(patch.pixels).data, digest_size=_DIGEST).digest()
 
 
 def _result(packed: Entries, tally: _Tally, draws: list[dict[str, Any]]) -> Ingested:

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -133,7 +134,8 @@ class PackWriter:
     """Writes patches one by one into shards. Left by an exception, or without `finish`, it removes all it wrote.
 
     Memory is one patch, whatever the shard size: patches are appended to an open file whose header, padded by
-    NumPy for that purpose, gets its final length at the end.
+    NumPy for that purpose, gets its final length at the end. A full shard is synced, read for its digest and named by a
+    thread while the next one is written.
     """
 
     def __init__(self, directory: Path, *, image_size: int, shard_size: int) -> None:
@@ -141,9 +143,9 @@ class PackWriter:
         self.count = 0
         self._image_size = image_size
         self._shard_size = shard_size
-        self._shards: list[dict[str, Any]] = []
+        self._sealing = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._shards: list[Future[dict[str, Any]]] = []
         self._file: BinaryIO | None = None
-        self._temporary = directory
         self._filled = 0
         self._finished = False
 
@@ -153,6 +155,7 @@ class PackWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._sealing.shutdown()
         if not self._finished:
             self._discard()
 
@@ -176,7 +179,7 @@ class PackWriter:
             "count": self.count,
             "image_size": self._image_size,
             "dtype": "uint8",
-            "shards": self._shards,
+            "shards": [shard.result() for shard in self._shards],
         }
         _write_atomically(self.directory / MANIFEST, json.dumps(manifest, indent=1).encode())
         reach(Failpoint.PACK_FINISHED)
@@ -184,8 +187,7 @@ class PackWriter:
         return manifest
 
     def _start_shard(self) -> BinaryIO:
-        self._temporary = _temporary(self.directory / f"images-{len(self._shards):05d}.npy")
-        self._file = self._temporary.open("xb")
+        self._file = _temporary(self._target(len(self._shards))).open("xb")
         self._filled = 0
         self._write_header(self._file, self._shard_size)
         return self._file
@@ -194,16 +196,24 @@ class PackWriter:
         if self._filled != self._shard_size:
             file.seek(0)
             self._write_header(file, self._filled)
-        _sync(file)
-        file.close()
+        if self._shards:
+            self._shards[-1].result()  # no more than one waits, and a disk that is full is heard of
         self._file = None
-        target = self.directory / f"images-{len(self._shards):05d}.npy"
-        size, digest = self._temporary.stat().st_size, _digest(self._temporary)
-        self._shards.append({"name": target.name, "count": self._filled, "size": size, "sha256": digest})
+        self._shards.append(self._sealing.submit(self._seal, file, self._target(len(self._shards)), self._filled))
+
+    def _seal(self, file: BinaryIO, target: Path, count: int) -> dict[str, Any]:
+        temporary = Path(file.name)
+        with file:
+            _sync(file)
+        size, digest = temporary.stat().st_size, _digest(temporary)
         reach(Failpoint.SHARD_WRITTEN)
-        self._temporary.replace(target)
+        temporary.replace(target)
         _sync_directory(self.directory)
         reach(Failpoint.SHARD_RENAMED)
+        return {"name": target.name, "count": count, "size": size, "sha256": digest}
+
+    def _target(self, number: int) -> Path:
+        return self.directory / f"images-{number:05d}.npy"
 
     def _write_header(self, file: BinaryIO, count: int) -> None:
         shape = (count, self._image_size, self._image_size, 3)
@@ -212,9 +222,11 @@ class PackWriter:
     def _discard(self) -> None:
         if self._file is not None:
             self._file.close()
-            self._temporary.unlink(missing_ok=True)
-        for shard in self._shards:
-            (self.directory / shard["name"]).unlink(missing_ok=True)
+        for number in range(len(self._shards) + 1):
+            target = self._target(number)
+            target.unlink(missing_ok=True)
+            for temporary in self.directory.glob(f".{target.name}.*"):
+                temporary.unlink(missing_ok=True)
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
