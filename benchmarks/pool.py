@@ -12,6 +12,7 @@ that waits for longer than a lease costs a round its claim. No image is read.
 """
 
 import argparse
+import asyncio
 import json
 import shutil
 import tempfile
@@ -19,11 +20,10 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import anyio
 import numpy as np
 import psutil
 from numpy.lib import format as npy
@@ -161,9 +161,10 @@ def measure_manifest(url: str, folder: Path, samples: int) -> None:
     draws = [{"role": "test", "count": share}, {"role": "labelled", "count": share, "by": "stratum"}]
     source = {"kind": "manifest", "path": str(table)}
     spec = DatasetSpec.model_validate({"name": NAME, "sources": [source], "draws": draws})
-    Database(url).migrate()
+    with closing(Database(url)) as database:
+        database.migrate()
     with Others(url) as others, others.beside("a manifest looked through", starts=True):
-        anyio.run(SourceCheck(settings).run, spec)
+        asyncio.run(SourceCheck(settings, threading.Event()).run(spec))
 
 
 def measure_ingest(url: str, folder: Path, samples: int) -> None:
@@ -187,6 +188,7 @@ def measure_ingest(url: str, folder: Path, samples: int) -> None:
     trainer.close()
     with database.read() as session:
         print(f"  {datasets.get(session, id).status}")
+    database.close()
 
 
 def write_patches(path: Path, samples: int) -> dict[str, Any]:

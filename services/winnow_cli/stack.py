@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -77,7 +77,8 @@ class Stack:
         settings = self._settings(before)
         if settings.failpoint:
             self._say(f"WINNOW_FAILPOINT is set: a service dies at {settings.failpoint}; unset it unless you test")
-        Database(settings.database_url).migrate()
+        with closing(Database(settings.database_url)) as database:
+            database.migrate()
         self.url, self.sampler_url = settings.coordinator_url, settings.sampler_url
         self.data_roots = [str(root) for root in settings.data_roots]
         environment = _environment(settings)

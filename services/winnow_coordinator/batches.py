@@ -1,6 +1,5 @@
 """The batch that a round added to S^t, in the formats that people's tools read: a page at a time, however large."""
 
-import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from numpy.lib import format as npy
 from pydantic_core import to_json
 from sqlalchemy.orm import Session
 
+from winnow.csv_lines import csv_lines
 from winnow.domain import Arm, Role
 from winnow.errors import WinnowError
 from winnow.negotiation import negotiate
@@ -98,9 +98,9 @@ def _ndjson(pages: Pages, size: int) -> Iterator[bytes]:
 
 
 def _csv(pages: Pages, size: int) -> Iterator[bytes]:
-    yield _as_lines([FIELDS])
+    yield csv_lines([FIELDS]).encode()
     for rows in pages:
-        yield _as_lines(rows)
+        yield csv_lines(rows).encode()
 
 
 def _npy(pages: Pages, size: int) -> Iterator[bytes]:
@@ -119,12 +119,6 @@ def _as_object(row: Row) -> dict[str, int | str | float]:
 def _as_json(value: object) -> bytes:
     """As a model renders itself; making models would take most of the time."""
     return to_json(value, inf_nan_mode="null")
-
-
-def _as_lines(rows: Sequence[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
 
 
 FORMATS: dict[str, Callable[[Pages, int], Iterator[bytes]]] = {

@@ -29,16 +29,17 @@ class Coordinator:
     bells: Bells
     pace: Pace
     source_check: SourceCheck
+    stopping: threading.Event
     known_keys: KnownKeys = field(default_factory=KnownKeys)
     final_views: FinalViews = field(default_factory=FinalViews)
-    stopping: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def open(cls, settings: Settings) -> "Coordinator":
         celery = make_app(settings)
         store = DirectoryStore(settings.artefact_dir)
-        pace, source_check = Pace(settings.requests_per_second), SourceCheck(settings)
-        return cls(settings, Database(settings.database_url), store, celery, Bells(celery), pace, source_check)
+        pace, stopping = Pace(settings.requests_per_second), threading.Event()
+        database, source_check = Database(settings.database_url), SourceCheck(settings, stopping)
+        return cls(settings, database, store, celery, Bells(celery), pace, source_check, stopping)
 
     def close(self) -> None:
         self.stopping.set()

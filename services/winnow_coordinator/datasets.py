@@ -2,6 +2,7 @@
 
 from sqlalchemy.orm import Session
 
+from winnow.csv_lines import csv_lines
 from winnow.datasets import SKIPPED_FILE
 from winnow.domain import DatasetSpec, DatasetStatus, Role
 from winnow.errors import InUse, Unavailable
@@ -20,6 +21,11 @@ def accept(coordinator: Coordinator, session: Session, spec: DatasetSpec) -> Dat
     session.flush()
     reach(Failpoint.DATASET_INSERTED)
     return view(row)
+
+
+def require_free(session: Session, name: str) -> None:
+    """Raise AlreadyExists where `accept` would, as far as can be seen before."""
+    datasets.require_free(session, name)
 
 
 def page(session: Session, cursor: str | None, limit: int) -> Page[DatasetView]:
@@ -70,15 +76,17 @@ def samples(session: Session, name: str, role: Role | None, cursor: str | None, 
     return Page(items=[SampleView.model_validate(row) for row in shown], next=following)
 
 
-def skipped(session: Session, name: str) -> tuple[str | None, list[dict[str, str]]]:
-    """The artefact that lists the files that could not be read, if the report does not name all of them, and those that
-    it names. Raises NotFound, DatasetNotReady.
+def skipped(session: Session, name: str) -> tuple[str | None, bytes]:
+    """The files that could not be read, as CSV: the key of an artefact, or, where the report names all, the table.
+
+    Raises NotFound, DatasetNotReady.
     """
     dataset = datasets.get(session, name)
     fitness.require_ready(dataset, "what was skipped is not known yet")
     named: list[dict[str, str]] = dataset.report.get("skipped", [])
-    is_whole = dataset.report.get("skipped_count", len(named)) == len(named)
-    return None if is_whole else f"{dataset.location}/{SKIPPED_FILE}", named
+    if dataset.report.get("skipped_count", len(named)) > len(named):
+        return f"{dataset.location}/{SKIPPED_FILE}", b""
+    return None, csv_lines([("path", "reason"), *((one["path"], one["reason"]) for one in named)]).encode()
 
 
 def view(row: Dataset) -> DatasetView:

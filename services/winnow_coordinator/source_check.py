@@ -1,52 +1,89 @@
 """A look through a dataset's sources, in a process of its own: `python -m winnow_coordinator.source_check PARENT`.
 
 A table of ten million rows takes a minute and gigabytes, and a file may be made to harm its reader. The process has a
-limit of memory and none of the coordinator's secrets, and the coordinator answers others meanwhile.
+limit of memory and none of the coordinator's secrets in its environment, and the coordinator answers others meanwhile.
 """
 
+import asyncio
 import json
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from anyio import BrokenResourceError, CancelScope, Semaphore, open_process
-from anyio.abc import Process
-
 from winnow import confinement, datasets
 from winnow.domain import DatasetSpec
-from winnow.errors import InvalidInput, PathForbidden
+from winnow.errors import InvalidInput, PathForbidden, Unavailable
 from winnow.settings import Settings
 
 Json = dict[str, Any]
-AT_ONCE = 2
+AT_ONCE = 4
 """Looks of one coordinator that go on at the same time; others wait: each may take gigabytes."""
+MOST_SECONDS = 900.0
+"""Of a look; the client waits as long for its answer."""
+_DEATH_SECONDS = 5.0
+_PAUSE = 0.5
+"""Between looks whether the coordinator stops."""
 
 
 class SourceCheck:
-    """Refuses what no trainer could ingest, as far as can be known without decoding an image."""
+    """Refuses what no trainer could ingest, as far as can be known without decoding an image.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._turns = Semaphore(AT_ONCE)
+    Belongs to one event loop. Who asks for a look that is under way waits for that one.
+    """
+
+    def __init__(self, settings: Settings, stopping: threading.Event) -> None:
+        self._settings, self._stopping = settings, stopping
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._looks: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, spec: DatasetSpec) -> None:
-        """Raises InvalidInput with the field, also where the look needs more memory than it may have; PathForbidden.
-
-        One that is cancelled leaves no process behind.
+        """Raises InvalidInput with the field, also where the look takes more memory or time than it may; PathForbidden;
+        Unavailable when the coordinator stops.
         """
-        job = {
-            "spec": spec.model_dump(mode="json"),
-            "data_roots": [str(root) for root in self._settings.data_roots],
-            "memory_gib": self._settings.ingest_memory_gib,
-        }
+        job = json.dumps(
+            {
+                "spec": spec.model_dump(mode="json"),
+                "data_roots": [str(root) for root in self._settings.data_roots],
+                "memory_gib": self._settings.ingest_memory_gib,
+            }
+        )
+        look = self._looks.get(job) or self._begin(job)
+        while True:
+            done, _ = await asyncio.wait({look}, timeout=_PAUSE)
+            if self._stopping.is_set():
+                look.cancel()
+                raise Unavailable("this coordinator stops, and did not look through the sources; send it again")
+            if done:
+                return look.result()
+
+    def _begin(self, job: str) -> asyncio.Task[None]:
+        def forget(look: asyncio.Task[None]) -> None:
+            del self._looks[job]
+            if not look.cancelled():
+                look.exception()  # whoever asked may have left
+
+        look = self._looks[job] = asyncio.create_task(self._look(job))
+        look.add_done_callback(forget)
+        return look
+
+    async def _look(self, job: str) -> None:
         async with self._turns:
-            code, said = await _ask(json.dumps(job).encode())
-        if code != 0:
+            try:
+                async with asyncio.timeout(MOST_SECONDS):
+                    code, said = await _ask(job.encode())
+            except TimeoutError:
+                reason = f"looking through them took longer than {MOST_SECONDS:g} s; make several datasets of them"
+                raise InvalidInput("sources", reason) from None
+        if code < 0:
+            advice = f"raise WINNOW_INGEST_MEMORY_GIB if {self._settings.ingest_memory_gib:g} GiB are too little"
             end = confinement.describe_end(code)
-            raise InvalidInput("sources", f"the process that looked through them ended with {end}")
+            raise InvalidInput("sources", f"the process that looked through them ended with {end}; {advice}")
+        if code > 0:
+            raise RuntimeError(f"the look through the sources of a dataset ended with exit code {code}")
         answer = json.loads(said)
         if (refused := answer.get("invalid")) is not None:
             raise InvalidInput(**refused)
@@ -54,19 +91,21 @@ class SourceCheck:
             raise PathForbidden(**refused)
 
 
-async def _ask(asked: bytes) -> tuple[int, bytes]:
-    """What the process answers, and how it ended."""
+async def _ask(job: bytes) -> tuple[int, bytes]:
+    """How the process ended, and what it answered. One that is called off is killed."""
     command = [sys.executable, "-m", "winnow_coordinator.source_check", str(os.getpid())]
-    process: Process | None = None
-    with CancelScope(shield=True):  # asyncio does not wait for one that is called off while it starts
-        process = await open_process(command, stderr=None, env=confinement.environment())
-    assert process is not None and process.stdin is not None and process.stdout is not None
-    async with process:
-        with suppress(BrokenResourceError):  # it has ended already
-            await process.stdin.send(asked)
-        await process.stdin.aclose()
-        said = b"".join([part async for part in process.stdout])
-        return await process.wait(), said
+    pipe, environment = asyncio.subprocess.PIPE, confinement.environment()
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environment)
+    try:
+        said, _ = await process.communicate(job)
+    except BaseException:
+        with suppress(ProcessLookupError):
+            process.kill()
+        with suppress(TimeoutError):  # a file system that hangs keeps it
+            await asyncio.wait_for(process.wait(), _DEATH_SECONDS)
+        raise
+    assert process.returncode is not None
+    return process.returncode, said
 
 
 def look(job: Json) -> Json:

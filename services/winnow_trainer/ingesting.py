@@ -1,13 +1,12 @@
 """The child's side of an ingest: decode and pack in scratch, then move the shards into the artefact store."""
 
-import csv
 import json
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from winnow.artefacts import ArtefactStore, DirectoryStore
+from winnow.csv_lines import csv_lines
 from winnow.datasets import SKIPPED_FILE, SKIPPED_LISTED, IngestStopped, ingest
 from winnow.domain import DatasetSpec
 from winnow.errors import InvalidInput
@@ -43,7 +42,8 @@ def _ingest(job: dict[str, Any], line: Line) -> dict[str, Any]:
         decode_seconds=job["decode_seconds"] or None,
     )
     if len(done.skipped) > SKIPPED_LISTED:
-        _list_skipped(packed / SKIPPED_FILE, done.skipped)
+        table = csv_lines([("path", "reason"), *done.skipped])
+        (packed / SKIPPED_FILE).write_text(table, encoding="utf-8", newline="")
     _store(packed, DirectoryStore(Path(job["artefact_dir"])), job["prefix"], line)
     samples = scratch / "samples.jsonl"
     with samples.open("w") as out:
@@ -71,8 +71,3 @@ def _store(folder: Path, store: ArtefactStore, prefix: str, line: Line) -> None:
         list(pool.map(put, sorted(folder.iterdir())))
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _list_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
-    with path.open("w", newline="") as out:
-        csv.writer(out, lineterminator="\n").writerows([("path", "reason"), *skipped])

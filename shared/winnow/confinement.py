@@ -44,4 +44,6 @@ def describe_end(code: int) -> str:
     """How a process ended, by its exit code, as subprocess has it."""
     if code == -signal.SIGKILL:
         return "SIGKILL; if nobody did that, the machine ran out of memory"
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

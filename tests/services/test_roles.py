@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,8 +160,8 @@ def test_a_superuser_is_no_role_of_a_service(owner: Database) -> None:
 
 
 def test_sqlite_has_no_roles(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="needs Postgres"):
-        roles.ensure(Database(f"sqlite:///{tmp_path / 'x'}"), roles.WORKER, "x", roles.RIGHTS[roles.WORKER])
+    with closing(Database(f"sqlite:///{tmp_path / 'x'}")) as owner, pytest.raises(InvalidInput, match="needs Postgres"):
+        roles.ensure(owner, roles.WORKER, "x", roles.RIGHTS[roles.WORKER])
 
 
 def test_a_refused_statement_is_logged_without_its_values(owner: Database) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,8 @@ def _start(module: str, state: Path, **variables: str) -> subprocess.CompletedPr
 
 @pytest.mark.parametrize("key", ["", "short"])
 def test_the_coordinator_does_not_listen_off_loopback_without_a_key(key: str, tmp_path: Path) -> None:
-    Database(f"sqlite:///{tmp_path / 'winnow.sqlite3'}").migrate()
+    with closing(Database(f"sqlite:///{tmp_path / 'winnow.sqlite3'}")) as database:
+        database.migrate()
     place = {"coordinator_host": "0.0.0.0", "coordinator_port": str(free_port())}
     ended = _start("winnow_coordinator", tmp_path, bootstrap_key=key, **place)
     assert ended.returncode == 1 and "WINNOW_BOOTSTRAP_KEY" in ended.stderr and "openssl" in ended.stderr

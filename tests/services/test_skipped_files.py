@@ -1,6 +1,7 @@
 """Files of a dataset that could not be read: the report names some, the rest is one call away."""
 
 import csv
+import io
 
 import httpx
 from PIL import Image
@@ -20,7 +21,7 @@ def ingest(settings: Settings, url: str, torn: int) -> list[str]:
     folder = settings.data_roots[0] / "t" / "a"
     folder.mkdir(parents=True)
     Image.new("RGB", (32, 32)).save(folder / "good.png")
-    names = [f"torn, {n:03d}.png" for n in range(torn)]
+    names = [f"torn, {n:03d}\r.png" for n in range(torn)]
     for name in names:
         (folder / name).write_bytes(b"torn")
     source = {"kind": "folder", "path": str(folder.parent)}
@@ -38,7 +39,7 @@ def test_a_few_are_all_in_the_report(settings: Settings, url: str, winnow: Winno
         assert [one["path"] for one in report["skipped"]] == keys
         assert client.skipped("t") == report["skipped"]
     assert not list(settings.artefact_dir.rglob("skipped.csv"))
-    assert "skipped: 12\n  a/torn, 000.png: " in winnow("dataset", "show", "t").out
+    assert "skipped: 12\n  a/torn, 000" in winnow("dataset", "show", "t").out
     assert "  and 2 more, which winnow dataset skipped t lists\n" in winnow("dataset", "show", "t").out
 
 
@@ -49,11 +50,9 @@ def test_many_are_listed_beside_the_shards(settings: Settings, url: str, winnow:
     assert [one["path"] for one in skipped] == keys
     assert report["skipped"] == skipped[:SKIPPED_LISTED] and report["skipped_count"] == len(keys)
     said = winnow("dataset", "skipped", "t")
-    assert list(csv.DictReader(said.out.splitlines())) == skipped
+    assert list(csv.DictReader(io.StringIO(said.out, newline=""))) == skipped
     assert winnow("dataset", "skipped", "t", "--json").json == skipped
     assert "  and 93 more, which winnow dataset skipped t lists\n" in winnow("dataset", "show", "t").out
-    with Client(url) as client:
-        client.remove_dataset("t")
 
 
 def test_nothing_skipped_is_an_empty_table(api: httpx.Client, coordinator: Coordinator) -> None:

@@ -1,23 +1,25 @@
 """The process that looks through a dataset's sources: what it refuses, what it is held to, and that it is not left."""
 
+import asyncio
+import threading
 import zipfile
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import anyio
 import httpx
 import psutil
 import pytest
-from anyio import to_thread
 from conftest import wait_until
 from numpy.lib import format as npy
+from services.conftest import add_dataset, problem
 
 from winnow.domain import DatasetSpec
-from winnow.errors import InvalidInput, PathForbidden
+from winnow.errors import InvalidInput, PathForbidden, Unavailable
 from winnow.settings import SECRETS, Settings
+from winnow_coordinator import source_check
+from winnow_coordinator.app import THREADS
+from winnow_coordinator.context import Coordinator
 from winnow_coordinator.source_check import SourceCheck
 
 MANY = 1_500_000
@@ -25,13 +27,13 @@ MANY = 1_500_000
 
 
 @pytest.fixture
-def many(settings: Settings) -> dict[str, Any]:
+def many(settings: Settings) -> DatasetSpec:
     """A dataset of very many images of one pixel."""
     path = settings.data_roots[0] / "many.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("train_images.npy", "w") as member:
         npy.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (MANY, 1, 1)})
         member.write(bytes(MANY))
-    return {"name": "many", "sources": [{"kind": "npz", "path": str(path)}]}
+    return spec_of("npz", path)
 
 
 def spec_of(kind: str, path: Path) -> DatasetSpec:
@@ -46,23 +48,16 @@ def its_process() -> psutil.Process | None:
     return None
 
 
+def check(settings: Settings) -> SourceCheck:
+    return SourceCheck(settings, threading.Event())
+
+
 def look(settings: Settings, spec: DatasetSpec) -> None:
-    anyio.run(SourceCheck(settings).run, spec)
+    asyncio.run(check(settings).run(spec))
 
 
-def meanwhile(settings: Settings, spec: DatasetSpec, act: Callable[[psutil.Process], object]) -> None:
-    """Look through the sources, and do something to the process that does."""
-
-    def see() -> None:
-        found = wait_until(its_process, 30, "the process to start")
-        act(found)
-
-    async def both() -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(to_thread.run_sync, see)
-            await SourceCheck(settings).run(spec)
-
-    anyio.run(both)
+async def its_start() -> psutil.Process:
+    return await asyncio.to_thread(wait_until, its_process, 30, "the process to start")
 
 
 def test_what_is_refused_keeps_its_field(settings: Settings, tmp_path: Path) -> None:
@@ -76,64 +71,108 @@ def test_what_is_refused_keeps_its_field(settings: Settings, tmp_path: Path) -> 
     assert str(forbidden.value) == str(PathForbidden(forbidden.value.path, [str(root)]))
 
 
-def test_more_memory_than_it_may_have_is_refused_with_what_to_do(settings: Settings, many: dict[str, Any]) -> None:
+def test_more_memory_than_it_may_have_is_refused_with_what_to_do(settings: Settings, many: DatasetSpec) -> None:
     little = settings.model_copy(update={"ingest_memory_gib": 0.25})
     with pytest.raises(InvalidInput, match=r"needs more than 0\.25 GiB; make several .* WINNOW_INGEST_MEMORY_GIB"):
-        look(little, DatasetSpec.model_validate(many))
-    look(settings, DatasetSpec.model_validate(many))
+        look(little, many)
+    look(settings, many)
 
 
-def test_one_that_is_killed_is_refused(settings: Settings, many: dict[str, Any]) -> None:
-    with pytest.raises(ExceptionGroup) as caught:
-        meanwhile(settings, DatasetSpec.model_validate(many), psutil.Process.kill)
-    assert [type(error) for error in caught.value.exceptions] == [InvalidInput]
-    assert "SIGKILL; if nobody did that, the machine ran out of memory" in str(caught.value.exceptions[0])
+def test_one_that_is_killed_is_refused(settings: Settings, many: DatasetSpec) -> None:
+    async def kill() -> None:
+        running = asyncio.create_task(check(settings).run(many))
+        (await its_start()).kill()
+        await running
+
+    with pytest.raises(InvalidInput, match="SIGKILL; if nobody did that, the machine ran out of memory; raise WINNOW_"):
+        asyncio.run(kill())
 
 
-def test_it_is_given_no_secret(settings: Settings, many: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_given_no_secret(settings: Settings, many: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = {f"WINNOW_{name.upper()}" for name in SECRETS}
     for name in secret:
         monkeypatch.setenv(name, "redis://:secret@host/0")
     monkeypatch.setenv("WINNOW_LOG_LEVEL", "info")
-    seen: list[dict[str, str]] = []
 
-    def note(process: psutil.Process) -> None:
-        seen.append(wait_until(partial(_environment, process), 10, "its environment"))
+    async def see() -> dict[str, str]:
+        running = asyncio.create_task(check(settings).run(many))
+        seen = await asyncio.to_thread(wait_until, (await its_start()).environ, 10, "its environment")
+        await running
+        return seen
 
-    meanwhile(settings, DatasetSpec.model_validate(many), note)
-    assert "WINNOW_LOG_LEVEL" in seen[0] and not secret & seen[0].keys()
-
-
-def _environment(process: psutil.Process) -> dict[str, str]:
-    return process.environ()
+    seen = asyncio.run(see())
+    assert "WINNOW_LOG_LEVEL" in seen and not secret & seen.keys()
 
 
-def test_one_that_is_called_off_leaves_no_process(settings: Settings, many: dict[str, Any]) -> None:
-    async def call_off() -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(SourceCheck(settings).run, DatasetSpec.model_validate(many))
-            seen.append(await to_thread.run_sync(wait_until, its_process, 30, "the process to start"))
-            tasks.cancel_scope.cancel()
+def test_who_asks_for_the_same_waits_for_the_look_under_way(settings: Settings, many: DatasetSpec) -> None:
+    async def ask_twice() -> int:
+        checking = check(settings)
+        first = asyncio.create_task(checking.run(many))
+        await its_start()
+        second = asyncio.create_task(checking.run(many))
+        await asyncio.sleep(0)
+        count = len([child for child in psutil.Process().children() if child.is_running()])
+        await asyncio.gather(first, second)
+        return count
 
+    assert asyncio.run(ask_twice()) == 1
+
+
+@pytest.mark.parametrize("leaves", [0.0, 0.05, 0.3])
+def test_one_that_is_called_off_leaves_no_process(settings: Settings, many: DatasetSpec, leaves: float) -> None:
+    """As the end of an event loop calls tasks off."""
     seen: list[psutil.Process] = []
-    anyio.run(call_off)
+
+    async def leave() -> None:
+        running = asyncio.create_task(check(settings).run(many))
+        seen.append(await its_start())
+        await asyncio.wait({running}, timeout=leaves)
+
+    asyncio.run(leave())
     assert not psutil.pid_exists(seen[0].pid)
 
 
-def test_others_are_answered_while_sources_are_looked_through(api: httpx.Client, many: dict[str, Any]) -> None:
-    answered: list[int] = []
+def test_a_coordinator_that_stops_does_not_wait_for_the_end(settings: Settings, many: DatasetSpec) -> None:
+    stopping = threading.Event()
 
-    async def ask() -> int:
-        async with httpx.AsyncClient(base_url=api.base_url, timeout=60) as http, anyio.create_task_group() as tasks:
+    async def stop() -> None:
+        running = asyncio.create_task(SourceCheck(settings, stopping).run(many))
+        process = await its_start()
+        process.suspend()
+        stopping.set()
+        await running
 
-            async def go_on() -> None:
-                while True:
-                    answered.append((await http.get("/datasets")).status_code)
+    with pytest.raises(Unavailable, match="send it again"):
+        asyncio.run(stop())
 
-            tasks.start_soon(go_on)
-            made = await http.post("/datasets", json=many)
-            tasks.cancel_scope.cancel()
-        return made.status_code
 
-    assert anyio.run(ask) == 202
-    assert len(answered) > 20 and set(answered) == {200}, "the look takes seconds, and an answer some milliseconds"
+def test_one_that_takes_too_long_is_ended(
+    settings: Settings, many: DatasetSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_check, "MOST_SECONDS", 0.01)
+    with pytest.raises(InvalidInput, match=r"longer than 0\.01 s; make several datasets"):
+        look(settings, many)
+    assert its_process() is None
+
+
+def test_others_are_answered_while_sources_are_looked_through(api: httpx.Client, many: DatasetSpec) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        added = pool.submit(api.post, "/datasets", json=many.model_dump(mode="json"))
+        process = wait_until(its_process, 30, "the process to start")
+        process.suspend()  # for as long as it takes
+        try:
+            for _ in range(3 * THREADS):
+                assert api.get("/datasets").json()["items"] == []
+            taken = api.post("/datasets", json={"name": "other", "sources": [{"kind": "synthetic"}]})
+            assert taken.status_code == 202 and not added.done()
+        finally:
+            process.resume()
+        assert added.result(60).status_code == 202
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_looked_through(
+    api: httpx.Client, coordinator: Coordinator
+) -> None:
+    add_dataset(coordinator)
+    source = {"kind": "folder", "path": "/nowhere"}
+    problem(api.post("/datasets", json={"name": "tissue", "sources": [source]}), 409, "already-exists")

@@ -56,6 +56,8 @@ def test_the_first_connections_to_a_new_file_may_all_come_at_once(tmp_path: Path
         opened = [Database(f"sqlite:///{tmp_path / f'{number}.sqlite3'}") for _ in range(8)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(Database.ping, opened))
+        for database in opened:
+            database.close()
 
 
 def environment(url: str) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """`winnow dataset`: add, list, show, remove."""
 
-import csv
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import typer
 from rich.live import Live
 
 from winnow.client import Client
+from winnow.csv_lines import csv_lines
 from winnow.domain import DatasetSpec, DatasetStatus
 from winnow.errors import InvalidInput, TrainingFailed
 from winnow_cli import files
@@ -72,13 +72,16 @@ def add(
     else:
         raise InvalidInput("SOURCE", f"say where the patches of {name!r} are, or name a YAML file with the spec")
     with connect(url, state_dir) as client:
-        with _screen(json) as say:
-            say(f"{spec.name}: the coordinator looks through the sources")
-            made = client.create_dataset(spec)
+        looks = True
         try:
-            view = ingest(client, spec.name, quiet=json) if wait else made
+            with _screen(json) as say:
+                say(f"{spec.name}: the coordinator looks through the sources")
+                view = client.create_dataset(spec)
+            looks = False
+            view = ingest(client, spec.name, quiet=json) if wait else view
         except KeyboardInterrupt:
-            aside.print(f"\ndetached; ingesting goes on. winnow dataset show {spec.name}", soft_wrap=True)
+            goes_on = "the coordinator looks on, and adds it if it can" if looks else "ingesting goes on"
+            aside.print(f"\ndetached; {goes_on}. winnow dataset show {spec.name}", soft_wrap=True)
             return
     print_json(view) if json else show_one(view)
 
@@ -105,14 +108,17 @@ def show(name: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, js
 
 @app.command()
 def skipped(name: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
-    """The files of a dataset that could not be read, with the reason, as CSV."""
+    """The files of a dataset that could not be read, with the reason; as CSV where no terminal shows them."""
     with connect(url, state_dir) as client:
         found = client.skipped(name)
     if json:
         print_json(found)
         return
-    lines = [("path", "reason"), *((one["path"], one["reason"]) for one in found)]
-    csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
+    if console.is_terminal:
+        for one in found:
+            console.print(f"{plain(one['path'])}: {plain(one['reason'])}", soft_wrap=True)
+        return
+    sys.stdout.write(csv_lines([("path", "reason"), *((one["path"], one["reason"]) for one in found)]))
 
 
 @app.command()

@@ -1,7 +1,5 @@
 """/api/v1/datasets"""
 
-import csv
-import io
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Response
@@ -13,7 +11,8 @@ from winnow.problems import responses
 from winnow_coordinator import datasets, examples
 from winnow_coordinator.access import Here, Writing
 from winnow_coordinator.auth import Reader, Runner
-from winnow_coordinator.idempotency import Answer, Idempotent
+from winnow_coordinator.context import Coordinator
+from winnow_coordinator.idempotency import Answer, Idempotent, Once
 from winnow_coordinator.pages import Cursor, Limit
 from winnow_coordinator.schemas import DatasetView, Page, SampleView
 
@@ -28,9 +27,18 @@ Request = Annotated[DatasetSpec, Body(openapi_examples=examples.DATASET_REQUESTS
 
 
 async def _check(spec: Request, caller: Runner, once: Idempotent, here: Here) -> DatasetSpec:
-    if not await run_in_threadpool(once.was_answered, here):
+    if await run_in_threadpool(_is_news, spec, once, here):
         await here.source_check.run(spec)
     return spec
+
+
+def _is_news(spec: DatasetSpec, once: Once, here: Coordinator) -> bool:
+    """Whether this is no repeat of a request that was answered. Raises AlreadyExists."""
+    if once.was_answered(here):
+        return False
+    with here.database.read() as session:
+        datasets.require_free(session, spec.name)
+    return True
 
 
 # Looking through large sources takes minutes: it happens before the route's transaction begins.
@@ -88,10 +96,7 @@ async def samples(
 @router.get("/{name}/skipped", response_class=Response, responses={**SKIPPED, **responses(404, 409)})
 async def skipped(name: str, caller: Reader) -> Response:
     """All files that could not be read, as CSV, once the dataset is ready; its `report` names the first 100."""
-    place, named = await caller.reads(datasets.skipped, name)
-    if place is not None:
-        return FileResponse(caller.coordinator.artefacts.local(place), media_type="text/csv", filename="skipped.csv")
-    text = io.StringIO()
-    lines = [("path", "reason"), *((one["path"], one["reason"]) for one in named)]
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return Response(text.getvalue(), media_type="text/csv")
+    key, table = await caller.reads(datasets.skipped, name)
+    if key is not None:
+        return FileResponse(caller.coordinator.artefacts.local(key), media_type="text/csv")
+    return Response(table, media_type="text/csv")

@@ -42,15 +42,12 @@ class Words:
 
     @classmethod
     def of(cls, numbers: dict[str | None, int], codes: "array[int]") -> Self:
-        """What `numbered` gave out, and its numbers in the order of the rows."""
+        """Words by the numbers that they were given, none of them by -1, and the numbers in the order of the rows."""
         return cls(np.array(codes, np.int32), tuple(word for word in numbers if word is not None))
 
     def __iter__(self) -> Iterator[str | None]:
         texts = (*self.words, None)
         return (texts[code] for code in self.codes.data)
-
-    def __getitem__(self, row: int) -> str | None:
-        return (*self.words, None)[self.codes[row]]
 
     def take(self, rows: Rows) -> "Words":
         return Words(self.codes[rows], self.words)

@@ -1,6 +1,7 @@
 """Which sample may be used for what: the draws of a dataset, and the rules that its roles must keep."""
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,12 +131,17 @@ def _nearest_labels(labels: Words, candidates: Rows, groups: list[Rows], order: 
     table = np.zeros((len(groups), len(strata)))  # (groups, labels)
     for row, at in enumerate(order):
         table[row] = np.bincount(column[labels.codes[groups[at]]], minlength=len(strata))
-    left, picked = np.ones(len(groups), bool), list[int]()
-    while wanted.sum() > 0 and left.any():
-        miss = np.where(left, ((wanted - table) ** 2).sum(axis=1), np.inf)
-        best = int(miss.argmin())
-        wanted, left[best] = wanted - table[best], False
-        picked.append(order[best])
+    alike, kinds = np.unique(table, axis=0, return_inverse=True)  # groups with equal labels are as near as each other
+    waiting = [deque(rows.tolist()) for rows in _parts(kinds.reshape(-1), np.arange(len(groups)))]
+    heads = np.array([rows[0] for rows in waiting])
+    picked: list[int] = []
+    while wanted.sum() > 0 and len(picked) < len(groups):
+        miss = np.where(heads < len(groups), ((wanted - alike) ** 2).sum(axis=1), np.inf)
+        nearest = np.flatnonzero(miss == miss.min())
+        best = nearest[heads[nearest].argmin()]
+        wanted = wanted - alike[best]
+        picked.append(order[waiting[best].popleft()])
+        heads[best] = waiting[best][0] if waiting[best] else len(groups)
     return picked
 
 
@@ -145,9 +151,13 @@ def _by_word(column: Words, rows: Rows) -> list[Rows]:
         return []
     place = np.empty(len(column.words), np.int64)
     place[sorted(range(len(column.words)), key=column.words.__getitem__)] = np.arange(len(column.words))
-    places = place[column.codes[rows]]
-    order = places.argsort(kind="stable")
-    return np.split(rows[order], np.flatnonzero(np.diff(places[order])) + 1)
+    return _parts(place[column.codes[rows]], rows)
+
+
+def _parts(numbers: Rows, rows: Rows) -> list[Rows]:
+    """The rows of each number (n,), by number."""
+    order = numbers.argsort(kind="stable")
+    return np.split(rows[order], np.flatnonzero(np.diff(numbers[order])) + 1)
 
 
 def quotas(sizes: Sequence[int], count: int) -> list[int]:

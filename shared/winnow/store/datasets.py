@@ -37,6 +37,12 @@ def insert(session: Session, spec: DatasetSpec) -> Dataset:
     return row
 
 
+def require_free(session: Session, name: str) -> None:
+    """Raise AlreadyExists if `insert` could make no dataset of that name now."""
+    if session.scalar(select(Dataset.id).where(Dataset.name == name, Dataset.status != DatasetStatus.FAILED)):
+        raise AlreadyExists("dataset", name)
+
+
 def _try_again(session: Session, spec: DatasetSpec) -> Dataset | None:
     """failed → queued with a new spec; None unless the dataset had failed."""
     require_transition("dataset", spec.name, DatasetStatus.FAILED, DatasetStatus.QUEUED)
