@@ -22,8 +22,8 @@ from winnow.settings import Settings
 Json = dict[str, Any]
 AT_ONCE = 4
 """Looks of one coordinator that go on at the same time; others wait: each may take gigabytes."""
-MOST_SECONDS = 900.0
-"""Of a look; the client waits as long for its answer."""
+MOST_SECONDS = 840.0
+"""Of a look, waiting for its turn included; the client waits a minute longer, to hear of it."""
 _DEATH_SECONDS = 5.0
 _PAUSE = 0.5
 """Between looks whether the coordinator stops."""
@@ -52,13 +52,12 @@ class SourceCheck:
             }
         )
         look = self._looks.get(job) or self._begin(job)
-        while True:
+        while not self._stopping.is_set():
             done, _ = await asyncio.wait({look}, timeout=_PAUSE)
-            if self._stopping.is_set():
-                look.cancel()
-                raise Unavailable("this coordinator stops, and did not look through the sources; send it again")
             if done:
                 return look.result()
+        look.cancel()
+        raise Unavailable("this coordinator stops, and did not look through the sources; send it again")
 
     def _begin(self, job: str) -> asyncio.Task[None]:
         def forget(look: asyncio.Task[None]) -> None:
@@ -71,13 +70,12 @@ class SourceCheck:
         return look
 
     async def _look(self, job: str) -> None:
-        async with self._turns:
-            try:
-                async with asyncio.timeout(MOST_SECONDS):
-                    code, said = await _ask(job.encode())
-            except TimeoutError:
-                reason = f"looking through them took longer than {MOST_SECONDS:g} s; make several datasets of them"
-                raise InvalidInput("sources", reason) from None
+        try:
+            async with asyncio.timeout(MOST_SECONDS), self._turns:
+                code, said = await _ask(job.encode())
+        except TimeoutError:
+            reason = f"looking through them took longer than {MOST_SECONDS:g} s; make several datasets of them"
+            raise InvalidInput("sources", reason) from None
         if code < 0:
             advice = f"raise WINNOW_INGEST_MEMORY_GIB if {self._settings.ingest_memory_gib:g} GiB are too little"
             end = confinement.describe_end(code)

@@ -8,6 +8,7 @@ from typing import Any
 from winnow.artefacts import ArtefactStore, DirectoryStore
 from winnow.csv_lines import csv_lines
 from winnow.datasets import SKIPPED_FILE, SKIPPED_LISTED, IngestStopped, ingest
+from winnow.datasets.packing import MANIFEST as PACKED
 from winnow.domain import DatasetSpec
 from winnow.errors import InvalidInput
 from winnow.settings import Settings
@@ -59,7 +60,10 @@ def _ingest(job: dict[str, Any], line: Line) -> dict[str, Any]:
 
 
 def _store(folder: Path, store: ArtefactStore, prefix: str, line: Line) -> None:
-    """Put every file of the folder into the store, several at a time: each is read, hashed, written and synced."""
+    """Put every file of the folder into the store, several at a time: each is read, hashed, written and synced.
+
+    The one that says what there is comes last, as it does in the folder.
+    """
 
     def put(path: Path) -> None:
         if line.should_stop():
@@ -68,6 +72,7 @@ def _store(folder: Path, store: ArtefactStore, prefix: str, line: Line) -> None:
 
     pool = ThreadPoolExecutor(_STORED_AT_ONCE, thread_name_prefix="store")
     try:
-        list(pool.map(put, sorted(folder.iterdir())))
+        list(pool.map(put, sorted(path for path in folder.iterdir() if path.name != PACKED)))
+        put(folder / PACKED)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -21,7 +21,7 @@ def ingest(settings: Settings, url: str, torn: int) -> list[str]:
     folder = settings.data_roots[0] / "t" / "a"
     folder.mkdir(parents=True)
     Image.new("RGB", (32, 32)).save(folder / "good.png")
-    names = [f"torn, {n:03d}\r.png" for n in range(torn)]
+    names = [f"torn {n:03d}\r.png" for n in range(torn)]
     for name in names:
         (folder / name).write_bytes(b"torn")
     source = {"kind": "folder", "path": str(folder.parent)}
@@ -39,7 +39,7 @@ def test_a_few_are_all_in_the_report(settings: Settings, url: str, winnow: Winno
         assert [one["path"] for one in report["skipped"]] == keys
         assert client.skipped("t") == report["skipped"]
     assert not list(settings.artefact_dir.rglob("skipped.csv"))
-    assert "skipped: 12\n  a/torn, 000" in winnow("dataset", "show", "t").out
+    assert "skipped: 12\n  a/torn 000" in winnow("dataset", "show", "t").out
     assert "  and 2 more, which winnow dataset skipped t lists\n" in winnow("dataset", "show", "t").out
 
 

@@ -105,17 +105,20 @@ def test_it_is_given_no_secret(settings: Settings, many: DatasetSpec, monkeypatc
 
 
 def test_who_asks_for_the_same_waits_for_the_look_under_way(settings: Settings, many: DatasetSpec) -> None:
-    async def ask_twice() -> int:
+    async def ask_again() -> bool:
         checking = check(settings)
         first = asyncio.create_task(checking.run(many))
-        await its_start()
-        second = asyncio.create_task(checking.run(many))
-        await asyncio.sleep(0)
-        count = len([child for child in psutil.Process().children() if child.is_running()])
-        await asyncio.gather(first, second)
-        return count
+        process = await its_start()
+        process.suspend()
+        again = asyncio.create_task(checking.run(many))
+        for name in ("another", "third"):  # one after the other: a look of its own would be over by then
+            await checking.run(many.model_copy(update={"name": name}))
+        waits = not again.done()
+        process.resume()
+        await asyncio.gather(first, again)
+        return waits
 
-    assert asyncio.run(ask_twice()) == 1
+    assert asyncio.run(ask_again())
 
 
 @pytest.mark.parametrize("leaves", [0.0, 0.05, 0.3])
@@ -126,6 +129,7 @@ def test_one_that_is_called_off_leaves_no_process(settings: Settings, many: Data
     async def leave() -> None:
         running = asyncio.create_task(check(settings).run(many))
         seen.append(await its_start())
+        seen[0].suspend()  # it would end by itself
         await asyncio.wait({running}, timeout=leaves)
 
     asyncio.run(leave())
@@ -140,10 +144,11 @@ def test_a_coordinator_that_stops_does_not_wait_for_the_end(settings: Settings, 
         process = await its_start()
         process.suspend()
         stopping.set()
-        await running
+        with pytest.raises(Unavailable, match="send it again"):
+            await running
+        await asyncio.to_thread(wait_until, lambda: not psutil.pid_exists(process.pid), 30, "the process to end")
 
-    with pytest.raises(Unavailable, match="send it again"):
-        asyncio.run(stop())
+    asyncio.run(stop())
 
 
 def test_one_that_takes_too_long_is_ended(

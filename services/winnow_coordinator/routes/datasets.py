@@ -7,6 +7,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
 from winnow.domain import DatasetSpec, Role
+from winnow.errors import AlreadyExists
 from winnow.problems import responses
 from winnow_coordinator import datasets, examples
 from winnow_coordinator.access import Here, Writing
@@ -34,11 +35,13 @@ async def _check(spec: Request, caller: Runner, once: Idempotent, here: Here) ->
 
 def _is_news(spec: DatasetSpec, once: Once, here: Coordinator) -> bool:
     """Whether this is no repeat of a request that was answered. Raises AlreadyExists."""
-    if once.was_answered(here):
-        return False
-    with here.database.read() as session:
-        datasets.require_free(session, spec.name)
-    return True
+    try:
+        with here.database.read() as session:
+            datasets.require_free(session, spec.name)
+    except AlreadyExists:
+        if not once.was_answered(here):  # asked after it: the first of two may take the name in between
+            raise
+    return not once.was_answered(here)
 
 
 # Looking through large sources takes minutes: it happens before the route's transaction begins.

@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -155,9 +156,11 @@ class PackWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._sealing.shutdown()
-        if not self._finished:
-            self._discard()
+        try:
+            self._sealing.shutdown()
+        finally:
+            if not self._finished:
+                self._discard()
 
     def append(self, patch: NDArray[np.uint8]) -> None:
         """Add one patch, uint8 (S, S, 3). Raises OSError when the disk is full."""
@@ -221,7 +224,8 @@ class PackWriter:
 
     def _discard(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # it writes what it held back, and the disk may be full
+                self._file.close()
         for number in range(len(self._shards) + 1):
             target = self._target(number)
             target.unlink(missing_ok=True)

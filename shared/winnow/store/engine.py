@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, Float, create_engine, event, insert, 
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.functions import FunctionElement
 
 from winnow.failpoints import Failpoint, reach
@@ -176,8 +176,7 @@ def _sqlite(url: str) -> Engine:
         url,
         hide_parameters=True,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
-        poolclass=QueuePool,
-        max_overflow=-1,  # whoever comes opens one more; to open one for each read would cost twice what reading does
+        poolclass=NullPool,  # the last connection to close leaves all in the one file, which people copy
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
