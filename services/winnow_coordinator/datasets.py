@@ -23,9 +23,10 @@ def accept(coordinator: Coordinator, session: Session, spec: DatasetSpec) -> Dat
     return view(row)
 
 
-def require_free(session: Session, name: str) -> None:
+def require_free(coordinator: Coordinator, name: str) -> None:
     """Raise AlreadyExists where `accept` would, as far as can be seen before."""
-    datasets.require_free(session, name)
+    with coordinator.database.read() as session:
+        datasets.require_free(session, name)
 
 
 def page(session: Session, cursor: str | None, limit: int) -> Page[DatasetView]:

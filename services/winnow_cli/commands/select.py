@@ -1,7 +1,5 @@
 """`winnow select`: the selection library from the shell. Needs the bare install and the `select` extra alone."""
 
-import csv
-import io
 import os
 import secrets
 import signal
@@ -17,6 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from winnow import embeddings
+from winnow.csv_lines import csv_lines
 from winnow.embeddings import Embeddings, Survey
 from winnow.errors import InvalidInput
 from winnow.selection import NearDuplicates, Selection, requirements, strategies
@@ -133,14 +132,11 @@ def select(
 
 def write_csv(path: Path, table: dict[str, list[Any]]) -> None:
     """Write picks so that a reader sees all of them or the file that was there before."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(table)
-    rows.writerows(zip(*table.values(), strict=True))
+    text = csv_lines([list(table), *zip(*table.values(), strict=True)])
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         with temporary.open("x", encoding="utf-8", newline="") as out:
-            out.write(text.getvalue())
+            out.write(text)
             out.flush()
             os.fsync(out.fileno())
         temporary.replace(path)

@@ -36,11 +36,11 @@ async def _check(spec: Request, caller: Runner, once: Idempotent, here: Here) ->
 def _is_news(spec: DatasetSpec, once: Once, here: Coordinator) -> bool:
     """Whether this is no repeat of a request that was answered. Raises AlreadyExists."""
     try:
-        with here.database.read() as session:
-            datasets.require_free(session, spec.name)
+        datasets.require_free(here, spec.name)
     except AlreadyExists:
-        if not once.was_answered(here):  # asked after it: the first of two may take the name in between
-            raise
+        if once.was_answered(here):  # asked after it: the first of two may take the name in between
+            return False
+        raise
     return not once.was_answered(here)
 
 
