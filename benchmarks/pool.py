@@ -237,7 +237,8 @@ def write_samples(path: Path, samples: int) -> dict[str, Any]:
             out.write(json.dumps(row) + "\n")
             by_label = counts.setdefault(role, dict.fromkeys(CLASSES, 0))
             by_label[label] += 1
-    result = {"classes": CLASSES, "counts": counts, "report": {}, "location": "datasets/large/a1"}
+    place = {"location": "datasets/large/a1", "parts": "datasets/large/a1/parts"}
+    result = {"classes": CLASSES, "counts": counts, "report": {}, **place}
     return {"samples": str(path), "total": samples, **result}
 
 

@@ -153,16 +153,15 @@ def report(size: int, batch: int, rows: list[dict[str, Any]]) -> None:
 
 def draw_patches(folder: Path, size: int, count: int) -> None:
     """The same synthetic tissue twice: packed, and as PNG files."""
+    from winnow.artefacts import DirectoryStore
     from winnow.datasets.packing import PackWriter
     from winnow.domain import SyntheticTissue
 
     files = folder / "files" / "all"
     files.mkdir(parents=True)
     draw = partial(draw_patch, SyntheticTissue(patches=count), files, size)
-    with (
-        ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
-        PackWriter(folder / "packed", image_size=size, shard_size=4096) as pack,
-    ):
+    writer = PackWriter(folder, DirectoryStore(folder / "packed").put, image_size=size, shard_size=4096)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool, writer as pack:
         for patch in pool.map(draw, range(count), chunksize=8):
             pack.append(patch)
         pack.finish()

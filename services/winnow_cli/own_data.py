@@ -29,7 +29,7 @@ def dataset_of(data: Path, tell: Tell) -> DatasetSpec:
     known: Json = {"name": _name_of(data), "sources": [source], "on_unreadable": "skip"}
     whole = files.parse(DatasetSpec, known, str(data))
     listing = list_sources(whole, allow=lambda path: None)
-    side = _side_of(listing.pictures())
+    side = _side_of(listing.pictures(0))
     is_folder = source["kind"] == "folder"
     draws = _draws(entry for entry in listing.entries if not is_folder or _is_picture(entry))
     for draw in draws:

@@ -15,7 +15,7 @@ HELD = (ExperimentStatus.PAUSING, ExperimentStatus.PAUSED, ExperimentStatus.FAIL
 
 def find_or_add_dataset(client: Client, spec: DatasetSpec) -> Json:
     """The dataset of this spec. Where another one has its name, it is called NAME-2, and so on; one that failed is
-    taken in anew, and one that is being removed is let go."""
+    taken in again, and one that is being removed is let go."""
     gone = (DatasetStatus.FAILED, DatasetStatus.REMOVING)
     own = re.compile(rf"{re.escape(spec.name)}(-\d+)?")
     for view in client.datasets():

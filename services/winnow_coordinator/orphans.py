@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from winnow.artefacts import ArtefactStore, Lying
-from winnow.domain import DatasetStatus, RoundStatus
+from winnow.datasets.shelf import PARTS
+from winnow.domain import RoundStatus
 from winnow.store import Database, artefacts, rounds
 from winnow.store.tables import Dataset
 
 ANSWERS = ("selections", "comparisons", "cancelled")
 """Where the sampler keeps its answers. They can be computed again; nobody claims them, so only their age tells."""
 _OF_ROUND = re.compile(r"experiments/[0-9a-f]{24}/rounds/(?P<number>\d{4,})/a(?P<attempt>\d+)/[^/]+")
-_OF_DATASET = re.compile(r"datasets/[0-9a-f]{24}/a(?P<attempt>\d+)/[^/]+")
+_OF_DATASET = re.compile(rf"datasets/[0-9a-f]{{24}}/a(?P<attempt>\d+)/(?P<part>{PARTS}/)?[^/]+")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ def of_experiment(database: Database, store: ArtefactStore, id: str) -> Found:
 
 
 def of_dataset(database: Database, store: ArtefactStore, id: str) -> Found:
-    """Files of one dataset: its shards are those below its `location`."""
+    """Files of one dataset. Until it is ready, shards of any attempt may be what the next one goes on from, also of one
+    that failed; then they are those below its `location`, and what says how far each reaches is no longer needed.
+    """
     files = store.lying(f"datasets/{id}")
     with database.read() as session:
         row = session.get(Dataset, id)
@@ -63,7 +66,7 @@ def of_dataset(database: Database, store: ArtefactStore, id: str) -> Found:
         attempt = int(match["attempt"]) if match else 0
         if row is None or match is None or attempt > row.attempt:
             strange.append(file)
-        elif not _is_used(row, file, attempt):
+        elif not _is_used(row, file, is_part=match["part"] is not None):
             unnamed.append(file)
     return Found(unnamed, strange)
 
@@ -73,6 +76,8 @@ def answers(store: ArtefactStore) -> Sequence[Lying]:
     return [file for folder in ANSWERS for file in store.lying(folder)]
 
 
-def _is_used(row: Dataset, file: Lying, attempt: int) -> bool:
-    at_work = row.status == DatasetStatus.INGESTING and attempt == row.attempt
-    return at_work or (row.location is not None and file.name.startswith(f"{row.location}/"))
+def _is_used(row: Dataset, file: Lying, *, is_part: bool) -> bool:
+    if row.location is None:
+        return True
+    is_half_written = file.name.rpartition("/")[2].startswith(".")
+    return file.name.startswith(f"{row.location}/") and not is_part and not is_half_written

@@ -73,6 +73,7 @@ class Ingest:
             "kind": "ingest",
             "spec": self._row.spec,
             "prefix": self._prefix(self.attempt),
+            "earlier": self._prefixes(),
             "data_roots": [str(root) for root in self._settings.data_roots],
             "memory": int(self._settings.ingest_memory_gib * 2**30),
             "decode_seconds": self._settings.decode_seconds,
@@ -102,11 +103,14 @@ class Ingest:
     def complete(self, session: Session, message: Message) -> list[str]:
         result = {name: message[name] for name in ("classes", "counts", "report", "location")}
         datasets.complete(session, self.id, self.attempt, **result)
-        return [self._prefix(attempt) for attempt in range(1, self.attempt)]
+        return [*self._prefixes(), message["parts"]]
 
     def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> list[str]:
         rounds.give_back(session, INGEST, self.id, self.attempt, cause, message, patience)
-        return [self._prefix(self.attempt)]  # an ingest begins anew
+        return []  # the next attempt goes on from its shards, also of one that failed and is added again
+
+    def _prefixes(self) -> list[str]:
+        return [self._prefix(attempt) for attempt in range(1, self.attempt)]
 
     def _prefix(self, attempt: int) -> str:
         return f"datasets/{self.id}/a{attempt}"

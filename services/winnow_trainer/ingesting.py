@@ -1,20 +1,16 @@
-"""The child's side of an ingest: decode and pack in scratch, then move the shards into the artefact store."""
+"""The child's side of an ingest: decode, and pack into the artefact store."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from winnow.artefacts import ArtefactStore, DirectoryStore
+from winnow.artefacts import DirectoryStore
 from winnow.csv_lines import csv_lines
-from winnow.datasets import SKIPPED_FILE, SKIPPED_LISTED, IngestStopped, ingest
-from winnow.datasets.packing import MANIFEST as PACKED
+from winnow.datasets import SKIPPED_FILE, SKIPPED_LISTED, Shelf, ingest
 from winnow.domain import DatasetSpec
 from winnow.errors import InvalidInput
 from winnow.settings import Settings
 from winnow_trainer.protocol import Line
-
-_STORED_AT_ONCE = 4
 
 
 def ingest_dataset(job: dict[str, Any], line: Line) -> dict[str, Any]:
@@ -33,19 +29,20 @@ def ingest_dataset(job: dict[str, Any], line: Line) -> dict[str, Any]:
 def _ingest(job: dict[str, Any], line: Line) -> dict[str, Any]:
     settings = Settings(data_roots=tuple(Path(root) for root in job["data_roots"]))
     scratch = Path(job["scratch"])
-    packed = scratch / "packed"
+    shelf = Shelf(DirectoryStore(Path(job["artefact_dir"])), job["prefix"], job["earlier"])
     done = ingest(
         DatasetSpec.model_validate(job["spec"]),
-        packed,
+        shelf,
+        scratch / "packing",
         allow=settings.require_allowed,
         on_progress=lambda read, total: line.progress(phase="ingest", step=read, steps=total),
         should_stop=line.should_stop,
+        on_taken_over=lambda patches: line.tell("taken_over", patches=patches),
         decode_seconds=job["decode_seconds"] or None,
     )
     if len(done.skipped) > SKIPPED_LISTED:
         table = csv_lines([("path", "reason"), *done.skipped])
-        (packed / SKIPPED_FILE).write_text(table, encoding="utf-8", newline="")
-    _store(packed, DirectoryStore(Path(job["artefact_dir"])), job["prefix"], line)
+        shelf.put(SKIPPED_FILE, table.encode())
     samples = scratch / "samples.jsonl"
     with samples.open("w") as out:
         out.writelines(json.dumps(row._asdict()) + "\n" for row in done.samples())
@@ -56,23 +53,5 @@ def _ingest(job: dict[str, Any], line: Line) -> dict[str, Any]:
         "counts": done.counts,
         "report": done.report,
         "location": job["prefix"],
+        "parts": shelf.parts,
     }
-
-
-def _store(folder: Path, store: ArtefactStore, prefix: str, line: Line) -> None:
-    """Put every file of the folder into the store, several at a time: each is read, hashed, written and synced.
-
-    The one that says what there is comes last, as it does in the folder.
-    """
-
-    def put(path: Path) -> None:
-        if line.should_stop():
-            raise IngestStopped(f"stopped before {path.name} was stored")
-        store.put(f"{prefix}/{path.name}", path)
-
-    pool = ThreadPoolExecutor(_STORED_AT_ONCE, thread_name_prefix="store")
-    try:
-        list(pool.map(put, sorted(path for path in folder.iterdir() if path.name != PACKED)))
-        put(folder / PACKED)
-    finally:
-        pool.shutdown(cancel_futures=True)

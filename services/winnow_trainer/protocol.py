@@ -5,6 +5,7 @@ On the child's standard input: `job PATH` (do this one, a JSON file), `stop` (en
 
 {"type": "progress", ...}                           where it stands
 {"type": "checkpoint", "artefacts": [...]}          stored artefacts that the round can go on from
+{"type": "taken_over", "patches": ...}              how many patches of earlier attempts an ingest keeps
 {"type": "result", ...}                             the end; artefacts, metrics, seconds
 {"type": "stopped"}                                 it stopped because it was told to
 {"type": "anew", "limits": {...}}                   a process of a team met a limit: the job is begun anew within it

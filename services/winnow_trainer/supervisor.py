@@ -154,6 +154,8 @@ class Supervisor:
             self._progress = message
         elif kind == "checkpoint":
             self._keep_checkpoint(message)
+        elif kind == "taken_over":
+            self._log.info("ingest.begins", **message)
         else:
             self._end = {"type": kind, **message}
 

@@ -77,6 +77,10 @@ class ArtefactStore(Protocol):
         """Remove `prefix` and all below it; removing nothing is no error."""
         ...
 
+    def move(self, prefix: str, target: str) -> None:
+        """In one step, have all that lies below `prefix` below `target`, where nothing lies. Raises NotFound."""
+        ...
+
     def remove(self, file: Lying, *, with_folder: bool = False) -> None:
         """Remove a file that lies there, and its folder if that is empty then; removing nothing is no error."""
         ...
@@ -163,6 +167,18 @@ class DirectoryStore:
                 Path(folder, name).unlink(missing_ok=True)
             with suppress(FileNotFoundError):  # somebody else deletes it, too
                 Path(folder).rmdir()
+
+    def move(self, prefix: str, target: str) -> None:
+        source, goal = self._path(prefix), self._path(target)
+        if source.is_symlink() or not source.is_dir():
+            raise NotFound("artefact", prefix)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            source.rename(goal)
+        except FileNotFoundError:  # somebody else moved it
+            raise NotFound("artefact", prefix) from None
+        for folder in {goal.parent, source.parent}:
+            _sync_directory(folder)
 
     def remove(self, file: Lying, *, with_folder: bool = False) -> None:
         path = self.root / file.name

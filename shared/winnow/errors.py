@@ -79,7 +79,8 @@ class ImagesUnreadable(InvalidInput):
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         shown = "; ".join(f"{name}: {why}" for name, why in problems[:10])
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
-        hint = "Remove them, or set `on_unreadable: skip` to leave them out and have them listed."
+        hint = "Set `on_unreadable: skip` to leave them out and list them, and add it again: what is packed is kept. "
+        hint += "Or mend or remove them: what is packed before the first of them is kept."
         super().__init__("sources", f"{len(problems)} unreadable: {shown}{more}. {hint}")
         self.problems = list(problems)
 

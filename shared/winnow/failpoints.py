@@ -40,9 +40,14 @@ class Failpoint(StrEnum):
     SCHEMA_CHANGED = "schema.changed", "winnow.store.engine", "migrations have run, uncommitted"
     SCHEMA_MIGRATED = "schema.migrated", "winnow.store.engine", "migrations are committed; nothing serves yet"
 
-    SHARD_WRITTEN = "shard.written", "winnow.datasets.packing", "a shard is synced under its temporary name"
-    SHARD_RENAMED = "shard.renamed", "winnow.datasets.packing", "a shard has its name; packed.json is not written"
-    PACK_FINISHED = "pack.finished", "winnow.datasets.packing", "packed.json is written; nothing is stored yet"
+    SHARDS_TAKEN_OVER = (
+        "shards.taken_over",
+        "winnow.datasets.shelf",
+        "an earlier attempt's shards are this one's; those that it cannot go on from lie among them",
+    )
+    SHARD_STORED = "shard.stored", "winnow.datasets.packing", "a shard is stored; nothing says how far it reaches"
+    SHARD_KEPT = "shard.kept", "winnow.datasets.shelf", "the next attempt can go on behind this shard"
+    PACK_FINISHED = "pack.finished", "winnow.datasets.packing", "packed.json is stored; nobody was told"
     PATCHES_COPIED = "patches.copied", "winnow.datasets.cache", "a cached copy is synced under its temporary name"
     PATCHES_CACHED = "patches.cached", "winnow.datasets.cache", "a cached copy has its name"
     ARTEFACT_WRITTEN = "artefact.written", "winnow.artefacts", "an artefact is synced under its temporary name"

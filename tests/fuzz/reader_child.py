@@ -18,7 +18,8 @@ import h5py  # noqa: F401 - before the limit of memory
 import pyarrow.parquet  # noqa: F401
 
 from winnow import embeddings
-from winnow.datasets import check, ingest, open_table
+from winnow.artefacts import DirectoryStore
+from winnow.datasets import Shelf, check, ingest, open_table
 from winnow.datasets.decode import FilePicture, Unreadable, quiet_pillow
 from winnow.domain import DatasetSpec
 from winnow.errors import InvalidInput, WinnowError
@@ -75,8 +76,9 @@ def _ingest(source: dict[str, Any], root: Path) -> object:
     )
     allow = Settings(data_roots=(root,)).require_allowed
     check(spec, allow)
-    with tempfile.TemporaryDirectory() as packed:
-        report = ingest(spec, Path(packed) / "packed", allow=allow).report
+    with tempfile.TemporaryDirectory() as folder:
+        shelf = Shelf(DirectoryStore(Path(folder)), "packed")
+        report = ingest(spec, shelf, Path(folder) / "packing", allow=allow).report
     return json.dumps(report)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from library import packs
 
 from winnow.datasets import PackedImages, ShardCache
-from winnow.datasets.packing import PackWriter
 from winnow.errors import ArtefactCorrupt
 
 SIZE, SHARD = 6, 4
@@ -25,11 +25,7 @@ def patches(count: int, seed: int = 0) -> np.ndarray:
 
 
 def pack(directory: Path, count: int, seed: int = 0) -> Path:
-    with PackWriter(directory, image_size=SIZE, shard_size=SHARD) as writer:
-        for patch in patches(count, seed):
-            writer.append(patch)
-        writer.finish()
-    return directory
+    return packs.pack(directory, patches(count, seed), image_size=SIZE, shard_size=SHARD)
 
 
 @pytest.fixture

@@ -3,15 +3,16 @@
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from library import packs
 from numpy.typing import NDArray
 
+from winnow.artefacts import Stored
 from winnow.datasets import PackedImages
 from winnow.datasets.packing import PackWriter
 from winnow.errors import ArtefactCorrupt, InvalidInput
@@ -24,11 +25,7 @@ def patches(count: int) -> NDArray[np.uint8]:
 
 
 def pack(directory: Path, images: NDArray[np.uint8], shard_size: int = 4) -> Path:
-    with PackWriter(directory, image_size=SIZE, shard_size=shard_size) as writer:
-        for image in images:
-            writer.append(image)
-        writer.finish()
-    return directory
+    return packs.pack(directory, images, image_size=SIZE, shard_size=shard_size)
 
 
 @pytest.fixture(scope="module")
@@ -85,36 +82,44 @@ def test_shards_are_plain_arrays_with_their_digests(tmp_path: Path, count: int) 
     PackedImages.open(tmp_path).verify()
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space"), PackWriter(tmp_path, image_size=SIZE, shard_size=2) as writer:
+def test_a_failed_write_leaves_full_shards_and_no_pack(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="No space"),
+        packs.writer(tmp_path, image_size=SIZE, shard_size=2) as writer,
+    ):
         for image in patches(5):
             writer.append(image)
         raise OSError(28, "No space left on device")
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"images-00000.npy", "images-00001.npy"}
+    for path in tmp_path.iterdir():
+        assert len(np.load(path)) == 2
 
 
 def test_nothing_has_its_final_name_before_it_is_whole(tmp_path: Path) -> None:
-    with PackWriter(tmp_path, image_size=SIZE, shard_size=4) as writer:
+    with packs.writer(tmp_path, image_size=SIZE, shard_size=4) as writer:
         for image in patches(3):
             writer.append(image)
-        assert [path.name[0] for path in tmp_path.iterdir()] == ["."]
+        assert not list(tmp_path.iterdir())
         with pytest.raises(InvalidInput, match="nothing was packed"):
             PackedImages.open(tmp_path)
         writer.finish()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images-00000.npy", "packed.json"]
 
 
-def test_a_shard_that_cannot_be_named_ends_the_writing_at_the_next(tmp_path: Path) -> None:
-    gone, images = tmp_path / "gone", patches(4)
-    with PackWriter(gone, image_size=SIZE, shard_size=2) as writer:
-        writer.append(images[0])
-        shutil.rmtree(gone)
-        writer.append(images[1])  # the shard is full, and sealed by a thread
-        gone.mkdir()
-        writer.append(images[2])
-        with pytest.raises(FileNotFoundError):
-            writer.append(images[3])
-    assert not list(gone.iterdir())
+def test_a_shard_that_cannot_be_stored_ends_the_writing_soon(tmp_path: Path) -> None:
+    def put(name: str, source: Path | bytes) -> Stored:
+        tried.append(name)
+        raise OSError(28, "No space left on device")
+
+    tried: list[str] = []
+    with (
+        pytest.raises(OSError, match="No space"),
+        PackWriter(tmp_path, put, image_size=SIZE, shard_size=2) as writer,
+    ):
+        for image in patches(100):
+            writer.append(image)
+    assert writer.count == 6 and tried[0] == "images-00000.npy", "two shards wait while a third one is written"
+    assert not list(tmp_path.iterdir())
 
 
 def test_packing_again_replaces_the_pack(tmp_path: Path) -> None:
@@ -125,7 +130,7 @@ def test_packing_again_replaces_the_pack(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(SIZE, SIZE), (SIZE, SIZE + 1, 3), (SIZE, SIZE, 4)])
 def test_a_patch_of_another_shape_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    with PackWriter(tmp_path, image_size=SIZE, shard_size=4) as writer, pytest.raises(ValueError, match="uint8"):
+    with packs.writer(tmp_path, image_size=SIZE, shard_size=4) as writer, pytest.raises(ValueError, match="uint8"):
         writer.append(np.zeros(shape, np.uint8))
 
 

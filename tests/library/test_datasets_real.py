@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from library.packs import ingest
 
-from winnow.datasets import PackedImages, ingest
+from winnow.datasets import PackedImages
 from winnow.domain import DatasetSpec, Role
 
 

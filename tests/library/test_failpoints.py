@@ -18,8 +18,8 @@ failpoints.arm(sys.argv[1])
 try:
     for step in range(1, 4):
         print("step", step, flush=True)
-        reach(Failpoint.SHARD_WRITTEN)
-        reach(Failpoint.SHARD_RENAMED)
+        reach(Failpoint.SHARD_STORED)
+        reach(Failpoint.SHARD_KEPT)
 finally:
     print("finally", flush=True)
 """
@@ -31,7 +31,7 @@ def run(words: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize(("words", "steps"), [("shard.renamed", 1), ("shard.written:1", 1), ("shard.written:3", 3)])
+@pytest.mark.parametrize(("words", "steps"), [("shard.kept", 1), ("shard.stored:1", 1), ("shard.stored:3", 3)])
 def test_a_process_ends_at_the_step_and_nothing_of_it_runs_any_more(words: str, steps: int) -> None:
     ended = run(words)
     assert ended.returncode == EXIT_CODE
@@ -39,24 +39,24 @@ def test_a_process_ends_at_the_step_and_nothing_of_it_runs_any_more(words: str, 
     assert f"failpoint {words.partition(':')[0]} reached" in ended.stderr
 
 
-@pytest.mark.parametrize("words", ["", "pack.finished", "shard.written:4"])
+@pytest.mark.parametrize("words", ["", "pack.finished", "shard.stored:4"])
 def test_a_process_that_does_not_get_there_goes_on(words: str) -> None:
     ended = run(words)
     assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "a handler ran")
 
 
 def test_a_file_in_a_folder_arms_a_step_once(tmp_path: Path) -> None:
-    (tmp_path / "shard.renamed").write_text("2\n")
+    (tmp_path / "shard.kept").write_text("2\n")
     first, second = run(str(tmp_path)), run(str(tmp_path))
     assert (first.returncode, first.stdout.splitlines()) == (EXIT_CODE, ["step 1", "step 2"])
     assert second.returncode == 0
     (hit,) = tmp_path.iterdir()
     name, pid, end = hit.name.rsplit(".", 2)
-    assert (name, end) == ("shard.renamed", "hit")
+    assert (name, end) == ("shard.kept", "hit")
     assert f"process {pid} ends here" in first.stderr
 
 
-@pytest.mark.parametrize("words", ["shard", "shard.written:0", "shard.written:x", "relative/folder"])
+@pytest.mark.parametrize("words", ["shard", "shard.stored:0", "shard.stored:x", "relative/folder"])
 def test_a_step_that_there_is_not_is_refused(words: str) -> None:
     with pytest.raises(ValueError, match=r"docs/durability\.md"):
         failpoints.parse(words)

@@ -1,5 +1,6 @@
 """`winnow dataset` against a real coordinator, and how experiments and datasets are found again."""
 
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ from pyarrow import parquet
 from services.conftest import Driver, Winnow, add_dataset, experiment_body
 from sqlalchemy import update
 
+from winnow.artefacts import DirectoryStore
 from winnow.client import Client
+from winnow.datasets import Shelf
 from winnow.datasets import ingest as ingest_now
-from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus
+from winnow.domain import DatasetSpec, DatasetStatus, ExperimentSpec, ExperimentStatus
+from winnow.errors import TrainingFailed
 from winnow.store import claims, datasets, experiments, rounds
 from winnow.store.tables import Dataset, Round
 from winnow_cli.commands.datasets import ingest
@@ -48,7 +52,8 @@ def test_what_an_ingest_found_is_told_in_words(
     (folder / "b" / "torn.png").write_bytes(b"torn")
     said = winnow("dataset", "add", "t", str(folder), "--size", "32", "--on-unreadable", "skip", "--labelled", "2",
                   "--by", "stratum", "--no-wait", "--json")  # fmt: skip
-    found = ingest_now(DatasetSpec.model_validate(said.json["spec"]), tmp_path / "packed", allow=lambda path: None)
+    shelf = Shelf(DirectoryStore(tmp_path / "store"), "packed")
+    found = ingest_now(DatasetSpec.model_validate(said.json["spec"]), shelf, tmp_path, allow=lambda path: None)
     with coordinator.database.begin() as session:
         row = claims.claim(session, claims.INGEST, "tester", 30)
         assert isinstance(row, Dataset)
@@ -141,6 +146,25 @@ def test_ingesting_is_waited_for_until_told(coordinator: Coordinator, url: str) 
     with Client(url) as client:
         client.create_dataset(spec)
         assert ingest(client, "d", ended=lambda: True)["status"] == "queued"
+
+
+def test_who_waits_without_a_terminal_hears_why_it_is_tried_again(
+    coordinator: Coordinator, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = DatasetSpec.model_validate({"name": "d", "sources": [{"kind": "synthetic"}]})
+    looks = count()
+    with Client(url) as client:
+        client.create_dataset(spec)
+        with coordinator.database.begin() as session:
+            row = claims.claim(session, claims.INGEST, "tester", 30)
+            assert row is not None
+            rounds.give_back(session, claims.INGEST, row.id, row.attempt, "full", "no space left", coordinator.patience)
+        assert ingest(client, "d", ended=lambda: next(looks) == 2)["status"] == "queued"
+        with coordinator.database.begin() as session:
+            session.execute(update(Dataset).values(status=DatasetStatus.FAILED))
+        with pytest.raises(TrainingFailed, match="no space left"):
+            ingest(client, "d")
+    assert capsys.readouterr().err == "d: queued, waits to be tried again: no space left\n", "once"
 
 
 def test_the_same_dataset_is_found_again_and_another_gets_a_name_of_its_own(url: str) -> None:

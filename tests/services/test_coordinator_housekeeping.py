@@ -12,7 +12,7 @@ from services.conftest import Driver, Winnow, add_dataset, experiment_body
 from sqlalchemy import select, update
 
 from winnow.artefacts import put_json
-from winnow.domain import ExperimentStatus
+from winnow.domain import DatasetStatus, ExperimentStatus
 from winnow.settings import Settings
 from winnow.store import artefacts, claims, experiments, rounds
 from winnow.store.tables import Artefact, Dataset, Round
@@ -256,11 +256,31 @@ def test_shards_of_lost_ingests_go(coordinator: Coordinator, keeper: Housekeeper
         session.execute(update(Dataset).values(attempt=3, location=f"datasets/{row.id}/a2"))
     for attempt in (1, 2, 4):
         put_json(coordinator.artefacts, f"datasets/{row.id}/a{attempt}/shard-0.npy", attempt)
+    put_json(coordinator.artefacts, f"datasets/{row.id}/a2/parts/shard-0.npy.json", "of no use now")
     put_json(coordinator.artefacts, f"datasets/{'0' * 24}/a1/shard-0.npy", "of another database")
     for _ in range(2):
         keeper.walk()
     left = [f"datasets/{row.id}/a2/shard-0.npy", f"datasets/{row.id}/a4/shard-0.npy"]
     assert sorted(below(coordinator, "datasets")) == sorted([*left, f"datasets/{'0' * 24}/a1/shard-0.npy"])
+
+
+@pytest.mark.parametrize("status", [status for status in DatasetStatus if status != DatasetStatus.REMOVING])
+def test_shards_that_the_next_attempt_goes_on_from_stay(
+    coordinator: Coordinator, keeper: Housekeeper, status: DatasetStatus
+) -> None:
+    row = add_dataset(coordinator)
+    with coordinator.database.begin() as session:
+        location = f"datasets/{row.id}/a3" if status == DatasetStatus.READY else None
+        session.execute(update(Dataset).values(attempt=3, status=status, location=location))
+    names = ("a1/shard-0.npy", "a1/parts/shard-0.npy.json", "a3/.shard-1.npy.0a0b", "a3/shard-0.npy")
+    for name in names:
+        path = coordinator.settings.artefact_dir / "datasets" / row.id / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    for _ in range(2):
+        keeper.walk()
+    kept = ("a3/shard-0.npy",) if status == DatasetStatus.READY else names
+    assert sorted(below(coordinator, "datasets")) == sorted(f"datasets/{row.id}/{name}" for name in kept)
 
 
 def test_several_coordinators_may_sweep_at_once(

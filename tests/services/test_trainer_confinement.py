@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from services.trainer_parts import worker_at
 
-from winnow.datasets import ingest
+from winnow.artefacts import DirectoryStore
+from winnow.datasets import Shelf, ingest
 from winnow.domain import DatasetSpec
 from winnow.errors import ImageTooSlow, PathForbidden
 from winnow.settings import SECRETS
@@ -77,9 +78,10 @@ def test_an_image_that_takes_too_long_ends_its_ingest_with_its_name(tmp_path: Pa
 
 def test_the_library_names_the_image_and_keeps_nothing(tmp_path: Path, bomb: Path) -> None:
     spec = DatasetSpec.model_validate(spec_of(bomb))
+    shelf, scratch = Shelf(DirectoryStore(tmp_path / "store"), "packed"), tmp_path / "scratch"
     with pytest.raises(ImageTooSlow, match=r"x/flat\.png"):
-        ingest(spec, tmp_path / "out", allow=lambda path: None, decode_seconds=0.001)
-    assert not list((tmp_path / "out").iterdir())
+        ingest(spec, shelf, scratch, allow=lambda path: None, decode_seconds=0.001)
+    assert not [*(tmp_path / "store").iterdir(), *scratch.iterdir()]
 
 
 def test_a_path_that_the_coordinator_let_pass_is_checked_again_where_it_is_read(tmp_path: Path, bomb: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from winnow.artefacts import DirectoryStore, get_array, get_json, put_array, put_json
+from winnow.artefacts import DirectoryStore, Stored, get_array, get_json, put_array, put_json
 from winnow.errors import ArtefactCorrupt, InvalidInput, NotFound
 
 
@@ -30,6 +30,32 @@ def test_what_is_put_comes_back(store: DirectoryStore, tmp_path: Path) -> None:
     assert store.list("a") == ["a/b/x.npy", "a/b/y.json", "a/big.bin"]
     store.delete("a/b")
     assert store.list("a") == ["a/big.bin"]
+
+
+def test_what_lies_below_a_prefix_moves_with_its_bytes(store: DirectoryStore, tmp_path: Path) -> None:
+    stored = put_json(store, "a/b/y.json", {"k": 1})
+    put_json(store, "a/b/c/z.json", {"k": 2})
+    inode = store.local("a/b/y.json").stat().st_ino
+    store.move("a/b", "d/e")
+    assert store.list("a") == [] and store.list("d") == ["d/e/c/z.json", "d/e/y.json"]
+    assert store.local("d/e/y.json").stat().st_ino == inode
+    assert store.stat("d/e/y.json") == Stored("d/e/y.json", stored.size, stored.sha256)
+
+
+def test_what_cannot_move_stays(store: DirectoryStore, tmp_path: Path) -> None:
+    put_json(store, "a/y.json", {})
+    put_json(store, "b/y.json", {})
+    with pytest.raises(OSError, match="not empty"):
+        store.move("a", "b")
+    with pytest.raises(NotFound):
+        store.move("nowhere", "c")
+    (tmp_path / "elsewhere").mkdir()
+    (store.root / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotFound):
+        store.move("link", "c")
+    with pytest.raises(InvalidInput):
+        store.move("a", "../c")
+    assert store.list("a") == ["a/y.json"] and not store.list("c")
 
 
 def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(

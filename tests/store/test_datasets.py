@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from winnow.domain import DatasetSpec, DatasetStatus, Source
 from winnow.errors import AlreadyExists, Fenced
@@ -39,6 +40,34 @@ def test_a_failed_dataset_is_queued_again_with_its_new_spec(database: Database) 
     assert claim(database).attempt == 2, "the artefact keys of the first attempt are not used again"
     with pytest.raises(Fenced), database.begin() as session:
         claims.renew(session, INGEST, first.id, 1, 30, None)
+
+
+def pass_time(session: Session) -> None:
+    """As if all that a row waited for had been long ago."""
+    past = {"not_before": Dataset.not_before - 1e4, "waiting_since": Dataset.waiting_since - 1e4}
+    session.execute(update(Dataset).values(past))
+
+
+def test_a_dataset_that_finds_no_room_waits_for_it_however_often(database: Database) -> None:
+    id, patience, waits = post(database, "/large").id, rounds.Patience(2, 2, retry_seconds=100), []
+    for attempt in range(1, 6):
+        claim(database)
+        with database.begin() as session:
+            given_back = rounds.give_back(session, INGEST, id, attempt, "full", "no room", patience)
+            assert given_back == DatasetStatus.QUEUED
+        with database.begin() as session:
+            waiting = datasets.get(session, id)
+            assert (waiting.losses, waiting.failures, waiting.error) == (0, 0, "no room")
+            waits.append(waiting.not_before - waiting.waiting_since)
+            pass_time(session)
+    assert waits == pytest.approx([100, 200, 400, 600, 600], abs=1), "twice as long each time, up to ten minutes"
+    for attempt, cause, wanted in ((6, "stopped", 0), (7, "full", 100)):
+        claim(database)
+        with database.begin() as session:
+            rounds.give_back(session, INGEST, id, attempt, cause, None, patience)
+        with database.begin() as session:
+            waiting = datasets.get(session, id)
+            assert waiting.not_before - waiting.waiting_since == pytest.approx(wanted, abs=1), "counted in a row"
 
 
 def test_a_name_is_taken_unless_its_dataset_failed(database: Database, dataset: Dataset) -> None:

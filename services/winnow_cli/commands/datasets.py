@@ -159,8 +159,13 @@ def ingest(client: Client, name: str, *, quiet: bool = False, ended: Callable[[]
     """
     view: Json = {}
     with _screen(quiet) as show:
+        reason = None
         for view in client.wait_for_dataset(name):
             show(_progress(view))
+            is_tried_again = view["status"] == DatasetStatus.QUEUED and view["error"] not in (None, reason)
+            if is_tried_again and not console.is_terminal:  # nobody sees the line that changes
+                tell(_progress(view))
+            reason = view["error"]
             if ended():
                 return view
     if view["status"] != DatasetStatus.READY:
@@ -255,6 +260,8 @@ def _progress(view: Json) -> str:
     progress = view["progress"]
     step, steps = progress.get("step"), progress.get("steps")
     waits = "starts" if view["status"] == DatasetStatus.INGESTING else "waits for a trainer"
+    if view["status"] == DatasetStatus.QUEUED and view["error"]:
+        waits = f"waits to be tried again: {plain(view['error'])}"
     if view["status"] == DatasetStatus.REMOVING:
         return f"{view['name']}: {view['status']}"
     done = "patches stored" if progress.get("phase") == "store" else "patches"

@@ -52,7 +52,8 @@ Checked = Annotated[DatasetSpec, Depends(_check)]
 def add(spec: Checked, caller: Runner, here: Here, once: Idempotent, session: Writing) -> Response:
     """Take a dataset in. A trainer then decodes, packs and counts its patches: follow `status` and `progress`.
 
-    The name of a dataset that failed may be used again: it is then ingested anew, by the spec that is sent.
+    The name of a dataset that failed may be used again: it is ingested again by the spec that is sent, and goes on
+    behind the last full shard before the first image that changed.
     """
 
     def create() -> Answer:

@@ -19,6 +19,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 MIN_LONG_SIDE = 8
 """Pixels. Only the longer side is held to it: tilings of real slides have slivers of 50x1 at the tissue's edge."""
 
+DECODER = 1
+"""Raised whenever an image may come out as another patch than before: a pack has the patches of one decoder."""
+
 _TRANSPARENT = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 _DEEP = ("I", "F")
 _BITS_PER_SAMPLE = 258  # TIFF tag
@@ -49,6 +52,10 @@ class Picture(Protocol):
         """The patch, (size, size, 3). Raises Unreadable with the reason, PathForbidden."""
         ...
 
+    def mark(self) -> str:
+        """Another one once the file behind it is: an image with the same key and mark is not read twice."""
+        ...
+
 
 @dataclass(frozen=True)
 class FilePicture:
@@ -61,6 +68,9 @@ class FilePicture:
     def read(self, size: int) -> Decoded:
         with self._open() as file:
             return self._decode(file, size)
+
+    def mark(self) -> str:
+        return mark_of(self.path)
 
     def _open(self) -> BinaryIO:
         resolved = resolve(self.path)
@@ -90,13 +100,17 @@ class FilePicture:
 
 @dataclass(frozen=True)
 class ArrayPicture:
-    """Pixels at hand: uint8 (h, w, 3), or (h, w) for greyscale."""
+    """Pixels at hand: uint8 (h, w, 3), or (h, w) for greyscale, of a file with the mark `origin`."""
 
     pixels: NDArray[np.uint8]
+    origin: str = ""
 
     def read(self, size: int) -> Decoded:
         mode = "L" if self.pixels.ndim == 2 else None
         return _fit(Image.fromarray(self.pixels).convert("RGB"), size, mode)
+
+    def mark(self) -> str:
+        return self.origin
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,9 @@ class RejectedPicture:
     def read(self, size: int) -> Decoded:
         raise Unreadable(self.reason)
 
+    def mark(self) -> str:
+        return self.reason
+
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
@@ -118,6 +135,15 @@ def quiet_pillow() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
+
+
+def mark_of(path: Path) -> str:
+    """Size and time of writing of a file; empty where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def resolve(path: Path) -> Path:

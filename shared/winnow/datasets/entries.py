@@ -130,10 +130,10 @@ class Entries:
 
 @dataclass(frozen=True)
 class Listing:
-    """The entries of a source and, on demand, their pictures: as many, in the same order."""
+    """The entries of a source and, on demand, their pictures from a row on: as many, in the same order."""
 
     entries: Entries
-    pictures: Callable[[], Iterator[Picture]]
+    pictures: Callable[[int], Iterator[Picture]]
 
 
 def require_file(path: Path, field: str, what: str) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from winnow.datasets.decode import SUFFIXES, FilePicture, Picture, RejectedPicture, Unreadable, resolve
@@ -31,8 +32,8 @@ def list_folder(source: Source, number: int, *, allow: Allow, max_pixels: int) -
     keys.sort()
     entries = Entries.of(_entry(key, source, number) for key in keys)
 
-    def pictures() -> Iterator[Picture]:
-        return (_picture(root / odd.get(key, key), allow, max_pixels) for key in keys)
+    def pictures(start: int) -> Iterator[Picture]:
+        return (_picture(root / odd.get(key, key), allow, max_pixels) for key in islice(keys, start, None))
 
     return Listing(entries, pictures)
 

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Literal
 
@@ -66,8 +67,9 @@ def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int)
         raise InvalidInput(f"{field}.path", reason)
     entries = listed.take(listed.in_order_of_keys())
 
-    def pictures() -> Iterator[Picture]:
-        return (FilePicture(Path(folders.place(key)), allow, max_pixels) for key in entries.keys)
+    def pictures(start: int) -> Iterator[Picture]:
+        keys = islice(entries.keys, start, None)
+        return (FilePicture(Path(folders.place(key)), allow, max_pixels) for key in keys)
 
     return Listing(entries, pictures)
 

@@ -5,6 +5,7 @@ Images are streamed from the archive one at a time: the larger MedMNIST files do
 
 import lzma
 import math
+import os
 import struct
 import zipfile
 import zlib
@@ -18,7 +19,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.datasets.decode import ArrayPicture, Picture, Unreadable, resolve
+from winnow.datasets.decode import ArrayPicture, Picture, Unreadable, mark_of, resolve
 from winnow.datasets.entries import Allow, Entries, Entry, Listing, require_file
 from winnow.domain import Role, Source
 from winnow.embeddings.npy import parse_header
@@ -66,9 +67,12 @@ def list_npz(source: Source, number: int, *, allow: Allow, max_pixels: int) -> L
     roles = [_role_of(split, source, number) for split in splits]
     entries = Entries.of(chain.from_iterable(map(_entries, splits, roles, labels, repeat(number))))
 
-    def pictures() -> Iterator[Picture]:
+    def pictures(start: int) -> Iterator[Picture]:
         for split in splits:
-            yield from _stream(path, split, field)
+            count = split.shape[0]
+            if start < count:
+                yield from _stream(path, split, start, field)
+            start = max(start - count, 0)
 
     return Listing(entries, pictures)
 
@@ -141,16 +145,18 @@ def _labels(path: Path, split: _Split) -> NDArray[np.int64] | None:
     return labels.astype(np.int64)
 
 
-def _stream(path: Path, split: _Split, field: str) -> Iterator[Picture]:
+def _stream(path: Path, split: _Split, start: int, field: str) -> Iterator[Picture]:
     patch = split.shape[1:3] if split.shape[-1] == 1 and len(split.shape) == 4 else split.shape[1:]
     size = math.prod(patch)
+    origin = mark_of(path)
     try:
         with _member(path, f"{split.name}_images.npy") as member:
             parse_header(member)
-            for _ in range(split.shape[0]):
+            member.seek(start * size, os.SEEK_CUR)
+            for _ in range(start, split.shape[0]):
                 data = member.read(size)
                 if len(data) != size:
                     raise ValueError(f"{split.name}_images ends early")
-                yield ArrayPicture(np.frombuffer(data, np.uint8).reshape(patch))
+                yield ArrayPicture(np.frombuffer(data, np.uint8).reshape(patch), origin)
     except _BROKEN as error:
         raise InvalidInput(field, f"{path.name} cannot be read to its end: {error}") from None

@@ -1,18 +1,16 @@
 """Patches as uint8 shards on disk: written once, read by mmap.
 
-A packed directory holds images-00000.npy, ... (k, S, S, 3) and packed.json, which is written last: a directory
-without it is not packed. Each file is written under a temporary name, fsynced, renamed, and the directory fsynced.
+A packed directory holds images-00000.npy, ... (k, S, S, 3) and packed.json, which is stored last: a directory
+without it is not packed.
 """
 
 import hashlib
 import json
-import os
 import re
-import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -21,6 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from winnow.artefacts import Stored
 from winnow.errors import ArtefactCorrupt, InvalidInput
 from winnow.failpoints import Failpoint, reach
 
@@ -28,6 +27,7 @@ MANIFEST = "packed.json"
 VERSION = 1
 _SHARD = re.compile(r"images-\d{5,}\.npy")
 _SHARD_PARTS = ("name", "count", "size", "sha256")
+_STORED_AT_ONCE = 2  # one is synced while another is written; so many wait in scratch
 
 
 @dataclass(frozen=True)
@@ -132,38 +132,53 @@ class PackedImages:
 
 
 class PackWriter:
-    """Writes patches one by one into shards. Left by an exception, or without `finish`, it removes all it wrote.
+    """Writes patches one by one into shards in `scratch`, and has each full one stored while the next is written.
 
-    Memory is one patch, whatever the shard size: patches are appended to an open file whose header, padded by
-    NumPy for that purpose, gets its final length at the end. A full shard is synced, read for its digest and named by a
-    thread while the next one is written.
+    `put(name, source)` stores a shard, and behind all of them packed.json, under its name; a few threads call it.
+    `stored` are the shards that are there already. Memory is one patch, whatever the shard size: patches are appended
+    to an open file whose header, padded by NumPy for that purpose, gets its final length at the end. Left by an
+    exception, it stores what is full still; nothing stays in `scratch`.
     """
 
-    def __init__(self, directory: Path, *, image_size: int, shard_size: int) -> None:
-        self.directory = directory
-        self.count = 0
+    def __init__(
+        self,
+        scratch: Path,
+        put: Callable[[str, Path | bytes], Stored],
+        *,
+        image_size: int,
+        shard_size: int,
+        stored: Sequence[Shard] = (),
+    ) -> None:
+        self.count = sum(shard.count for shard in stored)
+        self._scratch = scratch
+        self._put = put
         self._image_size = image_size
         self._shard_size = shard_size
-        self._sealing = ThreadPoolExecutor(1, thread_name_prefix="seal")
-        self._shards: list[Future[dict[str, Any]]] = []
+        self._storing = ThreadPoolExecutor(_STORED_AT_ONCE, thread_name_prefix="store")
+        self._stored = [*stored]
+        self._full: list[Future[Shard]] = []
         self._file: BinaryIO | None = None
         self._filled = 0
-        self._finished = False
 
     def __enter__(self) -> Self:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / MANIFEST).unlink(missing_ok=True)  # an older pack ends where its shards are overwritten
+        self._scratch.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
-            self._sealing.shutdown()
+            self._storing.shutdown()
         finally:
-            if not self._finished:
-                self._discard()
+            if self._file is not None:
+                with suppress(OSError):  # it writes what it held back, and the disk may be full
+                    self._file.close()
+            for path in self._scratch.glob("images-*.npy"):
+                path.unlink(missing_ok=True)
 
-    def append(self, patch: NDArray[np.uint8]) -> None:
-        """Add one patch, uint8 (S, S, 3). Raises OSError when the disk is full."""
+    def append(self, patch: NDArray[np.uint8], then: Callable[[Shard], None] | None = None) -> None:
+        """Add one patch, uint8 (S, S, 3). A thread calls `then` with the shard that it fills, once that is stored.
+
+        Raises OSError when the disk is full, here or where shards are stored.
+        """
         if patch.shape != (self._image_size, self._image_size, 3) or patch.dtype != np.uint8:
             raise ValueError(f"a patch must be uint8 {(self._image_size, self._image_size, 3)}, not {patch.shape}")
         file = self._file or self._start_shard()
@@ -171,66 +186,56 @@ class PackWriter:
         self._filled += 1
         self.count += 1
         if self._filled == self._shard_size:
-            self._close_shard(file)
+            self._close_shard(file, then)
 
-    def finish(self) -> dict[str, Any]:
-        """Close the last shard and write packed.json, which is returned: from here on the directory can be opened."""
+    def finish(self) -> None:
+        """Have the last shard stored, and behind all of them packed.json: from here on they can be opened."""
         if self._file is not None:
-            self._close_shard(self._file)
+            self._close_shard(self._file, None)
         manifest = {
             "version": VERSION,
             "count": self.count,
             "image_size": self._image_size,
             "dtype": "uint8",
-            "shards": [shard.result() for shard in self._shards],
+            "shards": [asdict(shard) for shard in (*self._stored, *(full.result() for full in self._full))],
         }
-        _write_atomically(self.directory / MANIFEST, json.dumps(manifest, indent=1).encode())
+        self._put(MANIFEST, json.dumps(manifest, indent=1).encode())
         reach(Failpoint.PACK_FINISHED)
-        self._finished = True
-        return manifest
 
     def _start_shard(self) -> BinaryIO:
-        self._file = _temporary(self._target(len(self._shards))).open("xb")
+        name = shard_name(len(self._stored) + len(self._full))
+        self._file = (self._scratch / name).open("wb")
         self._filled = 0
         self._write_header(self._file, self._shard_size)
         return self._file
 
-    def _close_shard(self, file: BinaryIO) -> None:
+    def _close_shard(self, file: BinaryIO, then: Callable[[Shard], None] | None) -> None:
         if self._filled != self._shard_size:
             file.seek(0)
             self._write_header(file, self._filled)
-        if self._shards:
-            self._shards[-1].result()  # no more than one waits, and a disk that is full is heard of
+        file.close()
         self._file = None
-        self._shards.append(self._sealing.submit(self._seal, file, self._target(len(self._shards)), self._filled))
+        if len(self._full) >= _STORED_AT_ONCE:
+            self._full[-_STORED_AT_ONCE].result()  # scratch holds few, and a disk that is full is heard of
+        self._full.append(self._storing.submit(self._store, Path(file.name), self._filled, then))
 
-    def _seal(self, file: BinaryIO, target: Path, count: int) -> dict[str, Any]:
-        temporary = Path(file.name)
-        with file:
-            _sync(file)
-        size, digest = temporary.stat().st_size, _digest(temporary)
-        reach(Failpoint.SHARD_WRITTEN)
-        temporary.replace(target)
-        _sync_directory(self.directory)
-        reach(Failpoint.SHARD_RENAMED)
-        return {"name": target.name, "count": count, "size": size, "sha256": digest}
-
-    def _target(self, number: int) -> Path:
-        return self.directory / f"images-{number:05d}.npy"
+    def _store(self, path: Path, count: int, then: Callable[[Shard], None] | None) -> Shard:
+        stored = self._put(path.name, path)
+        path.unlink()
+        shard = Shard(path.name, count, stored.size, stored.sha256)
+        reach(Failpoint.SHARD_STORED)
+        if then is not None:
+            then(shard)
+        return shard
 
     def _write_header(self, file: BinaryIO, count: int) -> None:
         shape = (count, self._image_size, self._image_size, 3)
         npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
-    def _discard(self) -> None:
-        if self._file is not None:
-            with suppress(OSError):  # it writes what it held back, and the disk may be full
-                self._file.close()
-        for number in range(len(self._shards) + 1):
-            target = self._target(number)
-            target.unlink(missing_ok=True)
-            for temporary in self.directory.glob(f".{target.name}.*"):
-                temporary.unlink(missing_ok=True)
+
+def shard_name(number: int) -> str:
+    """What the shard in this place, from 0, is called."""
+    return f"images-{number:05d}.npy"
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
@@ -271,36 +276,6 @@ def _open_shard(path: Path, shard: Shard, image_size: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def _write_atomically(target: Path, content: bytes) -> None:
-    temporary = _temporary(target)
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            _sync(file)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(target.parent)
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-
-
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

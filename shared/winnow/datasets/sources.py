@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from winnow.datasets import synthetic
 from winnow.datasets.decode import Decoded, Picture
@@ -27,6 +26,9 @@ class TissuePicture:
     def read(self, size: int) -> Decoded:
         return Decoded(synthetic.draw(self.tissue, self.index, size))
 
+    def mark(self) -> str:
+        return ""
+
 
 def list_sources(spec: DatasetSpec, *, allow: Allow) -> Listing:
     """The entries of all sources, in the order of `spec.sources` and by key within each.
@@ -37,7 +39,14 @@ def list_sources(spec: DatasetSpec, *, allow: Allow) -> Listing:
     """
     listings = [_list(source, number, spec, allow) for number, source in enumerate(spec.sources)]
     entries = Entries.join([listing.entries for listing in listings])
-    return Listing(entries, lambda: chain.from_iterable(listing.pictures() for listing in listings))
+
+    def pictures(start: int) -> Iterator[Picture]:
+        for listing in listings:
+            if start < len(listing.entries):
+                yield from listing.pictures(start)
+            start = max(start - len(listing.entries), 0)
+
+    return Listing(entries, pictures)
 
 
 def _list(source: Source, number: int, spec: DatasetSpec, allow: Allow) -> Listing:
@@ -71,8 +80,8 @@ def _list_synthetic(source: Source, number: int) -> Listing:
         for index, (label, slide) in enumerate(zip(labels, slides, strict=True))
     )
 
-    def pictures() -> Iterator[Picture]:
-        return (TissuePicture(tissue, index) for index in range(tissue.patches))
+    def pictures(start: int) -> Iterator[Picture]:
+        return (TissuePicture(tissue, index) for index in range(start, tissue.patches))
 
     return Listing(entries, pictures)
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any, Literal
 
 from sqlalchemy import and_, bindparam, func, select, update
@@ -18,7 +17,7 @@ from winnow.store.tables import Artefact, Event, Experiment, Round, newest_score
 
 Cause = Literal["lost", "failed", "stopped", "rejected", "full"]
 """Why a claim is given back: its machine vanished or computes no more; it raised; somebody asked; it can never work;
-there was no room to write, which a person makes in time: a round then waits, however often.
+there was no room to write, which a person makes in time: the row then waits, however often.
 """
 LONGEST_WAIT = 600.0
 """Seconds between two looks for room, at most."""
@@ -178,15 +177,14 @@ def give_back(
     if isinstance(row, Round) and wanted_of(session, row, hold=True).is_called_off:
         claims.finish(session, work, id, attempt, RoundStatus.CANCELLED)
         return RoundStatus.CANCELLED
-    if cause == "full" and not isinstance(row, Round):
-        cause = "failed"  # a dataset is taken in anew for the asking, and nothing computed is lost
     losses, failures = row.losses + (cause == "lost"), row.failures + (cause == "failed")
     spent = losses >= patience.max_losses or failures >= patience.max_failures or cause == "rejected"
     failed = DatasetStatus.FAILED if work is INGEST else RoundStatus.FAILED
     if cause == "failed":
         wait = max(wait, patience.retry_seconds * 2 ** (failures - 1))
-    elif cause == "full" and isinstance(row, Round):
-        wait = max(wait, min(LONGEST_WAIT, patience.retry_seconds * 2 ** _full_in_a_row(session, row)))
+    elif cause == "full":
+        waited = row.not_before - row.waiting_since  # for this attempt: nothing, if the one before found room
+        wait = max(wait, min(LONGEST_WAIT, max(patience.retry_seconds, 2 * waited)))
     values: dict[str, Any] = {"losses": losses, "failures": failures, "error": message, "not_before": now() + wait}
     target = failed if spent else work.waiting
     claims.finish(session, work, id, attempt, target, **values)
@@ -241,12 +239,6 @@ def wanted_of(session: Session, round: Round, *, hold: bool = False) -> Experime
     """
     wanted = select(Experiment.status).where(Experiment.id == round.experiment_id)
     return ExperimentStatus(session.scalar(wanted.with_for_update() if hold else wanted))
-
-
-def _full_in_a_row(session: Session, row: Round) -> int:
-    """How many of the last attempts found no room."""
-    causes = [event.data["cause"] for event in reversed(ended_attempts(session, row.experiment_id, row.number))]
-    return len(list(takewhile(lambda cause: cause == "full", causes)))
 
 
 def _tell(session: Session, row: Round, attempt: int, cause: Cause, message: str | None, spent: bool) -> None:
