@@ -16,7 +16,6 @@ from library.ingests import (
     TWO_SHARDS,
     all_of,
     anywhere,
-    draw_folder,
     files_of,
     go_on,
     listed,
@@ -30,11 +29,6 @@ from PIL import Image
 
 from winnow.datasets import IngestStopped, PackedImages
 from winnow.errors import ImagesUnreadable, InvalidInput
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return draw_folder(tmp_path / "in")
 
 
 def change_listing(folder: Path, directory: Path) -> None:

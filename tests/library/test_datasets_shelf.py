@@ -13,7 +13,6 @@ from library.ingests import (
     TWO_SHARDS,
     all_of,
     anywhere,
-    draw_folder,
     files_of,
     go_on,
     listed,
@@ -27,11 +26,6 @@ from library.packs import ingest
 from winnow import datasets
 from winnow.artefacts import DirectoryStore
 from winnow.datasets import IngestStopped, PackedImages, Shelf
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return draw_folder(tmp_path / "in")
 
 
 @pytest.mark.parametrize("row", range(FILES))

@@ -183,7 +183,7 @@ def give_back(
     if cause == "failed":
         wait = max(wait, patience.retry_seconds * 2 ** (failures - 1))
     elif cause == "full":
-        waited = row.not_before - row.waiting_since  # for this attempt: nothing, if the one before found room
+        waited = row.not_before - row.waiting_since  # for this attempt, for room say
         wait = max(wait, min(LONGEST_WAIT, max(patience.retry_seconds, 2 * waited)))
     values: dict[str, Any] = {"losses": losses, "failures": failures, "error": message, "not_before": now() + wait}
     target = failed if spent else work.waiting
