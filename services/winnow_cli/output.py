@@ -34,8 +34,13 @@ def print_json(value: object) -> None:
 
 def print_line(value: object) -> None:
     """One of many answers for programs: a line of JSON, at once."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    print_lines([value])
     sys.stdout.flush()
+
+
+def print_lines(values: Iterable[object]) -> None:
+    """Several of them."""
+    sys.stdout.writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
 
 
 def print_problem(words: str, problem: Mapping[str, Any], as_json: bool) -> None:

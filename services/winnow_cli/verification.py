@@ -5,7 +5,7 @@ machine. What is replayed is what the steward asked the sampler for (winnow_coor
 """
 
 import shutil
-import sys
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from winnow_coordinator.orders import inputs_of, terms
 Json = dict[str, Any]
 Indices = NDArray[np.int64]
 INDEX, SELECTED, WEIGHTS = "candidates/index", "selected/index", "state/weights"
+ROLES = tuple(Role)
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 """Scores of another machine's arithmetic."""
 
@@ -74,19 +75,28 @@ class Verification:
         self._replayed = {INDEX, SELECTED, *inputs_of(self._spec).values()} if self._picks else set[str]()
         self._folder = Path()
         self._fetched: dict[tuple[int, str], str] = {}
-        self._roles: dict[int, str] = {}
-        self._labels: dict[int, str] = {}
-        self._read_samples()
-        self._pool = np.array(sorted(idx for idx, role in self._roles.items() if role == Role.POOL), np.int64)
+        self._idx, self._roles, labels = self._read_samples()
+        in_pool = self._roles == ROLES.index(Role.POOL)
+        self._pool, self._labels = self._idx[in_pool], labels[in_pool]
         self._batches = [client.selection(id, row["number"]) for row in self._rounds] if self._picks else []
 
-    def _read_samples(self) -> None:
-        """What a million samples are needed for: all roles, and the pool's labels where S⁰ was drawn by them."""
-        by_label = self._spec.initial == "stratum"
-        for one in self._client.samples(self.experiment["dataset"]):
-            self._roles[one["idx"]] = sys.intern(one["role"])
-            if by_label and one["role"] == Role.POOL:
-                self._labels[one["idx"]] = sys.intern(one["label"] or "")
+    def _read_samples(self) -> tuple[Indices, Indices, Indices]:
+        """The idx of all samples, ascending, the number of each one's role in ROLES, and that of its label among the
+        dataset's classes, -1 where it has none: all (n,), of millions.
+        """
+        dataset = self._client.dataset(self.experiment["dataset"])
+        labels = {None: -1} | {label: number for number, label in enumerate(dataset["classes"])}
+        roles = {role.value: number for number, role in enumerate(ROLES)}
+        found = array("q"), array("q"), array("q")
+        for one in self._client.samples(dataset["id"]):
+            for column, number in zip(found, (one["idx"], roles[one["role"]], labels[one["label"]]), strict=True):
+                column.append(number)
+        idx, role, label = (np.frombuffer(column, np.int64) for column in found)
+        return idx, role, label
+
+    def _role(self, idx: int) -> str:
+        place = int(np.searchsorted(self._idx, idx))
+        return ROLES[self._roles[place]] if place < len(self._idx) and self._idx[place] == idx else "no"
 
     @property
     def _picks(self) -> bool:
@@ -142,7 +152,7 @@ class Verification:
             verdict.blame("picks", f"ranks are not 0 to {len(batch) - 1} without gaps: rank {wrong} is not there")
         before = set(self._selected(row["number"] - 1).tolist())
         for pick in batch:
-            role = self._roles.get(pick["idx"], "no")
+            role = self._role(pick["idx"])
             if role != Role.POOL:
                 verdict.blame("picks", f"rank {pick['rank']}: sample {pick['idx']} is a {role} sample, not of the pool")
             if pick["idx"] in before:
@@ -174,9 +184,8 @@ class Verification:
 
     def _first(self) -> Indices:
         spec = self._spec
-        labels = [self._labels[idx] for idx in self._pool.tolist()] if self._labels else []
         seed = derive_seed(spec.seed, "initial")
-        return draw_initial(self._pool, spec.budget, seed=seed, by=spec.initial, labels=labels)
+        return draw_initial(self._pool, spec.budget, seed=seed, by=spec.initial, labels=self._labels)
 
     def _replay(self, number: int, verdict: Verdict) -> tuple[Indices, NDArray[np.float32]]:
         """What round `number` picks: the batch of the next. Raises Unexplained."""

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib import format as npy
-from pydantic_core import to_json
 from sqlalchemy.orm import Session
 
-from winnow.csv_lines import csv_lines
 from winnow.domain import Arm, Role
-from winnow.errors import WinnowError
-from winnow.negotiation import negotiate
+from winnow.negotiation import CSV, JSON, NDJSON, NPY, negotiate
 from winnow.store import Database, datasets, experiments, picks, rounds
+from winnow_coordinator import streams
 from winnow_coordinator.schemas import PickView
+from winnow_coordinator.streams import CutShort
 
 PAGE = 5000
 """Picks that are read, rendered and held at a time."""
@@ -22,16 +21,6 @@ FIELDS = tuple(PickView.model_fields)
 Row = tuple[int, int, str, float]
 """A pick's `FIELDS`: rank, idx, key, score."""
 Pages = Iterator[Sequence[Row]]
-
-
-class CutShort(WinnowError):
-    """What a batch belongs to was removed while it was sent. Its answer breaks off: a shorter one would look whole."""
-
-    code = "cut-short"
-
-    def __init__(self, batch: "Batch", sent: int) -> None:
-        words = f"was removed while its selection was sent: {sent} of {batch.size} picks"
-        super().__init__(f"round {batch.number} of experiment {batch.experiment_id} {words}")
 
 
 @dataclass(frozen=True)
@@ -54,7 +43,8 @@ class Batch:
             with database.read() as session:
                 rows = self._behind(session, last, min(PAGE, self.size - sent))
             if not rows:
-                raise CutShort(self, sent)
+                words = f"was removed while its selection was sent: {sent} of {self.size} picks"
+                raise CutShort(f"round {self.number} of experiment {self.experiment_id} {words}")
             yield rows
             sent, last = sent + len(rows), rows[-1]
 
@@ -87,20 +77,17 @@ def _json(pages: Pages, size: int) -> Iterator[bytes]:
     yield b'{"items":['
     between = b""
     for rows in pages:
-        yield between + _as_json([_as_object(row) for row in rows])[1:-1]
+        yield between + streams.as_json([dict(zip(FIELDS, row, strict=True)) for row in rows])[1:-1]
         between = b","
     yield b"]}"
 
 
 def _ndjson(pages: Pages, size: int) -> Iterator[bytes]:
-    for rows in pages:
-        yield b"".join(_as_json(_as_object(row)) + b"\n" for row in rows)
+    return streams.ndjson(FIELDS, pages)
 
 
 def _csv(pages: Pages, size: int) -> Iterator[bytes]:
-    yield csv_lines([FIELDS]).encode()
-    for rows in pages:
-        yield csv_lines(rows).encode()
+    return streams.csv(FIELDS, pages)
 
 
 def _npy(pages: Pages, size: int) -> Iterator[bytes]:
@@ -111,19 +98,9 @@ def _npy(pages: Pages, size: int) -> Iterator[bytes]:
         yield np.array([idx for _, idx, *_ in rows], "<i8").tobytes()
 
 
-def _as_object(row: Row) -> dict[str, int | str | float]:
-    rank, idx, key, score = row
-    return {"rank": rank, "idx": idx, "key": key, "score": score}
-
-
-def _as_json(value: object) -> bytes:
-    """As a model renders itself; making models would take most of the time."""
-    return to_json(value, inf_nan_mode="null")
-
-
 FORMATS: dict[str, Callable[[Pages, int], Iterator[bytes]]] = {
-    "application/json": _json,
-    "application/x-ndjson": _ndjson,
-    "text/csv": _csv,
-    "application/x-npy": _npy,
+    JSON: _json,
+    NDJSON: _ndjson,
+    CSV: _csv,
+    NPY: _npy,
 }

@@ -4,14 +4,14 @@ from sqlalchemy.orm import Session
 
 from winnow.csv_lines import csv_lines
 from winnow.datasets import SKIPPED_FILE
-from winnow.domain import DatasetSpec, DatasetStatus, Role
+from winnow.domain import DatasetSpec, DatasetStatus
 from winnow.errors import InUse, Unavailable
 from winnow.failpoints import Failpoint, reach
 from winnow.store import datasets, experiments
-from winnow.store.tables import Dataset, Sample
+from winnow.store.tables import Dataset
 from winnow_coordinator import fitness, pages
 from winnow_coordinator.context import Coordinator
-from winnow_coordinator.schemas import DatasetView, Page, SampleView
+from winnow_coordinator.schemas import DatasetView, Page
 
 
 def accept(coordinator: Coordinator, session: Session, spec: DatasetSpec) -> DatasetView:
@@ -64,19 +64,6 @@ def remove_rest(coordinator: Coordinator, id: str) -> bool:
     return datasets.remove(coordinator.database, id, coordinator.settings.lease_seconds, coordinator.stopping)
 
 
-def samples(session: Session, name: str, role: Role | None, cursor: str | None, limit: int) -> Page[SampleView]:
-    """Samples by idx. Raises NotFound, and DatasetNotReady before all are there and once they are being removed."""
-    dataset = datasets.get(session, name)
-    fitness.require_ready(dataset, "its samples show when it is ready")
-    id = dataset.id
-    rows = datasets.samples_page(session, id, after=pages.decode_number(cursor), limit=limit + 1, role=role)
-    if not rows:  # all were shown, or its removal began after the look
-        session.expire_all()
-        fitness.require_ready(datasets.get(session, id), "its samples show when it is ready")
-    shown, following = pages.cut(rows, limit, _position)
-    return Page(items=[SampleView.model_validate(row) for row in shown], next=following)
-
-
 def skipped(session: Session, name: str) -> tuple[str | None, bytes]:
     """The files that could not be read, as CSV: the key of an artefact, or, where the report names all, the table.
 
@@ -99,7 +86,3 @@ def view(row: Dataset) -> DatasetView:
     }
     columns = {name: getattr(row, name) for name in DatasetView.model_fields if name not in derived}
     return DatasetView.model_validate(columns | derived)
-
-
-def _position(row: Sample) -> int:
-    return row.idx

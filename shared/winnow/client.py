@@ -20,6 +20,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, Self
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from winnow.answers import FIRST_PAUSE, ApiProblem, Patience, is_final, may_have_acted, require_success
 from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus, has_ended
 from winnow.errors import ArtefactCorrupt, Unavailable
+from winnow.negotiation import NDJSON
 
 Json = dict[str, Any]
 START_SECONDS, RESTART_SECONDS = 3.0, 60.0
@@ -141,8 +143,8 @@ class Client:
         self._remove(f"/datasets/{self.dataset(name)['id']}")  # a repeat must not meet another one of that name
 
     def samples(self, dataset: str, *, role: str | None = None) -> Iterator[Json]:
-        """A dataset's samples by idx."""
-        return self._pages(f"/datasets/{dataset}/samples", role=role, limit=500)
+        """A dataset's samples by idx: idx, key, role, label, group. One stream, whatever their number."""
+        return self._lines(f"/datasets/{dataset}/samples", role=role)
 
     def skipped(self, dataset: str) -> list[dict[str, str]]:
         """The files of a dataset that could not be read: path, reason. Its report names the first of them."""
@@ -278,8 +280,32 @@ class Client:
         self._send("DELETE", f"/keys/{id}")
 
     def _get(self, path: str, **query: Any) -> Json:
-        given = {name: value for name, value in query.items() if value is not None}
-        return self._send("GET", path, params=given).json()
+        return self._send("GET", path, params=_given(query)).json()
+
+    def _lines(self, path: str, **query: Any) -> Iterator[Json]:
+        """Objects, a line each. A stream that breaks is asked for anew, and taken up behind what was had of it."""
+        had, patience = 0, None
+        while True:
+            try:
+                for line in islice(self._stream_lines(path, _given(query)), had, None):
+                    had, patience = had + 1, None
+                    yield json.loads(line)
+                return
+            except (httpx.TransportError, ApiProblem) as error:
+                patience = patience or self._be_patient()
+                if is_final(error) or patience.is_over:
+                    self._give_up(error)
+                self._miss(error)
+                patience.wait()
+
+    def _stream_lines(self, path: str, query: Json) -> Iterator[bytes]:
+        with self._http.stream("GET", path, params=query, headers={"Accept": NDJSON}) as answer:
+            require_success(answer)
+            self._hear()
+            rest = b""
+            for chunk in answer.iter_bytes():
+                *lines, rest = (rest + chunk).split(b"\n")  # httpx would end a line at any of Unicode's ends, too
+                yield from lines
 
     def _pages(self, path: str, **query: Any) -> Iterator[Json]:
         cursor: str | None = None
@@ -364,6 +390,10 @@ class Client:
             raise error
         reason = str(error) or type(error).__name__
         raise Unavailable(f"no answer from {self.url} ({reason}); is the stack up? `winnow up` starts one") from error
+
+
+def _given(query: Json) -> Json:
+    return {name: value for name, value in query.items() if value is not None}
 
 
 def _event(heard: ServerSentEvent) -> Event:

@@ -6,6 +6,7 @@ from winnow.problems import NotAcceptable
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+CSV = "text/csv"
 NPY = "application/x-npy"
 ARROW = "application/vnd.apache.arrow.stream"
 

@@ -19,6 +19,7 @@ from winnow_coordinator import batches
 from winnow_coordinator.batches import Batch
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.schemas import PickView, SelectionView
+from winnow_coordinator.streams import CutShort
 
 POOL, BUDGET = 300, 250
 ODD = (
@@ -123,7 +124,7 @@ def test_a_batch_that_is_removed_while_it_is_sent_breaks_off(
     for _ in range(2):  # a page at least
         next(content)
     remove(coordinator, batch)
-    with pytest.raises(batches.CutShort, match=rf"round 0 of experiment {id} was removed .* [12]00 of {batch.size} "):
+    with pytest.raises(CutShort, match=rf"round 0 of experiment {id} was removed .* [12]00 of {batch.size} "):
         list(content)
 
 
@@ -146,7 +147,7 @@ def test_a_client_does_not_take_a_part_for_the_whole(
     with capture_logs() as said, pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
         api.get(f"/experiments/{id}/rounds/0/selection", headers={"Accept": media_type})
     (failed,) = [line["exc_info"] for line in said if line["event"] == "request.failed"]
-    assert isinstance(failed.__cause__, batches.CutShort)
+    assert isinstance(failed.__cause__, CutShort)
     assert api.get(f"/experiments/{id}").is_success
 
 

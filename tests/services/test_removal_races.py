@@ -19,7 +19,7 @@ from winnow.store import artefacts, claims, rounds
 from winnow.store import datasets as store
 from winnow.store.claims import TRAIN
 from winnow.store.tables import Experiment, Round
-from winnow_coordinator import datasets, experiments
+from winnow_coordinator import datasets, experiments, samples
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.fitness import DatasetNotReady
 from winnow_coordinator.tidying import Tidier
@@ -150,7 +150,7 @@ def test_a_removal_while_samples_are_read_is_told(
     with here.database.read() as session:
         event.listen(session, "loaded_as_persistent", act_once)
         with pytest.raises(told, match=words):
-            datasets.samples(session, "tissue", None, None, 100)
+            samples.page(session, "tissue", None, None, 100)
     assert not waiting
 
 

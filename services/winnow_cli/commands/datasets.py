@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -11,18 +12,21 @@ from rich.live import Live
 
 from winnow.client import Client
 from winnow.csv_lines import csv_lines
-from winnow.domain import DatasetSpec, DatasetStatus
+from winnow.domain import DatasetSpec, DatasetStatus, Role
 from winnow.errors import InvalidInput, TrainingFailed
 from winnow_cli import files
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, Yes, connect
 from winnow_cli.ordering import give, removed, require_consent
-from winnow_cli.output import aside, coloured, console, count, make_table, plain, print_json, print_table
+from winnow_cli.output import aside, coloured, console, count, make_table, plain, print_json, print_lines, print_table
 from winnow_cli.sources import source_of
 
 app = typer.Typer(help="Datasets: patches, packed once, each with one role.", no_args_is_help=True)
 Json = dict[str, Any]
 SHOWN = 10
 """Skipped files that are named."""
+SAMPLE_FIELDS = ("idx", "key", "role", "label", "group")
+PAGE = 5000
+"""Samples that are written at a time: there may be millions."""
 SOURCES_HELP = (
     "Folder with a sub-folder for each class, manifest (.csv, .tsv, .parquet, .pq, or a folder that holds one by that "
     "name), .npz, or synthetic[:PATCHES]. Put a role before it where it is not the pool's: test=/data/CRC-VAL-HE-7K."
@@ -119,6 +123,26 @@ def skipped(name: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR,
             console.print(f"{plain(one['path'])}: {plain(one['reason'])}", soft_wrap=True)
         return
     sys.stdout.write(csv_lines([("path", "reason"), *((one["path"], one["reason"]) for one in found)]))
+
+
+@app.command()
+def samples(
+    name: str,
+    role: Annotated[Role | None, typer.Option(help="Those of one role alone.")] = None,
+    url: Url = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    json: AsJson = False,
+) -> None:
+    """The patches of a dataset by idx, as CSV: which are in the pool, labelled, held out. --json: an object a line."""
+    with connect(url, state_dir) as client:
+        found = client.samples(name, role=role)
+        if not json:
+            sys.stdout.write(csv_lines([SAMPLE_FIELDS]))
+        while some := list(islice(found, PAGE)):
+            if json:
+                print_lines(some)
+            else:
+                sys.stdout.write(csv_lines([one[field] for field in SAMPLE_FIELDS] for one in some))
 
 
 @app.command()

@@ -2,14 +2,16 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Response
+from fastapi import APIRouter, Body, Depends, Header, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 
 from winnow.domain import DatasetSpec, Role
 from winnow.errors import AlreadyExists
+from winnow.negotiation import CSV, JSON, NDJSON, negotiate
 from winnow.problems import responses
-from winnow_coordinator import datasets, examples
+from winnow_coordinator import datasets, examples, streams
+from winnow_coordinator import samples as listed
 from winnow_coordinator.access import Here, Writing
 from winnow_coordinator.auth import Reader, Runner
 from winnow_coordinator.context import Coordinator
@@ -21,9 +23,19 @@ router = APIRouter(prefix="/datasets", tags=["datasets"], responses=responses(40
 SKIPPED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Path and reason of each",
-        "content": {"text/csv": {"schema": {"type": "string"}, "example": "path,reason\na/1.png,no such file\n"}},
+        "content": {CSV: {"schema": {"type": "string"}, "example": "path,reason\na/1.png,no such file\n"}},
     }
 }
+SAMPLES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Page[SampleView],
+        "content": {
+            NDJSON: {"schema": {"type": "string"}},
+            CSV: {"schema": {"type": "string"}, "example": "idx,key,role,label,group\n0,STR/a.tif,pool,STR,\n"},
+        },
+    }
+}
+RENDERED = {NDJSON: streams.ndjson, CSV: streams.csv}
 Request = Annotated[DatasetSpec, Body(openapi_examples=examples.DATASET_REQUESTS)]
 
 
@@ -85,16 +97,25 @@ def remove(name: str, caller: Runner, here: Here) -> None:
     datasets.remove(here, name)
 
 
-@router.get("/{name}/samples", response_model=Page[SampleView], responses=responses(404, 409))
+@router.get("/{name}/samples", response_class=Response, responses={**SAMPLES, **responses(404, 406, 409)})
 async def samples(
     name: str,
     caller: Reader,
     role: Role | None = None,
     cursor: Cursor = None,
     limit: Limit = 100,
+    accept: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """A dataset's patches by idx, once it is ready."""
-    return await caller.reads.show(datasets.samples, name, role, cursor, limit)
+    """A dataset's patches by idx, once it is ready: a page as JSON, all from `cursor` on as NDJSON or CSV."""
+    media_type = negotiate(accept, (JSON, *RENDERED))
+    if media_type == JSON:
+        answer = await caller.reads.show(listed.page, name, role, cursor, limit)
+    else:
+        listing = await caller.reads(listed.listing, name, role, cursor)
+        content = RENDERED[media_type](listed.FIELDS, listing.pages(caller.coordinator.database))
+        answer = StreamingResponse(content, media_type=media_type)
+    answer.headers["Vary"] = "Accept"
+    return answer
 
 
 @router.get("/{name}/skipped", response_class=Response, responses={**SKIPPED, **responses(404, 409)})
@@ -102,5 +123,5 @@ async def skipped(name: str, caller: Reader) -> Response:
     """All files that could not be read, as CSV, once the dataset is ready; its `report` names the first 100."""
     key, table = await caller.reads(datasets.skipped, name)
     if key is not None:
-        return FileResponse(caller.coordinator.artefacts.local(key), media_type="text/csv")
-    return Response(table, media_type="text/csv")
+        return FileResponse(caller.coordinator.artefacts.local(key), media_type=CSV)
+    return Response(table, media_type=CSV)

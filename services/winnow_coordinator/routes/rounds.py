@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
+from winnow.negotiation import CSV, JSON, NDJSON, NPY
 from winnow.problems import responses
 from winnow_coordinator import batches, rounds
 from winnow_coordinator.access import Here
@@ -20,16 +21,16 @@ SELECTION: dict[int | str, dict[str, Any]] = {
     200: {
         "model": SelectionView,
         "content": {
-            "application/x-ndjson": {"schema": {"type": "string"}},
-            "text/csv": {"schema": {"type": "string"}, "example": "rank,idx,key,score\n0,40211,STR/a.tif,0.69\n"},
-            "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+            NDJSON: {"schema": {"type": "string"}},
+            CSV: {"schema": {"type": "string"}, "example": "rank,idx,key,score\n0,40211,STR/a.tif,0.69\n"},
+            NPY: {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }
 BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }
-MEDIA_TYPES = {".npy": "application/x-npy", ".json": "application/json"}
+MEDIA_TYPES = {".npy": NPY, ".json": JSON}
 
 
 @router.get("", response_model=Page[RoundView])

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,16 @@ from winnow.store.tables import Dataset, Sample
 Indices = NDArray[np.int64]
 SLICE = 50_000
 """Samples that one transaction stores or deletes: on SQLite nobody else writes meanwhile, and leases end."""
+
+
+class SampleRow(NamedTuple):
+    """A sample as it is listed: one that a session kept would take several times as long, and there are millions."""
+
+    idx: int
+    key: str
+    role: str
+    label: str | None
+    group: str | None
 
 
 def insert(session: Session, spec: DatasetSpec) -> Dataset:
@@ -198,12 +208,13 @@ def _numbers(text: str | None) -> Indices:
     return np.sort(np.fromstring(text or "", np.int64, sep=" "))
 
 
-def samples_page(session: Session, dataset_id: str, *, after: int, limit: int, role: str | None) -> list[Sample]:
+def samples_page(session: Session, dataset_id: str, *, after: int, limit: int, role: str | None) -> list[SampleRow]:
     """Samples by idx, starting above `after`; none unless the dataset is ready: slices come and go before and after."""
     is_ready = select(Dataset.status).where(Dataset.id == dataset_id).scalar_subquery() == DatasetStatus.READY
     mine = Sample.dataset_id == dataset_id, Sample.idx > after, is_ready
-    wanted = select(Sample).where(*mine).order_by(Sample.idx).limit(limit)
-    return list(session.scalars(wanted.where(Sample.role == role) if role else wanted))
+    columns = Sample.idx, Sample.key, Sample.role, Sample.label, Sample.group
+    wanted = select(*columns).where(*mine).order_by(Sample.idx).limit(limit)
+    return list(map(SampleRow._make, session.execute(wanted.where(Sample.role == role) if role else wanted)))
 
 
 def keys_page(session: Session, dataset_id: str, role: str, *, after: int, limit: int) -> list[tuple[int, str]]:
