@@ -1,5 +1,6 @@
 """What only a GPU can show: `benchmarks/on_gpu` runs these with the benchmarks; elsewhere they are skipped."""
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 import torch
 from library.arrays import ArrayImages, tissue
 from library.team_member import train as train_together
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from winnow.domain import EncoderSpec, ExperimentSpec
 from winnow.simclr import Rig, TrainedRound, checkpoint, embed, load_encoder, train_round, untrained_encoder
 from winnow.simclr.determinism import deterministic
+from winnow.simclr.feed import ResidentFeed
 from winnow.simclr.optimisers import make_optimiser
 from winnow.simclr.pooling import MaxPool2d
 
@@ -77,6 +80,8 @@ def test_two_processes_make_the_same_bits(tmp_path: Path, compiled: Any) -> None
 
 
 def train_oddly(folder: Path, compiled: Any) -> TrainedRound:
+    for one in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):  # what was timed elsewhere must not be found again
+        os.environ[one] = str(folder / one.lower())
     images, wanted = tissue(160, 64)[0], spec(batch_size=75).model_copy(update={"encoder": EncoderSpec(head=(127, 33))})
     return train(images, folder, Rig("cuda", compiled=compiled), spec=wanted)
 
@@ -239,6 +244,46 @@ def test_embedding_displaces_no_patch_that_is_trained_on(images: ArrayImages, tm
     assert rig.feed(images, INDICES) is held
 
 
+class Numbered:
+    """More patches than an array could hold, each with its number in its first four pixels and all others the same."""
+
+    image_size = 224
+
+    def __len__(self) -> int:
+        return 14_500  # more than 2³¹ bytes
+
+    def take(self, indices: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        made = np.empty((len(indices), 224, 224, 3), np.uint8) if out is None else out
+        made[:] = (indices % 251).astype(np.uint8)[:, None, None, None]
+        made.reshape(len(indices), -1)[:, :8] = indices.astype("<i8").view(np.uint8).reshape(-1, 8)
+        return made
+
+
+def test_more_than_31_bits_count_lie_on_the_device() -> None:
+    images, wanted = Numbered(), np.arange(14_500, dtype=np.int64)
+    feed = Rig("cuda", compiled="off").feed(images, wanted)
+    assert isinstance(feed, ResidentFeed)
+    order = [wanted[-3:], wanted[:2], wanted[14_260:14_270]]
+    for (x, samples), batch in zip(feed.batches(order), order, strict=True):
+        assert samples.tolist() == batch.tolist()
+        assert np.array_equal(x.cpu().numpy(), images.take(batch))
+
+
+def test_patches_take_half_of_what_may_not_be_taken() -> None:
+    """Free memory that this process is kept from, or that another one takes in between."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + 1.5 * GIB) / total))
+    try:
+        rig = Rig("cuda", compiled="off")
+        few = rig.feed(Numbered(), np.arange(100))
+        assert isinstance(few, ResidentFeed) and few.rows == 7_250
+        assert not isinstance(rig.feed(few._images, np.arange(8_000)), ResidentFeed)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.timeout(500)  # it compiles several times
 @pytest.mark.parametrize("compiled", ["off", "on"])
 def test_a_gpu_that_is_too_small_gives_up_patches_then_halves_chunks(tmp_path: Path, compiled: Any) -> None:
     total = torch.cuda.get_device_properties(0).total_memory

@@ -63,6 +63,16 @@ def test_after_memory_ran_out_nothing_is_replayed_as_a_cuda_graph(
     ]
 
 
+def test_a_round_without_a_full_batch_compiles_no_views_whatever_is_made_anew(images: ArrayImages) -> None:
+    rig, wanted = Rig(compiled="on"), spec(batch_size=22)
+    rig.prepare(wanted, images, 0, None, count=21)
+    assert not rig.step.has_full
+    rig._keep_to(Limits(chunk=16), wanted.simclr)
+    assert not rig.step.has_full
+    rig.prepare(wanted, images, 0, None, count=22)
+    assert rig.step.has_full
+
+
 def test_another_learning_rate_builds_nothing_anew_and_notes_end_with_their_round(images: ArrayImages) -> None:
     rig = Rig(compiled="on")
     rig.prepare(spec(batch_size=22), images, 0, None, count=20)

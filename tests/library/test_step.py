@@ -131,6 +131,38 @@ def test_memory_that_ends_while_compiling_is_no_reason_to_give_up_on_it() -> Non
         compiled(torch.zeros(3))
 
 
+@pytest.mark.parametrize(("chunk", "count"), [(None, IMAGES - 3), (4, 6), (3, 5), (9, 9)])
+def test_views_of_a_minibatch_that_is_not_full_are_made_by_what_is_compiled(chunk: int | None, count: int) -> None:
+    """By whatever is compiled for those of a full one: nothing is compiled anew, and no other image shows in them."""
+    from torch._dynamo.utils import counters
+
+    x, keys = torch.from_numpy(tissue(IMAGES, SIZE)[0].array), Views(ViewsSpec(), SIZE, 3).keys(0)
+    met: list[list[Tensor]] = []
+    network = without_norms()
+    network.register_forward_pre_hook(lambda _, given: met[-1].append(given[0].detach().clone()))
+    settings = SimclrSpec.model_validate({"batch_size": IMAGES, "chunk": chunk})
+    made: list[int] = []
+    torch._dynamo.reset()
+    try:
+        for is_compiled in (True, False):
+            step = Step(network, Views(ViewsSpec(), SIZE, 3), settings, Team(), compiled=False, note=pytest.fail)
+            if is_compiled:
+                views = Compiled(step._write_views, "views", pytest.fail, graphs=False, repeats=True)
+                step._fast = network, views
+            for images in (IMAGES, count):
+                met.append([])
+                step(x[:images], torch.arange(images), keys, images)
+                made.append(counters["stats"]["unique_graphs"])
+    finally:
+        torch._dynamo.reset()
+    whole, rest, plain_whole, plain_rest = met
+    assert made[0] == made[1], "the rest compiled nothing"
+    assert [len(one) for one in rest] == [len(one) for one in plain_rest]
+    for one, other in zip([*whole, *rest], [*plain_whole, *plain_rest], strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+        assert one.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_errors_of_the_function_itself_are_not_swallowed() -> None:
     def fail(x: Tensor) -> Tensor:
         return x.reshape(7)
@@ -145,7 +177,9 @@ def test_errors_of_the_function_itself_are_not_swallowed() -> None:
 def test_full_batches_alone_are_compiled_by_all_processes_or_none(
     monkeypatch: pytest.MonkeyPatch, chunk: int | None, team: Team
 ) -> None:
-    """A round's last batch has another size in each round, and compiling it would take longer than all of them."""
+    """A round's last batch has another size in each round, and compiling it would take longer than all of them: its
+    views are made by what is compiled for a full one.
+    """
     taken: list[int] = []
 
     def compile_(plain: Any, **_: Any) -> Any:
@@ -155,11 +189,17 @@ def test_full_batches_alone_are_compiled_by_all_processes_or_none(
     views, settings = Views(ViewsSpec(), SIZE, 3), SimclrSpec(batch_size=IMAGES, chunk=chunk)
     step = Step(without_norms(), views, settings, team, compiled=True, note=pytest.fail)
     x = torch.from_numpy(tissue(IMAGES, SIZE)[0].array)
+    full = {None: IMAGES // team.size, 4: 4}[chunk]
     for count in range(team.size, IMAGES + 1):
         taken.clear()
-        rows = team.sizes(count)[team.rank]
-        step._project(x[:rows], torch.arange(rows), views.keys(0), count)
-        assert taken == ([rows, rows, 2 * rows] if count == IMAGES else [])  # views twice, the network once
+        part = x[: team.sizes(count)[team.rank]].tensor_split(step._passes(count))[0]
+        step._project(part, torch.arange(len(part)), views.keys(0), count)
+        assert taken == [full, full, *([2 * len(part)] if count == IMAGES else [])]  # views twice, the network once
+        taken.clear()
+        step.has_full = False
+        step._project(part, torch.arange(len(part)), views.keys(0), count)
+        assert taken == ([2 * len(part)] if count == IMAGES else [])
+        step.has_full = True
 
 
 def test_processes_of_unequal_shares_compile_nothing_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ asked for earlier, and no Python code runs for single images.
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -56,6 +57,7 @@ class ResidentFeed:
         self._held = 0
         size = images.image_size
         self._pixels = torch.empty(rows, size, size, 3, dtype=torch.uint8, device=device)
+        self._words = _words(self._pixels)
         self._place = np.full(0, -1, np.int64)  # by sample: its row on the device, -1 for none
 
     @property
@@ -86,14 +88,13 @@ class ResidentFeed:
         if not order:
             return
         samples = np.concatenate(order)
-        both = torch.from_numpy(np.stack([samples, self._place[samples]]))
-        if self._pixels.is_cuda:
-            both = both.pin_memory().to(self._device, non_blocking=True)  # one copy an epoch, and no wait for it
+        both = to_device(torch.from_numpy(np.stack([samples, self._place[samples]])), self._device)  # once an epoch
         start = 0
         for batch in order:
             part = both[:, start : start + len(batch)]
             start += len(batch)
-            yield self._pixels.index_select(0, part[1]), part[0]
+            # Not index_select, which counts a byte at a time, and all that lie there: more than 32 bits can.
+            yield self._words[part[1]].view(torch.uint8).view(-1, *self._pixels.shape[1:]), part[0]
 
 
 class StreamedFeed:
@@ -130,7 +131,7 @@ class StreamedFeed:
         try:
             if self._on_gpu:
                 torch.cuda.set_device(self._device)  # of this thread: else it takes memory of the first GPU
-            stream = torch.cuda.Stream(self._device) if self._on_gpu else None
+            stream = _side_stream(self._device) if self._on_gpu else None
             for batch in order:
                 if ended.is_set():
                     return
@@ -145,10 +146,15 @@ class StreamedFeed:
             return (pixels, samples), None
         with torch.cuda.stream(stream):
             pixels = pixels.to(self._device, non_blocking=True)
-            samples = samples.pin_memory().to(self._device, non_blocking=True)
+            samples = to_device(samples, self._device)
             copied = torch.cuda.Event()
             copied.record(stream)
         return (pixels, samples), copied
+
+
+def to_device(tensor: Tensor, device: str) -> Tensor:
+    """A tensor of the host on the device, which nobody waits for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else tensor.to(device)
 
 
 def _taken(images: Images, indices: NDArray[np.int64], device: str) -> Tensor:
@@ -157,6 +163,18 @@ def _taken(images: Images, indices: NDArray[np.int64], device: str) -> Tensor:
     pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=device.startswith("cuda"))
     images.take(indices, pixels.numpy())
     return pixels
+
+
+@cache
+def _side_stream(device: str) -> "torch.cuda.Stream":
+    """For copies. One for good: torch keeps apart what was used on each, and would hold it for each that was."""
+    return torch.cuda.Stream(device)
+
+
+def _words(pixels: Tensor) -> Tensor:
+    """(n, H, W, 3) uint8 as (n, bytes / 8) int64, the same memory; where that does not divide, (n, bytes) as it is."""
+    rows = pixels.flatten(1)
+    return rows if rows.shape[1] % 8 else rows.view(torch.int64)
 
 
 def resident_rows(images: Images, count: int, free_bytes: int, *, share: float = RESIDENT_SHARE) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from winnow.domain import ExperimentSpec, SimclrSpec, derive_seed
-from winnow.errors import BeginAnew, TrainingFailed
+from winnow.errors import BeginAnew, TrainingFailed, is_out_of_memory
 from winnow.simclr import checkpoint, determinism
 from winnow.simclr.feed import RESIDENT_SHARE, Feed, HostFeed, ResidentFeed, StreamedFeed, resident_rows
 from winnow.simclr.model import Images, SimclrModel, build, unfilled
@@ -67,6 +67,7 @@ class Rig:
         self._compiled = compiled == "on" or (compiled == "auto" and self._on_gpu)
         self._allowed = self._share = resident_share
         self._limits = Limits()
+        self._has_full = True
         self._key: object = None
         self._images: Images | None = None
         self._resident: ResidentFeed | None = None
@@ -104,7 +105,8 @@ class Rig:
         else:
             checkpoint.load_weights(self.model, origin)
         self.model.train()
-        if count < settings.batch_size:
+        self.step.has_full = self._has_full = count >= settings.batch_size
+        if not self._has_full:
             without = ", without torch.compile" if self._compiled else ""
             self.note(
                 f"{count} images make no full batch of {settings.batch_size}: they run as one of {count}{without}"
@@ -133,6 +135,7 @@ class Rig:
             note=self._note_for_good,
             give_up=self._give_up_compiling,
         )
+        self.step.has_full = self._has_full
 
     def _give_up_compiling(self, reason: str) -> None:
         if self.team.size > 1:  # the others' collectives come in another order
@@ -175,13 +178,24 @@ class Rig:
         if self._resident is None and self._share > 0 and self._limits.patches != 0:
             free, _ = torch.cuda.mem_get_info(self.device)
             rows = resident_rows(images, max(len(indices), _length(images)), free, share=self._share)
-            self._resident = ResidentFeed(images, min(rows, self._limits.patches or rows), self.device)
+            self._resident = self._make_resident(images, min(rows, self._limits.patches or rows))
         if self._resident is not None and self._resident.hold(indices, displace=not once):
             return self._resident
         if not once:
             self._resident, self._share = None, 0.0
         self.note(f"{len(indices)} patches of {images.image_size} pixels do not fit on the device: they are streamed")
         return StreamedFeed(images, self.device)
+
+    def _make_resident(self, images: Images, rows: int) -> ResidentFeed | None:
+        """With room for half as many, or a quarter, where somebody else took what seemed free, or may not be taken."""
+        while rows:
+            try:
+                return ResidentFeed(images, rows, self.device)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            rows //= 2
+        return None
 
     def make_room(self, spec: ExperimentSpec, images: Images, reason: str) -> None:
         """Give up something after memory ran out: half of the patches that lie on the device, then half a chunk.
@@ -207,6 +221,7 @@ class Rig:
             raise BeginAnew(asdict(limits))
         self._resident = None
         self._keep_to(limits, settings)
+        self.model.zero_grad(set_to_none=True)  # what a half-done backward left
         gc.collect()
         torch.cuda.empty_cache()
 

@@ -29,9 +29,10 @@ class Step:
 
     Args:
         network: x (2n, 3, H, W) → z (2n, d). views: makes them.
-        compiled: have torch.compile fuse both for full minibatches. The last of an epoch, whose size is another in each
-            round, runs as it is; where compiling fails all do, and `give_up` (by default `note`) hears the reason.
-            Processes do one or the other together: their collectives come in another order.
+        compiled: have torch.compile fuse both for full minibatches. The network takes the last one of an epoch, whose
+            size is another in each round, as it is; its views are made among those of a full one if the round has any.
+            Where compiling fails all run as they are, and `give_up` (by default `note`) hears the reason. Processes do
+            one or the other together: their collectives come in another order.
         graphs: replay small batches as CUDA graphs. note: hears what is not compiled, and why.
         chunk: images a pass; None for the whole minibatch. See `_in_chunks`.
     """
@@ -55,6 +56,8 @@ class Step:
         # A graph's replay overwrites the gradients of the one before, which chunks add up. A team's wait for each other
         # in mid-network, and share their gradients while they are made.
         graphs = graphs and settings.batch_size <= SMALL_BATCH and settings.chunk is None and team.size == 1
+        self.has_full = True
+        """Whether this round has a full minibatch. Where it has none, to compile views takes longer than it saves."""
         self._views = views
         self._as_is: _Way = network, self._write_views
         self._fast = self._as_is
@@ -88,7 +91,9 @@ class Step:
         return 1 if self.chunk is None else math.ceil(max(self._team.sizes(count)) / self.chunk)
 
     def _project(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        network, write = self._fast if count == self._settings.batch_size else self._as_is
+        is_full = count == self._settings.batch_size
+        network = (self._fast if is_full else self._as_is)[0]
+        write = (self._fast if self.has_full else self._as_is)[1]
         with torch.no_grad():
             both = self._both_views(x, samples, keys, write)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
@@ -100,8 +105,10 @@ class Step:
 
         In bf16 that is what autocast would make of them before the first convolution, and half the bytes.
         """
-        in_blocks = x.device.type == "cpu" and not isinstance(write, Compiled)
-        block = max(1, BLOCK // (x.shape[1] * x.shape[2])) if in_blocks else len(x)
+        if isinstance(write, Compiled):
+            write, block = self._filled_up(write), len(x)
+        else:
+            block = max(1, BLOCK // (x.shape[1] * x.shape[2])) if x.device.type == "cpu" else len(x)
         shape = 2 * len(x), x.shape[3], *x.shape[1:3]
         precise = torch.float32 if self._settings.precision == "fp32" else torch.bfloat16
         both = torch.empty(shape, dtype=precise, device=x.device, memory_format=torch.channels_last)
@@ -109,6 +116,23 @@ class Step:
             for of_images, of_samples, made in zip(*(one.split(block) for one in (x, samples, side)), strict=True):
                 write(of_images, of_samples, key, made)
         return both
+
+    def _filled_up(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        """`write` for any number of images, by what is compiled for a full minibatch: it compiles nothing anew."""
+        full = self._settings.batch_size
+        rows = math.ceil(max(self._team.sizes(full)) / self._passes(full))
+
+        def act(x: Tensor, samples: Tensor, key: Tensor, made: Tensor) -> None:
+            if len(x) >= rows:
+                (write if len(x) == rows else self._write_views)(x, samples, key, made)
+                return
+            again = torch.arange(rows, device=x.device) % len(x)
+            shape = rows, *made.shape[1:]
+            whole = torch.empty(shape, dtype=made.dtype, device=x.device, memory_format=torch.channels_last)
+            write(x[again], samples[again], key, whole)
+            made.copy_(whole[: len(x)])
+
+        return act
 
     def _write_views(self, x: Tensor, samples: Tensor, key: Tensor, made: Tensor) -> None:
         made.copy_(self._views.make(x, samples, key))

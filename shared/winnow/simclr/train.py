@@ -18,6 +18,7 @@ from winnow.failpoints import Failpoint, reach
 from winnow.simclr import checkpoint
 from winnow.simclr.checkpoint import Counters
 from winnow.simclr.determinism import deterministic
+from winnow.simclr.feed import to_device
 from winnow.simclr.model import Images
 from winnow.simclr.optimisers import learning_rate, make_optimiser
 from winnow.simclr.rig import Limits, Rig
@@ -160,7 +161,7 @@ def train_round(  # noqa: PLR0915 - the loop reads top to bottom
             batches = _batches(order, settings, team.fewest)[counters.step :]
             batches = _affordable(batches, left(), team.fewest)
             shares = [team.share(batch) for batch in batches]
-            keys = rig.views.keys(counters.epoch).to(rig.device)  # (2,)
+            keys = to_device(rig.views.keys(counters.epoch), rig.device)  # (2,)
             fetched, at = rig.feed(images, indices).batches(shares), 0
             while at < len(batches):
                 if team.agree(should_stop is not None and should_stop()):
