@@ -11,6 +11,7 @@ def add_all(app: typer.Typer) -> None:
     app.command(rich_help_panel="The stack")(demo.demo)
     app.command(rich_help_panel="The stack")(doctor.doctor)
     app.command(rich_help_panel="The stack")(service.workers)
+    app.command(rich_help_panel="The stack")(service.storage)
     app.command(rich_help_panel="The stack")(sweep.sweep)
     app.add_typer(service.keys, name="key", rich_help_panel="The stack")
     app.add_typer(datasets.app, name="dataset", rich_help_panel="Experiments")

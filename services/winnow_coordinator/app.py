@@ -23,7 +23,7 @@ from winnow_coordinator.board import Board
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.monitoring import Meters, Observed
 from winnow_coordinator.reads import Reads
-from winnow_coordinator.routes import datasets, experiments, health, rounds, workers
+from winnow_coordinator.routes import datasets, experiments, health, rounds, storage, workers
 from winnow_coordinator.routes import keys as key_routes
 from winnow_coordinator.steward import Steward
 
@@ -77,7 +77,7 @@ def make_app(coordinator: Coordinator, *, steward: bool = True) -> FastAPI:
     for down in (OperationalError, InterfaceError, TimeoutError):
         app.add_exception_handler(down, _answer_database)
     app.add_exception_handler(DataError, _answer_unstorable)
-    for nouns in (experiments, rounds, datasets, workers, key_routes):
+    for nouns in (experiments, rounds, datasets, workers, storage, key_routes):
         app.include_router(nouns.router, prefix="/api/v1")
     app.include_router(health.router)
     if origins := coordinator.settings.cors_origins:

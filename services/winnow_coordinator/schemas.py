@@ -213,6 +213,24 @@ class NewKeyView(KeyView):
     key: str | None = Field(description="null when the answer is a repeat for one Idempotency-Key")
 
 
+class HolderView(BaseModel):
+    """A dataset or an experiment that the artefact store holds files of."""
+
+    kind: Literal["dataset", "experiment"]
+    id: str
+    name: str
+    status: str
+    bytes: int = Field(description="Of packed patches, or of weights, embeddings and checkpoints")
+    may_go: bool = Field(description="Whether it can be removed as it is: ended, or with no experiment on it")
+
+
+class StorageView(BaseModel):
+    """Where the room went."""
+
+    items: list[HolderView] = Field(description="The largest first")
+    free: int = Field(description="Bytes that can be written yet where artefacts are kept")
+
+
 class HealthView(BaseModel):
     """Whether the process serves."""
 

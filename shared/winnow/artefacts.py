@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -71,6 +72,10 @@ class ArtefactStore(Protocol):
 
     def lying(self, prefix: str) -> Sequence[Lying]:
         """Every file below `prefix`, what killed writers left under temporary names included."""
+        ...
+
+    def free(self) -> int:
+        """Bytes that can be written yet."""
         ...
 
     def delete(self, prefix: str) -> None:
@@ -155,6 +160,9 @@ class DirectoryStore:
             return []
         found = (Path(folder, name) for folder, _, names in os.walk(start, onerror=_unless_gone) for name in names)
         return [Lying(str(path.relative_to(self.root)), *seen) for path in found if (seen := _look(path))]
+
+    def free(self) -> int:
+        return shutil.disk_usage(self.root).free
 
     def delete(self, prefix: str) -> None:
         path = self._path(prefix)

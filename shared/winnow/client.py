@@ -16,33 +16,26 @@ import csv
 import hashlib
 import io
 import json
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NoReturn, Self
+from typing import Any, BinaryIO, Self
 
 import httpx
 import numpy as np
 from httpx_sse import ServerSentEvent, connect_sse
 from numpy.typing import NDArray
 
-from winnow.answers import FIRST_PAUSE, ApiProblem, Patience, is_final, may_have_acted, require_success
+from winnow.answers import FIRST_PAUSE, ApiProblem, require_success
+from winnow.calls import Calls
 from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus, has_ended
-from winnow.errors import ArtefactCorrupt, Unavailable
-from winnow.negotiation import NDJSON
+from winnow.errors import ArtefactCorrupt
 
 Json = dict[str, Any]
-START_SECONDS, RESTART_SECONDS = 3.0, 60.0
-"""How long a coordinator that never answered, or that answered before, is asked again."""
 QUIET_SECONDS = 60.0
 """The coordinator sends a comment every 15 s on a silent event stream; after this long it is taken for dead."""
-LONG_SECONDS = 900.0
-"""How long a call may take that removes millions of rows, or looks through the files of as many patches."""
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True)
@@ -75,23 +68,7 @@ class Client:
         timeout: float = 30.0,
         on_silence: Callable[[str], object] | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        outside = httpx.URL(self.url).host not in _LOOPBACK  # a proxy for the outside world does not know this machine
-        self._http = httpx.Client(
-            base_url=f"{self.url}/api/v1",
-            headers=headers,
-            timeout=timeout,
-            limits=httpx.Limits(max_connections=None),  # an event stream holds one as long as it lasts
-            trust_env=outside,
-            follow_redirects=True,
-        )
-        self._pause = threading.Event()
-        self._usual, self._long = httpx.Timeout(timeout), httpx.Timeout(timeout, read=LONG_SECONDS)
-        self._answered = False
-        self._is_silent = False
-        self._telling = threading.Lock()
-        self._on_silence = on_silence
+        self._calls = Calls(url.rstrip("/"), key, timeout, on_silence)
 
     def __enter__(self) -> Self:
         return self
@@ -101,14 +78,19 @@ class Client:
     ) -> None:
         self.close()
 
+    @property
+    def url(self) -> str:
+        """Where the coordinator is."""
+        return self._calls.url
+
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._calls.http.close()
 
     def is_ready(self) -> bool:
         """Whether the coordinator answers and reaches its database."""
         try:
-            return self._http.get(f"{self.url}/readyz").is_success
+            return self._calls.http.get(f"{self.url}/readyz").is_success
         except httpx.TransportError:
             return False
 
@@ -119,15 +101,15 @@ class Client:
 
         The coordinator looks through the sources before it answers: a minute for a table of ten million rows.
         """
-        return self._create("/datasets", spec, idempotency_key, timeout=self._long)
+        return self._create("/datasets", spec, idempotency_key, is_long=True)
 
     def datasets(self) -> Iterator[Json]:
         """All datasets, newest first."""
-        return self._pages("/datasets")
+        return self._calls.pages("/datasets")
 
     def dataset(self, name: str) -> Json:
         """One dataset, by name or id."""
-        return self._get(f"/datasets/{name}")
+        return self._calls.get(f"/datasets/{name}")
 
     def wait_for_dataset(self, name: str) -> Iterator[Json]:
         """Looks at a dataset, twice a second, until it is ready, failed or being removed; the last one says which."""
@@ -136,19 +118,19 @@ class Client:
             yield found
             if found["status"] in ("ready", "failed", "removing"):
                 return
-            self._pause.wait(0.5)
+            self._calls.pause.wait(0.5)
 
     def remove_dataset(self, name: str) -> None:
         """Forget a dataset that no experiment is on, by name or id. The files it was taken in from stay."""
-        self._remove(f"/datasets/{self.dataset(name)['id']}")  # a repeat must not meet another one of that name
+        self._calls.delete(f"/datasets/{self.dataset(name)['id']}")  # a repeat must not meet another one of that name
 
     def samples(self, dataset: str, *, role: str | None = None) -> Iterator[Json]:
         """A dataset's samples by idx: idx, key, role, label, group. One stream, whatever their number."""
-        return self._lines(f"/datasets/{dataset}/samples", role=role)
+        return self._calls.lines(f"/datasets/{dataset}/samples", role=role)
 
     def skipped(self, dataset: str) -> list[dict[str, str]]:
         """The files of a dataset that could not be read: path, reason. Its report names the first of them."""
-        answer = self._send("GET", f"/datasets/{dataset}/skipped")
+        answer = self._calls.send("GET", f"/datasets/{dataset}/skipped")
         return list(csv.DictReader(io.StringIO(answer.content.decode(), newline="")))
 
     # Experiments
@@ -161,73 +143,69 @@ class Client:
 
     def experiments(self, *, status: str | None = None, name: str | None = None) -> Iterator[Json]:
         """Experiments, newest first."""
-        return self._pages("/experiments", status=status, name=name)
+        return self._calls.pages("/experiments", status=status, name=name)
 
     def experiment(self, id: str) -> Json:
         """One experiment."""
-        return self._get(f"/experiments/{id}")
+        return self._calls.get(f"/experiments/{id}")
 
     def pause(self, id: str) -> Json:
         """Ask for a pause; it takes effect within one training step and keeps a checkpoint."""
-        return self._order(id, "pause")
+        return self._calls.post(f"/experiments/{id}/pause")
 
     def resume(self, id: str) -> Json:
         """Go on after a pause, or from the last checkpoint of a round that failed."""
-        return self._order(id, "resume")
+        return self._calls.post(f"/experiments/{id}/resume")
 
     def cancel(self, id: str) -> Json:
         """End an experiment for good. Results so far stay."""
-        return self._order(id, "cancel")
+        return self._calls.post(f"/experiments/{id}/cancel")
 
     def remove_experiment(self, id: str) -> None:
         """Forget an experiment that has ended, for good: its rounds, picks and metrics, and its files."""
-        self._remove(f"/experiments/{id}")
+        self._calls.delete(f"/experiments/{id}")
 
     def metrics(self, id: str) -> Json:
         """`items`: samples, visits, seconds and metrics by round; `floors`: what they are held against."""
-        return self._get(f"/experiments/{id}/metrics")
+        return self._calls.get(f"/experiments/{id}/metrics")
 
     def events(self, id: str, *, after: int = 0, until_paused: bool = False) -> Iterator[Event]:
         """Events until the experiment has ended, or is paused, too. A stream that breaks is taken up where it broke."""
-        patience: Patience | None = None
-        ended = False
+        effort, ended = self._calls.begin(), False
         while True:
             news = False
             try:
                 for heard in self._stream(id, after, until_paused):
-                    news, patience, ended = True, None, False  # somebody may have resumed it
+                    news, ended = True, False  # somebody may have resumed it
+                    effort.succeed()
                     after = int(heard.id) if heard.id else after
                     yield _event(heard)
             except (httpx.TransportError, ApiProblem) as error:
-                patience = patience or self._be_patient()
-                if is_final(error) or patience.is_over:
-                    self._give_up(error)
-                self._miss(error)
-                patience.wait()
+                effort.miss(error)
                 continue
             if ended and not news:
                 return  # a coordinator that stops ends its streams, too: the last is silent and begins after the end
             status = ExperimentStatus(self.experiment(id)["status"])
             ended = status.is_at_rest if until_paused else has_ended(status)
-            self._pause.wait(FIRST_PAUSE)
+            self._calls.pause.wait(FIRST_PAUSE)
 
     # Rounds
 
     def rounds(self, id: str) -> Iterator[Json]:
         """An experiment's rounds so far, by number."""
-        return self._pages(f"/experiments/{id}/rounds")
+        return self._calls.pages(f"/experiments/{id}/rounds")
 
     def round(self, id: str, number: int) -> Json:
         """One round, with the manifests of its artefacts."""
-        return self._get(f"/experiments/{id}/rounds/{number}")
+        return self._calls.get(f"/experiments/{id}/rounds/{number}")
 
     def selection(self, id: str, number: int) -> list[Json]:
         """The batch that a round added, in the order of picking: rank, idx, key, score."""
-        return self._get(f"/experiments/{id}/rounds/{number}/selection")["items"]
+        return self._calls.get(f"/experiments/{id}/rounds/{number}/selection")["items"]
 
     def artefact(self, id: str, number: int, kind: str) -> bytes:
         """The bytes of an artefact, say `candidates/embeddings`. Raises ArtefactCorrupt unless their sha256 fits."""
-        answer = self._send("GET", f"/experiments/{id}/rounds/{number}/artefacts/{kind}")
+        answer = self._calls.send("GET", f"/experiments/{id}/rounds/{number}/artefacts/{kind}")
         if hashlib.sha256(answer.content).hexdigest() != answer.headers["ETag"].strip('"'):
             raise ArtefactCorrupt(f"{id}/{number}/{kind}: what arrived does not match its sha256; try again")
         return answer.content
@@ -252,20 +230,26 @@ class Client:
         """Stream an artefact's bytes; their sha256, and the one that was recorded when they were stored."""
         digest = hashlib.sha256()
         try:
-            with self._http.stream("GET", f"/experiments/{id}/rounds/{number}/artefacts/{kind}") as answer:
+            with self._calls.http.stream("GET", f"/experiments/{id}/rounds/{number}/artefacts/{kind}") as answer:
                 require_success(answer)
                 for chunk in answer.iter_bytes():
                     digest.update(chunk)
                     into.write(chunk)
         except httpx.TransportError as error:
-            self._give_up(error)
+            self._calls.give_up(error)
         return digest.hexdigest(), answer.headers["ETag"].strip('"')
 
     # The rest
 
     def workers(self) -> Iterator[Json]:
         """Trainers seen lately."""
-        return self._pages("/workers")
+        return self._calls.pages("/workers")
+
+    def storage(self, *, limit: int = 20) -> Json:
+        """`items`: the datasets and experiments that take most of the artefact store's room, the largest first, with
+        kind, id, name, status, bytes, and may_go: whether they can be removed now. `free`: bytes that are left.
+        """
+        return self._calls.get("/storage", limit=limit)
 
     def create_key(self, name: str, scopes: list[str]) -> Json:
         """Make an API key. `key` holds its text, which is shown this once."""
@@ -273,133 +257,31 @@ class Client:
 
     def api_keys(self) -> Iterator[Json]:
         """All API keys, without their texts."""
-        return self._pages("/keys")
+        return self._calls.pages("/keys")
 
     def revoke_key(self, id: str) -> None:
         """End an API key at once."""
-        self._send("DELETE", f"/keys/{id}")
-
-    def _get(self, path: str, **query: Any) -> Json:
-        return self._send("GET", path, params=_given(query)).json()
-
-    def _lines(self, path: str, **query: Any) -> Iterator[Json]:
-        """Objects, a line each. A stream that breaks is asked for anew, and taken up behind what was had of it."""
-        had, patience = 0, None
-        while True:
-            try:
-                for line in islice(self._stream_lines(path, _given(query)), had, None):
-                    had, patience = had + 1, None
-                    yield json.loads(line)
-                return
-            except (httpx.TransportError, ApiProblem) as error:
-                patience = patience or self._be_patient()
-                if is_final(error) or patience.is_over:
-                    self._give_up(error)
-                self._miss(error)
-                patience.wait()
-
-    def _stream_lines(self, path: str, query: Json) -> Iterator[bytes]:
-        with self._http.stream("GET", path, params=query, headers={"Accept": NDJSON}) as answer:
-            require_success(answer)
-            self._hear()
-            rest = b""
-            for chunk in answer.iter_bytes():
-                *lines, rest = (rest + chunk).split(b"\n")  # httpx would end a line at any of Unicode's ends, too
-                yield from lines
-
-    def _pages(self, path: str, **query: Any) -> Iterator[Json]:
-        cursor: str | None = None
-        while True:
-            page = self._get(path, cursor=cursor, **query)
-            yield from page["items"]
-            cursor = page["next"]
-            if cursor is None:
-                return
+        self._calls.send("DELETE", f"/keys/{id}")
 
     def _create(
         self,
         path: str,
         spec: DatasetSpec | ExperimentSpec | Mapping[str, Any],
         idempotency_key: str | None,
-        timeout: httpx.Timeout | None = None,
+        *,
+        is_long: bool = False,
     ) -> Json:
         body = dict(spec) if isinstance(spec, Mapping) else spec.model_dump(mode="json")
-        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        return self._send("POST", path, json=body, headers=headers, timeout=timeout or self._usual).json()
-
-    def _order(self, id: str, verb: str) -> Json:
-        return self._send("POST", f"/experiments/{id}/{verb}", repeatable=False).json()
-
-    def _remove(self, path: str) -> None:
-        """One that is not there when it is asked for again went with the first call, whose answer was lost."""
-        missed: list[Exception] = []
-        try:
-            self._send("DELETE", path, on_repeat=missed.append, timeout=self._long)
-        except ApiProblem as problem:
-            if not problem.is_not_found or not any(map(_may_have_removed, missed)):
-                raise
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        repeatable: bool = True,
-        on_repeat: Callable[[Exception], object] = lambda error: None,
-        **request: Any,
-    ) -> httpx.Response:
-        """One call and its repeats. Raises ApiProblem, Unavailable."""
-        patience = self._be_patient()
-        while True:
-            try:
-                answer = self._http.request(method, path, **request)
-                require_success(answer)
-            except (httpx.TransportError, ApiProblem) as error:
-                if is_final(error) or not repeatable or patience.is_over:
-                    self._give_up(error)
-                self._miss(error)
-                on_repeat(error)
-                patience.wait()
-            else:
-                self._hear()
-                return answer
-
-    def _be_patient(self) -> Patience:
-        return Patience(RESTART_SECONDS if self._answered else START_SECONDS, self._pause)
-
-    def _hear(self) -> None:
-        self._answered, self._is_silent = True, False
-
-    def _miss(self, error: Exception) -> None:
-        """Say once what is waited for, if there was an answer before."""
-        with self._telling:  # threads may share a client
-            is_news, self._is_silent = self._answered and not self._is_silent, True
-        if is_news and self._on_silence is not None:
-            found = f"{self.url} says: {error}" if isinstance(error, ApiProblem) else f"no answer from {self.url}"
-            self._on_silence(f"{found}; it is asked again for {RESTART_SECONDS:g} s")
+        return self._calls.post(path, body, key=idempotency_key or uuid.uuid4().hex, is_long=is_long)
 
     def _stream(self, id: str, after: int, until_paused: bool) -> Iterator[ServerSentEvent]:
         asked = {"params": {"until_paused": until_paused}, "headers": {"Last-Event-ID": str(after)}}
-        with connect_sse(self._http, "GET", f"/experiments/{id}/events", timeout=QUIET_SECONDS, **asked) as source:
+        path = f"/experiments/{id}/events"
+        with connect_sse(self._calls.http, "GET", path, timeout=QUIET_SECONDS, **asked) as source:
             require_success(source.response)
-            self._hear()
+            self._calls.hear()
             yield from (heard for heard in source.iter_sse() if heard.data)  # comments come through empty
-
-    def _give_up(self, error: httpx.TransportError | ApiProblem) -> NoReturn:
-        if isinstance(error, ApiProblem):
-            raise error
-        reason = str(error) or type(error).__name__
-        raise Unavailable(f"no answer from {self.url} ({reason}); is the stack up? `winnow up` starts one") from error
-
-
-def _given(query: Json) -> Json:
-    return {name: value for name, value in query.items() if value is not None}
 
 
 def _event(heard: ServerSentEvent) -> Event:
     return Event(heard.event, json.loads(heard.data), int(heard.id) if heard.event != "progress" and heard.id else None)
-
-
-def _may_have_removed(error: Exception) -> bool:
-    """Whether a removal went on after it was answered so: one that a coordinator leaves to another (503) does."""
-    return may_have_acted(error) or (isinstance(error, ApiProblem) and error.status == 503)

@@ -90,6 +90,6 @@ def test_a_removal_that_a_coordinator_left_to_another_is_no_failure(coordinator:
             return answer
 
     with Client(url) as client:
-        client._http._transport = Watched()  # pyright: ignore[reportPrivateUsage] - where the network would be
+        client._calls.http._transport = Watched()  # pyright: ignore[reportPrivateUsage] - where the network would be
         client.remove_dataset("tissue")
     assert answers == [503, 404]

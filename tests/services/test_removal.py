@@ -326,7 +326,7 @@ def test_a_removal_whose_answer_is_lost_is_no_failure(
             return super().handle_request(request)
 
     with Client(url) as client:
-        client._http._transport = Lossy()  # pyright: ignore[reportPrivateUsage] - where the network would be
+        client._calls.http._transport = Lossy()  # pyright: ignore[reportPrivateUsage] - where the network would be
         client.remove_experiment(id)
         assert lost == ["204"]
         with pytest.raises(ApiProblem, match="no experiment"):

@@ -133,7 +133,8 @@ def _writable(what: str, folder: Path) -> Finding:
     free = shutil.disk_usage(place).free / 1e9
     if free < LEAST_FREE_GB:
         state: Literal["warn", "fail"] = "fail" if free < FULL_GB else "warn"
-        return Finding(what, state, f"{folder}, {free:.1f} GB free", "packed patches, weights and embeddings need room")
+        found = f"{folder}, {free:.1f} GB free"
+        return Finding(what, state, found, "`winnow storage` shows what takes room, and what can go")
     return Finding(what, "ok", f"{folder}, {free:.0f} GB free")
 
 

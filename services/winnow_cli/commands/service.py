@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Profile, StateDir, Url, connect
-from winnow_cli.output import aside, console, print_json, print_line, print_table
+from winnow_cli.output import aside, coloured, console, plain, print_json, print_line, print_table
 from winnow_cli.stack import Stack, until_told
 
 keys = typer.Typer(
@@ -61,6 +62,26 @@ def workers(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJs
     print_table(["trainer", "devices", "busy with", "version"], cells)
 
 
+def storage(
+    limit: Annotated[int, typer.Option(help="How many of the largest.", min=1, max=500)] = 20,
+    url: Url = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    json: AsJson = False,
+) -> None:
+    """The datasets and experiments that take most room, and which of them can be removed."""
+    with connect(url, state_dir) as client:
+        found = client.storage(limit=limit)
+    if json:
+        print_json(found)
+        return
+    rows = (
+        [decimal(one["bytes"]), one["kind"], plain(one["name"]), coloured(one["status"]), _goes_with(one)]
+        for one in found["items"]
+    )
+    print_table([">takes", "what", "name", "status", "goes with"], rows)
+    console.print(f"{decimal(found['free'])} free where the coordinator keeps artefacts")
+
+
 @keys.command()
 def create(
     name: str,
@@ -101,6 +122,13 @@ def _work(claimed: dict[str, Any] | None) -> str:
         return "-"
     number = claimed["round"]
     return claimed["name"] if number is None else f"{claimed['name']}, round {number}"
+
+
+def _goes_with(holder: dict[str, Any]) -> str:
+    """The command that removes a dataset or an experiment; nothing while it cannot go."""
+    if not holder["may_go"]:
+        return "-"
+    return f"winnow dataset remove {holder['name']}" if holder["kind"] == "dataset" else f"winnow remove {holder['id']}"
 
 
 def _addresses(stack: Stack) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, delete, or_, select
+from sqlalchemy import and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from winnow.artefacts import Stored
@@ -66,6 +66,15 @@ def trim(session: Session, experiment_id: str, *, keep: int) -> list[str]:
         gone = delete(Artefact).where(mine, Artefact.kind.startswith("state/"), Artefact.round.in_(old))
         keys += session.scalars(gone.returning(Artefact.key))
     return keys
+
+
+def largest_holders(session: Session, limit: int) -> list[tuple[Experiment, int]]:
+    """The experiments whose manifests name most bytes, and how many, the largest first."""
+    size = func.sum(Artefact.size)
+    by_size = select(Artefact.experiment_id, size).group_by(Artefact.experiment_id).order_by(size.desc()).limit(limit)
+    sizes = {id: int(total) for id, total in session.execute(by_size)}
+    rows = session.scalars(select(Experiment).where(Experiment.id.in_(sizes)))
+    return sorted(((row, sizes[row.id]) for row in rows), key=lambda one: one[1], reverse=True)
 
 
 def names(session: Session, experiment_id: str) -> set[str]:

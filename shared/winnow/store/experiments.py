@@ -100,6 +100,11 @@ def on_dataset(session: Session, dataset_id: str) -> list[str]:
     )
 
 
+def datasets_in_use(session: Session) -> set[str]:
+    """Ids of the datasets that experiments are on."""
+    return set(session.scalars(select(Experiment.dataset_id).distinct()))
+
+
 def remove(session: Session, id: str) -> None:
     """Delete an experiment that has ended, with its rounds, picks, manifests and events, and note where its files lie.
 
