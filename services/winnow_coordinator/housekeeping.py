@@ -1,4 +1,4 @@
-"""The steward's broom: states that no round starts from any more, and files that nothing names.
+"""The steward's broom: states that no round starts from any more, files that nothing names, rows that nobody asks for.
 
 A thread of its own walks over a few experiments at a time: leases must not wait for a slow file system. Any number of
 coordinators may do it at once. A manifest goes before its file, so that whoever dies in between leaves a file without a
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from winnow.artefacts import Lying
 from winnow.domain import ExperimentStatus, is_final
 from winnow.failpoints import Failpoint, reach
-from winnow.store import artefacts, datasets, experiments, removals
+from winnow.store import artefacts, datasets, experiments, keys, removals, workers
 from winnow.store.tables import Experiment
 from winnow.telemetry import logger
 from winnow_coordinator import orphans
@@ -29,6 +29,8 @@ PAGE = 10
 """Experiments in one step."""
 REST_SECONDS = 60.0
 """Between the end of one walk and the next."""
+SILENT_SECONDS = 86_400.0
+"""After which a worker that was not heard of has no row any more."""
 Sight = tuple[str, float]
 """The mark of a file, and when it was first seen with that mark."""
 _log = logger("coordinator.housekeeping")
@@ -134,6 +136,9 @@ class Housekeeper:
         for id in known:
             self._attempt(lambda one=id: self._look_after_dataset(one))
         self._attempt(self._look_after_answers)
+        with self._database.begin() as session:
+            keys.forget_answers(session)
+            workers.forget_silent(session, seconds=SILENT_SECONDS)
 
     def _look_after_dataset(self, id: str) -> None:
         self._sweep(id, orphans.of_dataset(self._database, self._store, id).unnamed, patience=0.0)

@@ -1,9 +1,10 @@
 """From a trained round to the next one: the claim, the sampler's answer, the picks."""
 
+import time
 from typing import Any
 
 import numpy as np
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from winnow.artefacts import get_array
@@ -17,15 +18,17 @@ from winnow.store.tables import Round
 from winnow.telemetry import logger
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.orders import Batch, Order, make_request, read_batch, read_nothing, require_artefact
-from winnow_coordinator.sampler import POLL_SECONDS, Sampler
+from winnow_coordinator.sampler import POLL_SECONDS, CalledOff, Sampler
 
 LONGEST_WAIT = 30.0
 """Seconds between two tries when the sampler stays away."""
+BORNE = 0.9
+"""Of a lease, how long it may go without renewal before the work is left to others."""
 _log = logger("coordinator.picking")
 
 
 class Interrupted(WinnowError):
-    """The experiment is to pause or end, or this process is."""
+    """This process is to end."""
 
     code = "interrupted"
 
@@ -68,7 +71,7 @@ class Picker:
             self._keep(round, batch)
         except Fenced:
             _log.warning("picking.fenced", experiment=round.experiment_id, round=round.number)
-        except Interrupted:
+        except (Interrupted, CalledOff):
             self._give_back(round, "stopped", None)
         except Unavailable as error:
             self._away += 1
@@ -122,24 +125,38 @@ class Picker:
 
 
 class Heart:
-    """Renews the claim while the sampler computes, and hears when the experiment is to stop."""
+    """Renews the claim while the sampler computes, and hears when the experiment is to stop.
+
+    A database that does not answer is borne while the claim lasts: the sampler computes meanwhile.
+    """
 
     def __init__(self, coordinator: Coordinator, round: Round) -> None:
         self._coordinator = coordinator
         self._round = round
+        self._renewed = time.monotonic()
 
     def beat(self, progress: dict[str, Any]) -> None:
-        """Wait a little. Raises Interrupted, and Fenced when the claim is lost."""
+        """Wait a little. Raises Interrupted, CalledOff when the experiment is to stop, and Fenced when the claim is
+        lost.
+        """
         settings, round = self._coordinator.settings, self._round
         if self._coordinator.stopping.wait(min(POLL_SECONDS, settings.renew_seconds)):
             raise Interrupted("the coordinator stops")
         shown = {"phase": "pick", "step": progress.get("done", 0), "steps": progress.get("total", 0)}
-        with self._coordinator.database.begin() as session:
-            claims.renew(session, SELECT, round.id, round.attempt, settings.lease_seconds, shown)
-            wanted = rounds.wanted_of(session, round)
+        began = time.monotonic()
+        try:
+            with self._coordinator.database.begin() as session:
+                claims.renew(session, SELECT, round.id, round.attempt, settings.lease_seconds, shown)
+                wanted = rounds.wanted_of(session, round)
+        except OperationalError as error:
+            if time.monotonic() - self._renewed > BORNE * settings.lease_seconds:
+                raise
+            _log.warning("database.down", reason=str(error), next="the claim is renewed when it answers")
+            return
+        self._renewed = began
         reach(Failpoint.PICK_RENEWED)
         if not wanted.lets_work:
-            raise Interrupted(f"the experiment is {wanted}")
+            raise CalledOff(f"the experiment is {wanted}")
 
 
 def picks_after(spec: ExperimentSpec, round: Round) -> bool:

@@ -6,13 +6,19 @@ from typing import Any, cast
 
 import httpx
 
-from winnow.errors import ArtefactCorrupt, InvalidInput, Unavailable
+from winnow.errors import ArtefactCorrupt, InvalidInput, Unavailable, WinnowError
 from winnow.failpoints import Failpoint, reach
 from winnow.settings import Settings
 
 POLL_SECONDS = 0.5
 Beat = Callable[[dict[str, Any]], None]
 """Called with the progress ({done, total}) while a selection is computed; it waits a little, and raises to stop."""
+
+
+class CalledOff(WinnowError):
+    """Nobody wants the selection any more."""
+
+    code = "called-off"
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,8 @@ class Sampler:
         """The selection for `request`, waited for.
 
         Raises Unavailable when the sampler is down or fails (try again), InvalidInput when it refuses the request and
-        ArtefactCorrupt when it refuses the arrays (trying again is in vain), and whatever `beat` raises, after the job
-        was cancelled.
+        ArtefactCorrupt when it refuses the arrays (trying again is in vain), and whatever `beat` raises. The job is
+        cancelled when that is CalledOff, and else goes on: whoever asks for the same later joins it.
         """
         answer = self._ask("POST", "/v1/selections", json=request)
         reach(Failpoint.SAMPLER_ASKED)
@@ -56,7 +62,7 @@ class Sampler:
             path = f"/v1/selections/{answer['id']}"
             try:
                 beat(answer.get("progress") or {})
-            except BaseException:
+            except CalledOff:
                 self._cancel(path)
                 raise
             found = self._ask("GET", path, missing=True)

@@ -41,16 +41,17 @@ class Tidier:
     def ring_again(self) -> None:
         """Ring for rows that have waited unclaimed for a while: the first bell may be lost.
 
-        Only an idle trainer takes bells off the broker. While all are busy, more of them would pile up there for days,
-        and one that gets idle looks for work by itself.
+        Only an idle trainer takes bells off the broker: there is one for each. While all are busy, more of them would
+        pile up there for days, and one that gets idle looks for work by itself.
         """
         settings = self._coordinator.settings
         with self._database.read() as session:
-            if not workers.any_idle(session, within=settings.lease_seconds):
-                return
+            idle = workers.count_idle(session, within=settings.lease_seconds)
+        if not idle:
+            return
         for work, task in ((INGEST, INGEST_TASK), (TRAIN, TRAIN_TASK)):
             with self._database.begin() as session:
-                waiting = claims.unheard(session, work, settings.ring_again_seconds)
+                waiting = claims.unheard(session, work, settings.ring_again_seconds, limit=idle)
                 for id in waiting:
                     self._coordinator.bells.ring(session, task, id)
             if waiting:
@@ -66,7 +67,7 @@ class Tidier:
     def _reclaim(self, work: Work, row: Claimed) -> None:
         try:
             with self._database.begin() as session:
-                if row.id not in {found.id for found in claims.expired(session, work)}:
+                if not claims.hold_expired(session, work, row.id):
                     return  # renewed, or reclaimed by another coordinator, since the look
                 self._take_back(session, work, row)
         except Fenced:

@@ -15,7 +15,8 @@ from winnow.artefacts import put_json
 from winnow.domain import DatasetStatus, ExperimentStatus
 from winnow.settings import Settings
 from winnow.store import artefacts, claims, experiments, rounds
-from winnow.store.tables import Artefact, Dataset, Round
+from winnow.store.keys import KEPT_SECONDS
+from winnow.store.tables import Artefact, Dataset, IdempotencyKey, Round
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.housekeeping import REST_SECONDS, Housekeeper
 from winnow_coordinator.picking import Picker
@@ -240,6 +241,28 @@ def test_answers_go_by_how_long_they_were_seen_whatever_their_stamps_say(
     clock.now += patience
     keeper.walk()
     assert not below(coordinator, "selections")
+
+
+def test_outdated_answers_go_with_a_walk_and_not_with_somebody_elses_request(
+    api: httpx.Client, coordinator: Coordinator, keeper: Housekeeper
+) -> None:
+    """Who deleted them all would wait for everybody that does, or works on one."""
+    add_dataset(coordinator)
+
+    def post(key: str) -> str:
+        return api.post("/experiments", json=experiment_body(), headers={"Idempotency-Key": key}).json()["id"]
+
+    def kept() -> set[str]:
+        with coordinator.database.read() as session:
+            return set(session.scalars(select(IdempotencyKey.key)))
+
+    first = {key: post(key) for key in ("old", "older")}
+    with coordinator.database.begin() as session:
+        session.execute(update(IdempotencyKey).values(created_at=IdempotencyKey.created_at - KEPT_SECONDS - 1))
+    assert post("new") != first["old"] and kept() == {"old", "older", "new"}
+    assert post("old") != first["old"], "its answer is kept no more"
+    keeper.walk()
+    assert kept() == {"old", "new"}
 
 
 def test_uploads_are_the_samplers_own(coordinator: Coordinator, keeper: Housekeeper, clock: Clock) -> None:

@@ -227,11 +227,32 @@ def test_a_failed_attempt_waits_before_the_next(database: Database, dataset: Dat
     assert claim(database) is None
 
 
-def test_bells_are_rung_again_only_after_a_while(database: Database, dataset: Dataset) -> None:
-    round = add_experiment(database, dataset)
+def test_bells_are_rung_again_only_after_a_while_and_for_the_longest_waiting(
+    database: Database, dataset: Dataset
+) -> None:
+    ids = [add_experiment(database, dataset).id for _ in range(3)]
     with database.begin() as session:
-        assert claims.unheard(session, TRAIN, 30) == [round.id]
-        assert claims.unheard(session, TRAIN, 30) == []
+        session.execute(update(Round).where(Round.id == ids[1]).values(waiting_since=1.0))
+    with database.begin() as session:
+        assert claims.unheard(session, TRAIN, 30, limit=1) == [ids[1]]
+        assert set(claims.unheard(session, TRAIN, 30, limit=5)) == {ids[0], ids[2]}
+        assert claims.unheard(session, TRAIN, 30, limit=5) == []
+
+
+def test_a_lease_that_is_over_is_held_against_its_renewal(database: Database, dataset: Dataset) -> None:
+    add_experiment(database, dataset)
+    row = claim(database)
+    assert row is not None
+    with database.begin() as session:
+        assert not claims.hold_expired(session, TRAIN, row.id)
+        session.execute(update(Round).values(lease_until=0.0))
+    with database.begin() as session:
+        assert claims.hold_expired(session, TRAIN, row.id)
+        assert not claims.hold_expired(session, TRAIN, "another")
+    with database.begin() as session:
+        claims.renew(session, TRAIN, row.id, row.attempt, 30, None)
+    with database.begin() as session:
+        assert not claims.hold_expired(session, TRAIN, row.id)
 
 
 def test_a_round_goes_through_its_life(database: Database, dataset: Dataset) -> None:

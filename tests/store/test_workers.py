@@ -3,10 +3,10 @@
 import multiprocessing
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from winnow.store import Database, workers
-from winnow.store.tables import DeviceLease
+from winnow.store.tables import DeviceLease, Worker
 
 
 def lease(database: Database, owner: str, *, host: str = "h", device: str = "GPU-1", seconds: float = 60) -> bool:
@@ -36,6 +36,23 @@ def test_a_worker_that_leaves_takes_its_leases_along(database: Database) -> None
         workers.forget(session, "w1")
     assert lease(database, "w3")
     assert not lease(database, "w3", device="GPU-2")
+
+
+def test_killed_workers_are_forgotten_after_a_while(database: Database) -> None:
+    seen = {"host": "h", "pid": 1, "devices": [], "version": "0"}
+    with database.begin() as session:
+        for id, busy_with in (("killed", None), ("busy", "round"), ("idle", None)):
+            workers.report(session, id, busy_with=busy_with, **seen)
+        session.execute(update(Worker).where(Worker.id == "killed").values(seen_at=Worker.seen_at - 100))
+    assert lease(database, "killed") and lease(database, "idle", device="GPU-2")
+    with database.begin() as session:
+        killed = update(DeviceLease).where(DeviceLease.owner == "killed")
+        session.execute(killed.values(lease_until=DeviceLease.lease_until - 160))
+        workers.forget_silent(session, seconds=90)
+    with database.read() as session:
+        assert set(session.scalars(select(Worker.id))) == {"busy", "idle"}
+        assert set(session.scalars(select(DeviceLease.owner))) == {"idle"}
+        assert workers.count_idle(session, within=60) == 1
 
 
 def _lease_all(url: str, owner: str, won: "multiprocessing.Queue[list[str]]") -> None:

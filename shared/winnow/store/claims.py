@@ -111,13 +111,22 @@ def expired(session: Session, work: Work) -> list[Claimed]:
     return list(found)
 
 
-def unheard(session: Session, work: Work, seconds: float) -> list[str]:
-    """Ids that wait, unclaimed, and were last rung more than `seconds` ago; marks them rung."""
+def hold_expired(session: Session, work: Work, id: str) -> bool:
+    """Whether the row's lease ran out; if so nobody renews or claims it before this transaction ends."""
     table = work.table
+    is_over = table.id == id, table.status == work.working, table.lease_until < now()
+    return session.scalar(select(table.id).where(*is_over).with_for_update()) is not None
+
+
+def unheard(session: Session, work: Work, seconds: float, *, limit: int) -> list[str]:
+    """Ids that wait, unclaimed, and were last rung more than `seconds` ago, the longest-waiting; marks them rung."""
+    table = work.table
+    quiet = select(table.id).where(_claimable(work), table.rung_at < now() - seconds)
+    longest = quiet.order_by(table.waiting_since, table.id).limit(limit).with_for_update(skip_locked=True)
     return list(
         session.scalars(
             update(table)
-            .where(_claimable(work), table.rung_at < now() - seconds)
+            .where(table.id.in_(longest))
             .values(rung_at=now())
             .returning(table.id)
             .execution_options(synchronize_session=False)

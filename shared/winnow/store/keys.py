@@ -16,6 +16,7 @@ from winnow.store.tables import ApiKey, IdempotencyKey
 
 SCOPES = ("read", "run", "admin")
 KEPT_SECONDS = 86_400.0
+_OUTDATED = IdempotencyKey.created_at < now() - KEPT_SECONDS
 _LIVE = select(ApiKey).where(ApiKey.digest == bindparam("digest"), ApiKey.revoked_at.is_(None))
 
 
@@ -83,7 +84,8 @@ def reserve(session: Session, principal: str, key: str, digest: str) -> Idempote
 
     A request that arrives while the first one is still at work waits here until that one commits or rolls back.
     """
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - KEPT_SECONDS))
+    mine = IdempotencyKey.principal == principal, IdempotencyKey.key == key
+    session.execute(delete(IdempotencyKey).where(*mine, _OUTDATED))
     try:
         with session.begin_nested():
             session.add(
@@ -92,6 +94,11 @@ def reserve(session: Session, principal: str, key: str, digest: str) -> Idempote
     except IntegrityError:
         return session.get_one(IdempotencyKey, (principal, key), populate_existing=True)
     return None
+
+
+def forget_answers(session: Session) -> None:
+    """Delete the answers that are kept no more."""
+    session.execute(delete(IdempotencyKey).where(_OUTDATED))
 
 
 def remember(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -69,10 +69,16 @@ def is_seen(session: Session, host: str, *, within: float) -> bool:
     return session.execute(seen.limit(1)).first() is not None
 
 
-def any_idle(session: Session, *, within: float) -> bool:
-    """Whether a worker seen during the last `within` seconds has nothing to do."""
-    idle = select(Worker.id).where(Worker.seen_at > now() - within, Worker.busy_with.is_(None))
-    return session.execute(idle.limit(1)).first() is not None
+def count_idle(session: Session, *, within: float) -> int:
+    """How many of the workers seen during the last `within` seconds have nothing to do."""
+    idle = select(func.count()).where(Worker.seen_at > now() - within, Worker.busy_with.is_(None))
+    return session.scalar(idle) or 0
+
+
+def forget_silent(session: Session, *, seconds: float) -> None:
+    """Delete the workers that were not seen for so long, and their leases: killed ones leave theirs behind."""
+    session.execute(delete(DeviceLease).where(DeviceLease.lease_until < now() - seconds))
+    session.execute(delete(Worker).where(Worker.seen_at < now() - seconds))
 
 
 def lease_device(session: Session, host: str, device: str, owner: str, seconds: float) -> bool:
