@@ -20,6 +20,7 @@ except KeyboardInterrupt:  # importing takes a second or two
 app = typer.Typer(
     help="Train SimCLR encoders for histopathology on the patches that matter.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},  # which commands inherit
     add_completion=False,
     pretty_exceptions_enable=False,
 )

@@ -96,6 +96,11 @@ def _width(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
     return sum(least) + GAP * (len(columns) - 1)
 
 
+def say(words: str) -> None:
+    """What happens, on a line of its own however long it is: a log of it is searched by line."""
+    aside.print(words, soft_wrap=True)
+
+
 def note(words: str) -> None:
     """What is well to know beside the answer. Under a live table it comes above it, and stays."""
     with aside.capture() as told:

@@ -17,6 +17,7 @@ from winnow.client import Client
 from winnow.domain import ExperimentStatus
 from winnow.settings import Settings
 from winnow.store import claims, experiments, workers
+from winnow_cli.output import say
 from winnow_cli.service import Service
 from winnow_cli.stack import Stack, claim_port
 from winnow_coordinator.context import Coordinator
@@ -319,3 +320,15 @@ def test_stacks_that_start_together_get_ports_of_their_own() -> None:
     again, claim = claim_port(None, wanted)
     assert again == wanted and claim is not None
     claim.close()
+
+
+@pytest.mark.parametrize("command", [(), ("select",), ("dataset",), ("dataset", "add"), ("key", "create")])
+def test_short_help_is_help(winnow: Winnow, command: tuple[str, ...]) -> None:
+    short, long = winnow(*command, "-h"), winnow(*command, "--help")
+    assert (short.code, short.out) == (0, long.out) and "Usage: " in short.out
+
+
+def test_what_happens_is_said_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    words = " ".join(["a service ended"] * 40)
+    say(words)
+    assert capsys.readouterr().err == f"{words}\n"

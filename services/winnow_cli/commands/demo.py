@@ -17,7 +17,7 @@ from winnow_cli.commands.results import show, write
 from winnow_cli.live import follow
 from winnow_cli.naming import there
 from winnow_cli.options import AsJson, Profile
-from winnow_cli.output import aside, console, count, note, plain, print_json
+from winnow_cli.output import aside, console, count, note, plain, print_json, say
 from winnow_cli.own_data import dataset_of
 from winnow_cli.report import gather
 from winnow_cli.resuming import find_or_add_dataset, find_or_begin
@@ -66,7 +66,7 @@ def demo(
     if data and not spec:  # nobody said which class matters
         document |= {"positive_class": None, "proxy": {"task": "classes", "standardise": True}}
     roots = [Path(source.path) for source in dataset.sources if source.path]
-    stack = Stack(out / "state", roots, None, aside.print, profile=profile)
+    stack = Stack(out / "state", roots, None, say, profile=profile)
     specs = files.experiments(document | {"dataset": dataset.name}, str(spec or "the demo's spec"))
     with until_told(stack) as told:
         try:

@@ -7,7 +7,7 @@ import typer
 from rich.filesize import decimal
 
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Profile, StateDir, Url, connect
-from winnow_cli.output import aside, coloured, console, plain, print_json, print_line, print_table
+from winnow_cli.output import aside, coloured, console, plain, print_json, print_line, print_table, say
 from winnow_cli.stack import Stack, until_told
 
 keys = typer.Typer(
@@ -34,7 +34,7 @@ def up(
     json: AsJson = False,
 ) -> None:
     """Start the embedded stack and keep it up. Ctrl-C stops it in order; a second `up` goes on where it stopped."""
-    stack = Stack(state_dir, data_root or [], port, aside.print, profile=profile)
+    stack = Stack(state_dir, data_root or [], port, say, profile=profile)
     with until_told(stack) as told:
         try:
             stack.start()
