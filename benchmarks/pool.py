@@ -4,9 +4,9 @@
 
 A manifest of that many rows in random order is looked through, as a coordinator does when a dataset is added. Then the
 code of trainers and coordinators runs itself, in one process, on an SQLite file and a Postgres of its own: samples are
-stored as an ingest stores them, an experiment is begun, its first round is prepared, the whole pool is sent as the
-`full` arm's batch, and the dataset is removed. A second thread writes all the while, as renewals of leases do: a write
-that waits for longer than a lease costs a round its claim. No image is read.
+stored as an ingest stores them, all are sent as `winnow verify` reads them, an experiment is begun, its first round is
+prepared, the whole pool is sent as the `full` arm's batch, and the dataset is removed. A second thread writes all the
+while, as renewals of leases do: a write that waits for longer than a lease costs a round its claim. No image is read.
 
 `--only ingest` packs that many patches of 8x8 pixels from an .npz: ten million take a quarter of an hour.
 """
@@ -36,9 +36,10 @@ from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus
 from winnow.settings import Settings
 from winnow.store import Database, claims, datasets, experiments
 from winnow.store.tables import Dataset, Round, Worker
-from winnow_coordinator import batches
+from winnow_coordinator import batches, streams
 from winnow_coordinator import datasets as asked
 from winnow_coordinator import experiments as planned
+from winnow_coordinator import samples as listed
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.source_check import SourceCheck
 from winnow_trainer.assignments import Ingest, Train
@@ -211,6 +212,9 @@ def measure_database(url: str, folder: Path, samples: int) -> None:
         ingest = claim_ingest(coordinator)
         with others.beside("samples stored"):
             store(coordinator.database, ingest, told)
+        with others.beside("all samples sent as NDJSON"):
+            size = list_all(coordinator)
+        print(f"  {size / 2**20:,.0f} MiB of NDJSON")
         for initial in ("random", "stratum"):
             with others.beside(f"an experiment begun, {initial}"):
                 begin(coordinator, initial=initial)
@@ -281,6 +285,13 @@ def prepare(coordinator: Coordinator, folder: Path) -> None:
         train.prepare(session, folder)
     with coordinator.database.begin() as session:
         train.start(session)
+
+
+def list_all(coordinator: Coordinator) -> int:
+    """Bytes of all samples."""
+    with coordinator.database.read() as session:
+        listing = listed.listing(session, NAME, None, None)
+    return sum(map(len, streams.ndjson(listed.FIELDS, listing.pages(coordinator.database))))
 
 
 def send(coordinator: Coordinator, id: str) -> int:
