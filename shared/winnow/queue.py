@@ -92,7 +92,7 @@ class Bells:
         if _BELLS not in session.info:
             session.info[_BELLS] = []
             event.listen(session, "after_commit", self._enqueue)
-            event.listen(session, "after_rollback", lambda s: s.info[_BELLS].clear())
+            event.listen(session, "after_rollback", self._throw_away)
         session.info[_BELLS].append((task, id))
 
     def close(self) -> None:
@@ -104,7 +104,13 @@ class Bells:
         if self._thread.is_alive():
             _log.warning("bells.left", count=self._waiting.qsize(), next=_AGAIN)
 
+    def _throw_away(self, session: Session) -> None:
+        if not session.in_nested_transaction():
+            session.info[_BELLS].clear()
+
     def _enqueue(self, session: Session) -> None:
+        if session.in_nested_transaction():  # the end of a savepoint, which SQLAlchemy calls a commit as well
+            return
         bells, session.info[_BELLS] = session.info[_BELLS], []
         for task, id in bells:
             try:

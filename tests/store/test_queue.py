@@ -13,6 +13,7 @@ import pytest
 from celery import Celery
 from conftest import wait_until
 from processes import free_port
+from sqlalchemy import text
 
 from winnow.queue import TRAIN_TASK, Bells, make_app
 from winnow.settings import Settings
@@ -66,6 +67,10 @@ def test_a_bell_rings_after_commit_only(settings: Settings, database: Database) 
     with closing(Bells(app)) as bells:
         with database.begin() as session:
             bells.ring(session, TRAIN_TASK, "committed")
+            with session.begin_nested():  # to SQLAlchemy the end of a savepoint is a commit as well, or a rollback
+                session.execute(text("SELECT 1"))
+            with pytest.raises(RuntimeError), session.begin_nested():
+                raise RuntimeError
             with database.read() as sooner:  # bells ring in order: had the first one rung, it would be heard here
                 bells.ring(sooner, TRAIN_TASK, "sooner")
                 sooner.commit()
