@@ -147,11 +147,15 @@ class Calls:
     def _stream_lines(self, path: str, query: Json) -> Iterator[bytes]:
         with self.http.stream("GET", path, params=query, headers={"Accept": NDJSON}) as answer:
             require_success(answer)
+            if not answer.headers.get("Content-Type", "").startswith(NDJSON):  # it knows pages alone
+                raise ApiProblem(406, {"detail": f"the coordinator at {self.url} is older than this client: update it"})
             self.hear()
             rest = b""
             for chunk in answer.iter_bytes():
                 *lines, rest = (rest + chunk).split(b"\n")  # httpx would end a line at any of Unicode's ends, too
                 yield from lines
+            if rest:
+                raise httpx.RemoteProtocolError("the answer ended within a line")
 
 
 class Effort:

@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -15,8 +18,10 @@ from services.test_batches import ODD
 from sqlalchemy import update
 from structlog.testing import capture_logs
 
+from winnow import calls
 from winnow.client import ApiProblem, Client
 from winnow.domain import Role
+from winnow.errors import Unavailable
 from winnow.store.tables import Sample
 from winnow_coordinator import datasets, samples
 from winnow_coordinator.context import Coordinator
@@ -147,6 +152,35 @@ def test_a_client_does_not_take_a_part_for_the_whole(
     assert raised.value.is_not_found
     (failed,) = [line["exc_info"] for line in said if line["event"] == "request.failed"]
     assert isinstance(failed.__cause__, CutShort)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "told"),
+    [
+        (b"Content-Type: application/json\r\n", b'{"items": [], "next": null}', "older than this client: update it"),
+        (b"Content-Type: application/x-ndjson\r\n", b'{"idx": 0}\n{"id', "ended within a line"),
+    ],
+)
+def test_what_is_no_stream_of_lines_is_not_read_as_an_empty_one(
+    monkeypatch: pytest.MonkeyPatch, headers: bytes, body: bytes, told: str
+) -> None:
+    """As an older coordinator answers, and a proxy that breaks off without a word."""
+    monkeypatch.setattr(calls, "RESTART_SECONDS", 0.1)
+
+    def answer(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(10_000)
+                    connection.sendall(b"HTTP/1.0 200 OK\r\n" + headers + b"\r\n" + body)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, args=(listener,), daemon=True).start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with Client(address) as client, pytest.raises((ApiProblem, Unavailable), match=told):
+            list(client.samples("tissue"))
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_the_command_line_lists_them(url: str, api: httpx.Client, here: Coordinator, winnow: Winnow) -> None:
