@@ -21,12 +21,17 @@ Url = Annotated[
     typer.Option(
         "--url",
         envvar="WINNOW_COORDINATOR_URL",
-        help="The coordinator. By default that of the stack in --state-dir, else on port 8000.",
+        help="The coordinator. By default that of the stack in --state-dir; where none was given nor up, on port 8000.",
     ),
 ]
 StateDir = Annotated[
-    Path,
-    typer.Option("--state-dir", envvar="WINNOW_STATE_DIR", help="Holds everything of the embedded stack."),
+    Path | None,
+    typer.Option(
+        "--state-dir",
+        envvar="WINNOW_STATE_DIR",
+        help="Holds everything of the embedded stack.",
+        show_default=str(DEFAULT_STATE_DIR),
+    ),
 ]
 Profile = Annotated[
     Path | None,
@@ -41,15 +46,40 @@ Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids or name
 UnderWay = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids or names; none given: those under way.")]
 
 
-def connect(url: str | None, state_dir: Path = DEFAULT_STATE_DIR) -> Client:
-    """A client for the coordinator that was named, else for the embedded one.
+class NoStack(InvalidInput):
+    """A state directory that was named holds no record of a stack: none was ever up there."""
 
-    The key comes from WINNOW_API_KEY, or from the file that WINNOW_API_KEY_FILE names. Raises InvalidInput.
-    """
+    def __init__(self, state_dir: Path) -> None:
+        elsewhere = "name another one, by --state-dir or WINNOW_STATE_DIR, or a coordinator by --url"
+        reason = f"no stack was ever up on {state_dir}; {elsewhere}; winnow up --state-dir {state_dir} starts one"
+        super().__init__("--state-dir", reason)
+
+
+def connect(url: str | None, state_dir: Path | None = None) -> Client:
+    """A client for the coordinator that was named, else for the embedded one. Raises InvalidInput."""
     if url and not url.startswith(("http://", "https://")):
         raise InvalidInput("--url", f"needs an address like {DEFAULT_URL}, got {url!r}")
-    key = os.environ.get("WINNOW_API_KEY") or _key_from_file()
-    return Client(find_url(url, state_dir), key, on_silence=note)
+    return Client(find_url(url, state_dir), _find_key(), on_silence=note)
+
+
+def find_url(url: str | None, state_dir: Path | None) -> str:
+    """Address of the coordinator. Raises NoStack: who names a stack means no other one, which may be on port 8000."""
+    if url:
+        return url
+    found = read_record(state_dir or DEFAULT_STATE_DIR).get("coordinator_url")
+    if state_dir and not found:
+        raise NoStack(state_dir)
+    return found or DEFAULT_URL
+
+
+def _find_key() -> str:
+    """The key in WINNOW_API_KEY, or in the file that WINNOW_API_KEY_FILE names. Raises InvalidInput."""
+    typed = os.environ.get("WINNOW_API_KEY")
+    key = typed or _key_from_file()
+    if not (key.isascii() and key.isprintable()):  # it goes into a header
+        variable = "WINNOW_API_KEY" if typed else "WINNOW_API_KEY_FILE"
+        raise InvalidInput(variable, "holds a character that no key has; copy the key anew, and nothing around it")
+    return key
 
 
 def _key_from_file() -> str:
@@ -57,8 +87,3 @@ def _key_from_file() -> str:
         return str(read_secrets("WINNOW_", ["api_key"]).get("api_key", ""))
     except ValueError as error:
         raise InvalidInput.of(error) from None
-
-
-def find_url(url: str | None, state_dir: Path) -> str:
-    """Address of the coordinator."""
-    return url or read_record(state_dir).get("coordinator_url") or DEFAULT_URL

@@ -15,7 +15,7 @@ from winnow.csv_lines import csv_lines
 from winnow.domain import DatasetSpec, DatasetStatus, Role
 from winnow.errors import InvalidInput, TrainingFailed
 from winnow_cli import files
-from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, Yes, connect
+from winnow_cli.options import AsJson, StateDir, Url, Yes, connect
 from winnow_cli.ordering import give, removed, require_consent
 from winnow_cli.output import aside, coloured, console, count, make_table, plain, print_json, print_lines, print_table
 from winnow_cli.sources import source_of
@@ -54,7 +54,7 @@ def add(
     on_unreadable: Annotated[str, typer.Option(help="What broken files mean: fail or skip.")] = "fail",
     wait: Annotated[bool, typer.Option(help="Wait until it is ingested.")] = True,
     url: Url = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
+    state_dir: StateDir = None,
     json: AsJson = False,
 ) -> None:
     """Take patches in: decode, resize, pack, count, assign roles."""
@@ -91,7 +91,7 @@ def add(
 
 
 @app.command("list")
-def list_all(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def list_all(url: Url = None, state_dir: StateDir = None, json: AsJson = False) -> None:
     """All datasets, newest first."""
     with connect(url, state_dir) as client:
         found = list(client.datasets())
@@ -103,7 +103,7 @@ def list_all(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJ
 
 
 @app.command()
-def show(name: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def show(name: str, url: Url = None, state_dir: StateDir = None, json: AsJson = False) -> None:
     """One dataset: patches by role and label, and what ingesting found."""
     with connect(url, state_dir) as client:
         view = client.dataset(name)
@@ -111,7 +111,7 @@ def show(name: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, js
 
 
 @app.command()
-def skipped(name: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def skipped(name: str, url: Url = None, state_dir: StateDir = None, json: AsJson = False) -> None:
     """The files of a dataset that could not be read, with the reason; as CSV where no terminal shows them."""
     with connect(url, state_dir) as client:
         found = client.skipped(name)
@@ -130,7 +130,7 @@ def samples(
     name: str,
     role: Annotated[Role | None, typer.Option(help="Those of one role alone.")] = None,
     url: Url = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
+    state_dir: StateDir = None,
     json: AsJson = False,
 ) -> None:
     """The patches of a dataset by idx, as CSV: which are in the pool, labelled, held out. --json: an object a line."""
@@ -150,7 +150,7 @@ def remove(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Datasets; `winnow dataset list` shows them.")],
     yes: Yes = False,
     url: Url = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
+    state_dir: StateDir = None,
     json: AsJson = False,
 ) -> None:
     """Forget datasets that no experiment is on, for good. The files that they were taken in from stay."""

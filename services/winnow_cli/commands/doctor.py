@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from winnow.client import ApiProblem, Client
 from winnow.errors import Unavailable
 from winnow.settings import Settings, is_loopback
-from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, StateDir, Url, connect
+from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, NoStack, StateDir, Url, connect
 from winnow_cli.output import console, plain, print_json, print_table
 from winnow_cli.stack import read_record
 
@@ -41,7 +41,7 @@ class Finding:
     advice: str = ""
 
 
-def doctor(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def doctor(url: Url = None, state_dir: StateDir = None, json: AsJson = False) -> None:
     """Say what is missing or misconfigured. Exit code 1 when something fails."""
     findings = list(examine(url, state_dir))
     if json:
@@ -55,19 +55,24 @@ def doctor(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJso
         raise typer.Exit(1)
 
 
-def examine(url: str | None, state_dir: Path) -> Iterator[Finding]:
+def examine(url: str | None, state_dir: Path | None) -> Iterator[Finding]:
     """Everything that is looked at."""
     yield _python()
     yield from (_package(name, module) for name, module in PACKAGES.items())
     try:
-        settings = Settings(state_dir=state_dir)
+        settings = Settings(state_dir=state_dir or DEFAULT_STATE_DIR)
     except ValidationError as error:
         reasons = "; ".join(f"WINNOW_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
         yield Finding("settings", "fail", reasons, "correct these variables; .env.example explains each")
         return
     yield _accelerator(settings.device)
     yield from _settings(settings)
-    with connect(url, state_dir) as client:
+    try:
+        client = connect(url, state_dir)
+    except NoStack as error:  # who looks before the first `up` is not mistaken
+        yield Finding("coordinator", "warn", "none", error.reason)
+        return
+    with client:
         if not client.is_ready():
             found = f"{client.url} does not answer"
             if url:
@@ -76,7 +81,7 @@ def examine(url: str | None, state_dir: Path) -> Iterator[Finding]:
                 yield Finding("coordinator", "warn", found, "`winnow up` starts the embedded stack")
             return
         yield Finding("coordinator", "ok", client.url)
-        yield _sampler(_sampler_url(settings, client, state_dir))
+        yield _sampler(_sampler_url(settings, client))
         yield _trainers(client)
 
 
@@ -184,9 +189,9 @@ def _trainers(client: Client) -> Finding:
     return Finding("trainers", "ok", f"{len(alive)} alive: {devices}")
 
 
-def _sampler_url(settings: Settings, client: Client, state_dir: Path) -> str | None:
+def _sampler_url(settings: Settings, client: Client) -> str | None:
     """Where the coordinator's sampler is, as far as that is known here."""
-    record = read_record(state_dir)
+    record = read_record(settings.state_dir)
     if record.get("coordinator_url") == client.url:
         return record.get("sampler_url")
     return settings.sampler_url if "sampler_url" in settings.model_fields_set else None

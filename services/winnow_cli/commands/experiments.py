@@ -12,7 +12,7 @@ from winnow_cli import files
 from winnow_cli.hearing import hear
 from winnow_cli.live import follow, reasons, wait
 from winnow_cli.naming import id_of, ids_of, there
-from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Named, StateDir, UnderWay, Url, Yes, connect
+from winnow_cli.options import AsJson, Named, StateDir, UnderWay, Url, Yes, connect
 from winnow_cli.ordering import give, removed, require_consent
 from winnow_cli.output import aside, coloured, console, count, plain, print_json, print_line, print_table, score
 from winnow_cli.report import COLUMNS, gather, headline, rows
@@ -32,7 +32,7 @@ def run(
     ] = None,
     detach: Annotated[bool, typer.Option(help="Begin, and return at once.")] = False,
     url: Url = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
+    state_dir: StateDir = None,
     json: AsJson = False,
 ) -> None:
     """Begin the experiments of a spec and follow them. Ctrl-C detaches; they go on."""
@@ -54,7 +54,7 @@ def run(
             watch_until_the_end(client, ids)
 
 
-def watch(ids: UnderWay = None, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def watch(ids: UnderWay = None, url: Url = None, state_dir: StateDir = None, json: AsJson = False) -> None:
     """Follow experiments until each has ended or is paused. --json: their events, a line each."""
     with connect(url, state_dir) as client:
         wanted = ids_of(client, ids or []) or _under_way(client)
@@ -71,7 +71,7 @@ def watch(ids: UnderWay = None, url: Url = None, state_dir: StateDir = DEFAULT_S
 def list_all(
     status: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
     url: Url = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
+    state_dir: StateDir = None,
     json: AsJson = False,
 ) -> None:
     """All experiments, newest first."""
@@ -83,27 +83,25 @@ def list_all(
     print_table(LIST_COLUMNS, map(_list_row, found), spare=LIST_SPARE)
 
 
-def pause(ids: Named, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def pause(ids: Named, url: Url = None, state_dir: StateDir = None, json: AsJson = False) -> None:
     """Pause: training stops within one step and keeps a checkpoint."""
     with connect(url, state_dir) as client:
         _order(client, client.pause, ids, json)
 
 
-def resume(ids: Named, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def resume(ids: Named, url: Url = None, state_dir: StateDir = None, json: AsJson = False) -> None:
     """Go on after a pause, or from the last checkpoint of a round that failed."""
     with connect(url, state_dir) as client:
         _order(client, client.resume, ids, json)
 
 
-def cancel(ids: Named, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def cancel(ids: Named, url: Url = None, state_dir: StateDir = None, json: AsJson = False) -> None:
     """End experiments for good. Results so far stay."""
     with connect(url, state_dir) as client:
         _order(client, client.cancel, ids, json)
 
 
-def remove(
-    ids: Named, yes: Yes = False, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False
-) -> None:
+def remove(ids: Named, yes: Yes = False, url: Url = None, state_dir: StateDir = None, json: AsJson = False) -> None:
     """Forget experiments that have ended, for good: picks, metrics, encoders and every file of theirs.
 
     Where one is not known, none is removed; one that is under way keeps none from the others.

@@ -12,7 +12,7 @@ from winnow.domain import ExperimentStatus
 from winnow.errors import InvalidInput
 from winnow_cli import picture
 from winnow_cli.naming import id_of, ids_of
-from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, Ids, StateDir, Url, connect
+from winnow_cli.options import AsJson, Id, Ids, StateDir, Url, connect
 from winnow_cli.output import aside, console, count, note, print_json, print_table
 from winnow_cli.report import COLUMNS, gather, rows
 
@@ -25,7 +25,7 @@ def compare(
     ids: Ids = None,
     out: Annotated[Path, typer.Option(help="Where compare.png and report.json go.")] = Path("winnow-compare"),
     url: Url = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
+    state_dir: StateDir = None,
     json: AsJson = False,
 ) -> None:
     """The table of samples, visits, seconds and F1, a picture of the curves, and report.json."""
@@ -51,7 +51,7 @@ def export(
         bool, typer.Option("--all", help="All arrays and weights of every round, not the last alone.")
     ] = False,
     url: Url = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
+    state_dir: StateDir = None,
     json: AsJson = False,
 ) -> None:
     """Write an experiment to a folder: spec, metrics, every batch picked, the encoder (safetensors), arrays."""

@@ -16,7 +16,7 @@ keys = typer.Typer(
 
 
 def up(
-    state_dir: StateDir = DEFAULT_STATE_DIR,
+    state_dir: StateDir = None,
     data_root: Annotated[
         list[Path] | None,
         typer.Option(
@@ -34,7 +34,7 @@ def up(
     json: AsJson = False,
 ) -> None:
     """Start the embedded stack and keep it up. Ctrl-C stops it in order; a second `up` goes on where it stopped."""
-    stack = Stack(state_dir, data_root or [], port, say, profile=profile)
+    stack = Stack(state_dir or DEFAULT_STATE_DIR, data_root or [], port, say, profile=profile)
     with until_told(stack) as told:
         try:
             stack.start()
@@ -48,7 +48,7 @@ def up(
             stack.stop()
 
 
-def workers(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def workers(url: Url = None, state_dir: StateDir = None, json: AsJson = False) -> None:
     """Trainers that are alive, and what they work on."""
     with connect(url, state_dir) as client:
         found = list(client.workers())
@@ -65,7 +65,7 @@ def workers(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJs
 def storage(
     limit: Annotated[int, typer.Option(help="How many of the largest.", min=1, max=500)] = 20,
     url: Url = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
+    state_dir: StateDir = None,
     json: AsJson = False,
 ) -> None:
     """The datasets and experiments that take most room, and which of them can be removed."""
@@ -87,7 +87,7 @@ def create(
     name: str,
     scope: Annotated[list[str], typer.Option(help="read, run or admin; each includes those before it.")],
     url: Url = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
+    state_dir: StateDir = None,
     json: AsJson = False,
 ) -> None:
     """Make a key. Its text is shown this once, and stored nowhere."""
@@ -97,7 +97,7 @@ def create(
 
 
 @keys.command("list")
-def list_keys(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def list_keys(url: Url = None, state_dir: StateDir = None, json: AsJson = False) -> None:
     """All keys, without their texts."""
     with connect(url, state_dir) as client:
         found = list(client.api_keys())
@@ -109,7 +109,7 @@ def list_keys(url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: As
 
 
 @keys.command()
-def revoke(id: str, url: Url = None, state_dir: StateDir = DEFAULT_STATE_DIR, json: AsJson = False) -> None:
+def revoke(id: str, url: Url = None, state_dir: StateDir = None, json: AsJson = False) -> None:
     """End a key at once."""
     with connect(url, state_dir) as client:
         client.revoke_key(id)

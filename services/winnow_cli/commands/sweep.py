@@ -30,14 +30,14 @@ class Heap:
 
 def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing.")] = False,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
+    state_dir: StateDir = None,
     json: AsJson = False,
 ) -> None:
     """Count files that nothing names, and remove what ended attempts and removed experiments left.
 
     Runs where database and store are. A coordinator does the same by itself, a little at a time.
     """
-    settings = Settings(state_dir=state_dir)
+    settings = Settings(state_dir=state_dir or DEFAULT_STATE_DIR)
     if not settings.artefact_dir.is_dir():
         where = "run it where the services are, with their WINNOW_DATABASE_URL and WINNOW_ARTEFACT_DIR"
         raise InvalidInput("--state-dir", f"there is no artefact store at {settings.artefact_dir}; {where}")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from winnow_cli.naming import id_of
-from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Id, StateDir, Url, connect
+from winnow_cli.options import AsJson, Id, StateDir, Url, connect
 from winnow_cli.output import aside, console, count, plain, print_json, print_table
 from winnow_cli.verification import Verdict, Verification
 
@@ -15,7 +15,7 @@ def verify(
     id: Id,
     round: Annotated[int | None, typer.Option(min=0, help="This round alone.")] = None,
     url: Url = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
+    state_dir: StateDir = None,
     json: AsJson = False,
 ) -> None:
     """Recompute every digest and replay every batch; say what differs. Exit code 1 when something does."""

@@ -1,0 +1,48 @@
+"""What goes wrong around a command: another stack, a key that is none, nowhere to write to, Ctrl-C."""
+
+from pathlib import Path
+
+import pytest
+from processes import free_port
+from services.conftest import Winnow, add_dataset
+
+from winnow_cli import options
+from winnow_coordinator.context import Coordinator
+
+
+@pytest.fixture
+def port_8000(url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A coordinator where one is looked for that nobody named."""
+    monkeypatch.delenv("WINNOW_COORDINATOR_URL")
+    monkeypatch.setattr(options, "DEFAULT_URL", url)
+    return url
+
+
+@pytest.mark.parametrize("by", ["--state-dir", "WINNOW_STATE_DIR"])
+def test_a_state_directory_without_a_stack_means_no_other_one(
+    coordinator: Coordinator, port_8000: str, winnow: Winnow, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    add_dataset(coordinator)
+    assert "tissue" in winnow("dataset", "list").out, "where nobody names one it is that on port 8000"
+    typed = ["--state-dir", "nowhere"] if by == "--state-dir" else []
+    if not typed:
+        monkeypatch.setenv(by, "nowhere")
+    said = winnow("dataset", "remove", "tissue", "--yes", *typed)
+    assert said.code == 1 and "--state-dir: no stack was ever up on nowhere; name another one" in said.err
+    assert "winnow up --state-dir nowhere starts one" in said.err
+    assert "tissue" in winnow("dataset", "list", "--url", port_8000, *typed).out, "and who names a coordinator means it"
+    looked = next(one for one in winnow("doctor", "--json", *typed).json if one["what"] == "coordinator")
+    assert looked["state"] == "warn" and "no stack was ever up on nowhere" in looked["advice"]
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("by", ["WINNOW_API_KEY", "WINNOW_API_KEY_FILE"])
+@pytest.mark.parametrize("key", ["wnw_schlüssel", "wnw_a\nwnw_b"])
+def test_what_can_be_no_key_ends_in_one_line(
+    winnow: Winnow, monkeypatch: pytest.MonkeyPatch, by: str, key: str
+) -> None:
+    Path("key").write_text(key)
+    monkeypatch.setenv(by, "key" if by.endswith("FILE") else key)
+    said = winnow("list", "--url", f"http://127.0.0.1:{free_port()}")
+    assert said.code == 1 and said.err.startswith(f"error: {by}: holds a character that no key has")
+    assert "wnw_" not in said.err and said.err.count("\n") == 1
