@@ -28,6 +28,7 @@ import numpy as np
 from httpx_sse import ServerSentEvent, connect_sse
 from numpy.typing import NDArray
 
+from winnow.addresses import address, artefact_address
 from winnow.answers import FIRST_PAUSE, ApiProblem, require_success
 from winnow.calls import Calls
 from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus, has_ended
@@ -109,7 +110,7 @@ class Client:
 
     def dataset(self, name: str) -> Json:
         """One dataset, by name or id."""
-        return self._calls.get(f"/datasets/{name}")
+        return self._calls.get(address("dataset", name))
 
     def wait_for_dataset(self, name: str) -> Iterator[Json]:
         """Looks at a dataset, twice a second, until it is ready, failed or being removed; the last one says which."""
@@ -122,15 +123,16 @@ class Client:
 
     def remove_dataset(self, name: str) -> None:
         """Forget a dataset that no experiment is on, by name or id. The files it was taken in from stay."""
-        self._calls.delete(f"/datasets/{self.dataset(name)['id']}")  # a repeat must not meet another one of that name
+        id = self.dataset(name)["id"]  # a repeat must not meet another one of that name
+        self._calls.delete(address("dataset", id))
 
     def samples(self, dataset: str, *, role: str | None = None) -> Iterator[Json]:
         """A dataset's samples by idx: idx, key, role, label, group. One stream, whatever their number."""
-        return self._calls.lines(f"/datasets/{dataset}/samples", role=role)
+        return self._calls.lines(address("dataset", dataset, "samples"), role=role)
 
     def skipped(self, dataset: str) -> list[dict[str, str]]:
         """The files of a dataset that could not be read: path, reason. Its report names the first of them."""
-        answer = self._calls.send("GET", f"/datasets/{dataset}/skipped")
+        answer = self._calls.send("GET", address("dataset", dataset, "skipped"))
         return list(csv.DictReader(io.StringIO(answer.content.decode(), newline="")))
 
     # Experiments
@@ -147,27 +149,27 @@ class Client:
 
     def experiment(self, id: str) -> Json:
         """One experiment."""
-        return self._calls.get(f"/experiments/{id}")
+        return self._calls.get(address("experiment", id))
 
     def pause(self, id: str) -> Json:
         """Ask for a pause; it takes effect within one training step and keeps a checkpoint."""
-        return self._calls.post(f"/experiments/{id}/pause")
+        return self._calls.post(address("experiment", id, "pause"))
 
     def resume(self, id: str) -> Json:
         """Go on after a pause, or from the last checkpoint of a round that failed."""
-        return self._calls.post(f"/experiments/{id}/resume")
+        return self._calls.post(address("experiment", id, "resume"))
 
     def cancel(self, id: str) -> Json:
         """End an experiment for good. Results so far stay."""
-        return self._calls.post(f"/experiments/{id}/cancel")
+        return self._calls.post(address("experiment", id, "cancel"))
 
     def remove_experiment(self, id: str) -> None:
         """Forget an experiment that has ended, for good: its rounds, picks and metrics, and its files."""
-        self._calls.delete(f"/experiments/{id}")
+        self._calls.delete(address("experiment", id))
 
     def metrics(self, id: str) -> Json:
         """`items`: samples, visits, seconds and metrics by round; `floors`: what they are held against."""
-        return self._calls.get(f"/experiments/{id}/metrics")
+        return self._calls.get(address("experiment", id, "metrics"))
 
     def events(self, id: str, *, after: int = 0, until_paused: bool = False) -> Iterator[Event]:
         """Events until the experiment has ended, or is paused, too. A stream that breaks is taken up where it broke."""
@@ -193,19 +195,19 @@ class Client:
 
     def rounds(self, id: str) -> Iterator[Json]:
         """An experiment's rounds so far, by number."""
-        return self._calls.pages(f"/experiments/{id}/rounds")
+        return self._calls.pages(address("experiment", id, "rounds"))
 
     def round(self, id: str, number: int) -> Json:
         """One round, with the manifests of its artefacts."""
-        return self._calls.get(f"/experiments/{id}/rounds/{number}")
+        return self._calls.get(address("experiment", id, "rounds", number))
 
     def selection(self, id: str, number: int) -> list[Json]:
         """The batch that a round added, in the order of picking: rank, idx, key, score."""
-        return self._calls.get(f"/experiments/{id}/rounds/{number}/selection")["items"]
+        return self._calls.get(address("experiment", id, "rounds", number, "selection"))["items"]
 
     def artefact(self, id: str, number: int, kind: str) -> bytes:
         """The bytes of an artefact, say `candidates/embeddings`. Raises ArtefactCorrupt unless their sha256 fits."""
-        answer = self._calls.send("GET", f"/experiments/{id}/rounds/{number}/artefacts/{kind}")
+        answer = self._calls.send("GET", artefact_address(id, number, kind))
         if hashlib.sha256(answer.content).hexdigest() != answer.headers["ETag"].strip('"'):
             raise ArtefactCorrupt(f"{id}/{number}/{kind}: what arrived does not match its sha256; try again")
         return answer.content
@@ -230,7 +232,7 @@ class Client:
         """Stream an artefact's bytes; their sha256, and the one that was recorded when they were stored."""
         digest = hashlib.sha256()
         try:
-            with self._calls.http.stream("GET", f"/experiments/{id}/rounds/{number}/artefacts/{kind}") as answer:
+            with self._calls.http.stream("GET", artefact_address(id, number, kind)) as answer:
                 require_success(answer)
                 for chunk in answer.iter_bytes():
                     digest.update(chunk)
@@ -261,7 +263,7 @@ class Client:
 
     def revoke_key(self, id: str) -> None:
         """End an API key at once."""
-        self._calls.send("DELETE", f"/keys/{id}")
+        self._calls.send("DELETE", address("key", id))
 
     def _create(
         self,
@@ -276,7 +278,7 @@ class Client:
 
     def _stream(self, id: str, after: int, until_paused: bool) -> Iterator[ServerSentEvent]:
         asked = {"params": {"until_paused": until_paused}, "headers": {"Last-Event-ID": str(after)}}
-        path = f"/experiments/{id}/events"
+        path = address("experiment", id, "events")
         with connect_sse(self._calls.http, "GET", path, timeout=QUIET_SECONDS, **asked) as source:
             require_success(source.response)
             self._calls.hear()

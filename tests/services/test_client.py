@@ -1,7 +1,7 @@
 """The Python client against a real coordinator."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,21 @@ def test_problems_name_the_field(coordinator: Coordinator, client: Client) -> No
     assert refused.value.problem["field"] == "budget"
     with pytest.raises(ApiProblem, match="no experiment 'nope'"):
         client.experiment("nope")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../experiments", "tissue/skipped", "a?b", "a#b", "%2e%2e", "\udcff"])
+def test_a_name_reaches_nothing_but_what_is_called_that(coordinator: Coordinator, client: Client, name: str) -> None:
+    add_dataset(coordinator)
+    asked: list[Callable[[str], object]] = [
+        *(client.dataset, client.remove_dataset, client.skipped, lambda name: list(client.samples(name))),
+        *(client.experiment, client.remove_experiment, client.pause, client.revoke_key),
+        lambda name: client.artefact("0" * 24, 0, f"candidates/{name}"),
+    ]
+    for ask in asked:
+        with pytest.raises(ApiProblem, match=r"^no (dataset|experiment|key|artefact) '") as refused:
+            ask(name)
+        assert refused.value.is_not_found
+    assert [found["name"] for found in client.datasets()] == ["tissue"]
 
 
 def test_keys_are_made_listed_and_revoked(client: Client) -> None:

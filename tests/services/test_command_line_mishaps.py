@@ -46,3 +46,22 @@ def test_what_can_be_no_key_ends_in_one_line(
     said = winnow("list", "--url", f"http://127.0.0.1:{free_port()}")
     assert said.code == 1 and said.err.startswith(f"error: {by}: holds a character that no key has")
     assert "wnw_" not in said.err and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "missed"),
+    [
+        (["dataset", "remove", "--yes", ""], "no dataset ''"),
+        (["dataset", "show", "../experiments"], "no dataset '../experiments'"),
+        (["dataset", "show", "tissue/skipped"], "no dataset 'tissue/skipped'"),
+        (["dataset", "samples", "tissue?role=pool"], "no dataset 'tissue?role=pool'"),
+        (["key", "revoke", ""], "no key ''"),
+    ],
+)
+def test_what_can_be_no_name_is_not_there(
+    coordinator: Coordinator, url: str, winnow: Winnow, command: list[str], missed: str
+) -> None:
+    add_dataset(coordinator)
+    said = winnow(*command)
+    assert (said.code, said.err) == (1, f"error: {missed}\n")
+    assert winnow(*command, "--json").json["code"] == "not-found"
