@@ -28,6 +28,14 @@ class Rules:
     pinned: Path | None
     minimum_distance: float | None
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that are read for them, by option."""
+        given = {"--exclude": self.exclude, "--pinned": self.pinned}
+        if self.groups is not None and self.groups != "file" and not self.groups.startswith("column:"):
+            given["--groups"] = Path(self.groups)
+        return {option: path for option, path in given.items() if path is not None}
+
     def constraints(self, survey: Survey, selected: list[int]) -> Constraints | None:
         """As the library takes them; None where there are none. Raises InvalidInput naming the option."""
         given = (self.groups, self.cap, self.quota, self.exclude, self.pinned, self.minimum_distance, selected)

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -177,21 +178,20 @@ def test_a_failure_leaves_the_file_that_was_there(winnow: Winnow, here: Path) ->
     assert Path("picks.csv").read_text() == "before"
 
 
-def test_ctrl_c_keeps_the_valid_prefix(here: Path) -> None:
-    pool = RANDOM.normal(size=(60_000, 64)).astype(np.float32)
-    np.save("large.npy", pool)
+def interrupted(*arguments: str, once: Callable[[bytes], bool]) -> bytes:
+    """What a terminal shows of `winnow select` when Ctrl-C follows `once` what was shown so far says so."""
     screen, end = pty.openpty()
-    command = [sys.executable, "-m", "winnow_cli.main", "select", "large.npy", "--budget", "30000", "-o", "picks.csv"]
+    command = [sys.executable, "-m", "winnow_cli.main", "select", *arguments]
     with subprocess.Popen(command, stderr=end, stdout=subprocess.PIPE, env={**os.environ, "TERM": "xterm"}) as run:
         os.close(end)
         seen = b""
 
-        def picks_are_shown() -> bool:
+        def is_time() -> bool:
             nonlocal seen
             seen += os.read(screen, 4096)
-            return b"/30000" in seen and b" 0/30000" not in seen[-200:]
+            return once(seen)
 
-        wait_until(picks_are_shown, 120, "the bar to move")
+        wait_until(is_time, 120, "the bar to show it")
         run.send_signal(signal.SIGINT)
         try:
             while more := os.read(screen, 4096):
@@ -200,10 +200,57 @@ def test_ctrl_c_keeps_the_valid_prefix(here: Path) -> None:
             pass
         assert run.wait(60) == 130
     os.close(screen)
+    return seen
+
+
+def test_ctrl_c_keeps_the_valid_prefix(here: Path) -> None:
+    pool = RANDOM.normal(size=(60_000, 64)).astype(np.float32)
+    np.save("large.npy", pool)
+    seen = interrupted(
+        "large.npy", "--budget", "30000", "-o", "picks.csv",
+        once=lambda seen: b"/30000" in seen and b" 0/30000" not in seen[-200:],
+    )  # fmt: skip
     rows = [int(row["row"]) for row in rows_of()]
     assert 0 < len(rows) < 30_000
     assert rows == k_center_greedy(pool, len(rows)).indices.tolist()
     assert b"which are valid as they are" in seen
+
+
+def test_ctrl_c_before_the_first_pick_leaves_the_file_that_was_there(here: Path) -> None:
+    np.save("large.npy", RANDOM.normal(size=(60_000, 64)).astype(np.float32))
+    Path("picks.csv").write_text("before")
+    asked = ["large.npy", "--strategy", "typiclust", "--budget", "3000", "-o", "picks.csv"]
+    seen = interrupted(*asked, once=lambda seen: b" 0/3000" in seen)
+    assert b"stopped before the first pick; picks.csv is as it was" in seen and b"0 picks in" not in seen
+    assert Path("picks.csv").read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    ("option", "file"),
+    [
+        ("EMBEDDINGS", "pool.npy"),
+        ("EMBEDDINGS", "slides/a.npy"),
+        ("--selected", "rows.txt"),
+        ("--selected", "slides/a.npy"),
+        ("--proba", "proba.npy"),
+        ("--groups", "groups.txt"),
+        ("--exclude", "rows.txt"),
+        ("--pinned", "link.txt"),
+    ],
+)
+def test_picks_do_not_replace_what_they_are_made_from(winnow: Winnow, here: Path, option: str, file: str) -> None:
+    Path("slides").mkdir()
+    np.save("slides/a.npy", POOL)
+    Path("rows.txt").write_text("3\n")
+    Path("link.txt").symlink_to("rows.txt")
+    Path("groups.txt").write_text("\n".join("ab"[row % 2] for row in range(60)))
+    before = Path(file).read_bytes()
+    given = str(Path(file).parent) if file.startswith("slides") else file
+    asked = [given] if option == "EMBEDDINGS" else ["pool.npy", option, given]
+    said = winnow("select", *asked, "--budget", "5", "-o", file)
+    assert (said.code, said.err) == (1, f"error: --output: {file} is read as {option}; name another file\n")
+    assert Path(file).read_bytes() == before
+    assert winnow("select", *asked, "--budget", "5", "-o", "picks.csv").code == 0
 
 
 def test_it_imports_neither_torch_nor_a_web_client() -> None:

@@ -5,11 +5,11 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -104,6 +104,8 @@ def select(
     near = None if near_duplicates is None else NearDuplicates(near_duplicates, "l2" if metric == "l2" else "cosine")
     rules = Rules(groups, cap or [], quota or [], exact_quota, exclude, pinned, minimum_distance)
     survey = embeddings.survey(files, name="EMBEDDINGS")
+    others = {"--selected": selected, "--proba": proba} | rules.files
+    _require_apart(output, {"EMBEDDINGS": [one.path for one in survey.sources]} | _listed(others))
     before = read_selected(selected, survey)
     centers = None if before else selected
     arrays, notes = _read(_reads(strategy, rules, near, proba), survey, before, centers, proba)
@@ -121,6 +123,8 @@ def select(
             **arrays,
         )
     report = _report(strategy, budget, picked, [*notes, *picked.notes], time.perf_counter() - began)
+    if not report["picked"]:
+        _end_without_picks(report, output, as_json=json)
     origins = embeddings.origins_of(survey.parts(), report["indices"])
     table = embeddings.tabulate(report["indices"], report["scores"], origins)
     if output is not None:
@@ -143,6 +147,24 @@ def write_csv(path: Path, table: dict[str, list[Any]]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise InvalidInput("--output", f"{path} cannot be written ({error.strerror})") from error
+
+
+def _listed(inputs: Mapping[str, Path | None]) -> dict[str, list[Path]]:
+    """The files of each that is given: a folder stands for those in it."""
+    return {
+        option: embeddings.list_files([path], option)[0] if path.is_dir() else [path]
+        for option, path in inputs.items()
+        if path is not None
+    }
+
+
+def _require_apart(output: Path | None, inputs: Mapping[str, Sequence[Path]]) -> None:
+    """Raises InvalidInput where picks would take the place of what they are made from."""
+    if output is None or not output.exists():
+        return
+    for option, files in inputs.items():
+        if any(file.exists() and file.samefile(output) for file in files):
+            raise InvalidInput("--output", f"{output} is read as {option}; name another file")
 
 
 def _reads(strategy: str, rules: Rules, near: NearDuplicates | None, proba: Path | None) -> set[str]:
@@ -214,7 +236,7 @@ def _bar(strategy: str, budget: int, *, hidden: bool) -> Iterator[Any]:
 def _report(strategy: str, budget: int, picked: Selection, notes: list[str], seconds: float) -> Json:
     indices = picked.indices.tolist()
     is_whole = len(indices) == budget
-    if not is_whole:
+    if indices and not is_whole:
         notes = [*notes, f"stopped after {len(indices)} of {budget} picks, which are valid as they are"]
     return {
         "status": "done" if is_whole else "stopped",
@@ -226,6 +248,17 @@ def _report(strategy: str, budget: int, picked: Selection, notes: list[str], sec
         "seconds": seconds,
         "notes": notes,
     }
+
+
+def _end_without_picks(report: Json, output: Path | None, *, as_json: bool) -> NoReturn:
+    """A file of picks from before is worth more than an empty one."""
+    kept = "" if output is None else f"; {output} is as it was"
+    words = f"stopped before the first pick{kept}"
+    if as_json:
+        print_json(report | {"notes": [*report["notes"], words], "output": None})
+    else:
+        note(words)
+    raise typer.Exit(130)
 
 
 def _show(report: Json, table: dict[str, list[Any]], output: Path | None, *, as_json: bool) -> None:
