@@ -18,7 +18,7 @@ from winnow_cli import files
 from winnow_cli.options import AsJson, StateDir, Url, Yes, connect
 from winnow_cli.ordering import give, removed, require_consent
 from winnow_cli.output import aside, coloured, console, count, make_table, plain, print_json, print_lines, print_table
-from winnow_cli.sources import source_of
+from winnow_cli.sources import sources_of
 
 app = typer.Typer(help="Datasets: patches, packed once, each with one role.", no_args_is_help=True)
 Json = dict[str, Any]
@@ -69,7 +69,7 @@ def add(
             "name": name,
             "image_size": size,
             "on_unreadable": on_unreadable,
-            "sources": [source_of(text, columns, splits, tell) for text in sources],
+            "sources": sources_of(sources, columns, splits, tell),
             "draws": [*draw("test", held_out, "random"), *draw("labelled", labelled, by)],
         }
         spec = files.parse(DatasetSpec, document, name)

@@ -1,7 +1,7 @@
 """What sources list: of each image what is known before it is decoded, and the pictures, in the same order."""
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.datasets.decode import Picture, Unreadable, resolve
-from winnow.domain import Role
-from winnow.errors import InvalidInput
+from winnow.domain import Role, Source
+from winnow.errors import SHOWN, InvalidInput
 
 NO_LABEL = "(no label)"
 """What counts call the samples without one; no label may read so."""
@@ -144,6 +144,18 @@ def require_file(path: Path, field: str, what: str) -> None:
         raise InvalidInput(field, f"{what} {path} cannot be read: {error.strerror}") from None
     if not is_there:
         raise InvalidInput(field, f"no {what} {path}")
+
+
+def require_splits(source: Source, number: int, found: Collection[str]) -> None:
+    """Raise InvalidInput for a word of `source.splits` that none of the splits `found` bears: passed over unsaid, it
+    would leave roles as they were.
+    """
+    absent = next((word for word in source.splits if word not in found), None)
+    if absent is not None:
+        hint = "none: columns.role names the column that holds them" if source.kind == "manifest" else "none"
+        shown = ", ".join(list(found)[:SHOWN]) or hint
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise InvalidInput(f"sources.{number}.splits", f"no split {absent!r}; there are {shown}{more}")
 
 
 def allow_link(path: Path, allow: Allow) -> None:

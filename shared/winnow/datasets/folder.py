@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from winnow.datasets.decode import SUFFIXES, FilePicture, Picture, RejectedPicture, Unreadable, resolve
-from winnow.datasets.entries import Allow, Entries, Entry, Listing, allow_link
+from winnow.datasets.entries import Allow, Entries, Entry, Listing, allow_link, require_splits
 from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
 from winnow.paths import open_folder
@@ -21,7 +21,7 @@ def list_folder(source: Source, number: int, *, allow: Allow, max_pixels: int) -
     With `splits`, the first folder is a split: SPLIT/CLASS/.../NAME. Hidden files are ignored; files of other
     kinds are listed, so that the dataset's policy decides. Symlinks are followed where `allow` permits.
 
-    Raises InvalidInput (no such folder, a split without a role), PathForbidden.
+    Raises InvalidInput (no such folder, a split without a role, a role without its split), PathForbidden.
     """
     root = Path(source.path or "")
     field = f"sources.{number}.path"
@@ -30,6 +30,8 @@ def list_folder(source: Source, number: int, *, allow: Allow, max_pixels: int) -
     if odd:
         keys = list({_key(name) for name in keys})
     keys.sort()
+    if source.splits:
+        require_splits(source, number, _folders(root, allow, field))
     entries = Entries.of(_entry(key, source, number) for key in keys)
 
     def pictures(start: int) -> Iterator[Picture]:
@@ -42,11 +44,7 @@ def _walk(directory: Path, inside: str, allow: Allow, above: tuple[Path, ...], f
     """Names of files, each behind `inside`, the way from the root to `directory`. As text: a path object for each would
     take most of the time.
     """
-    try:
-        resolved = resolve(directory)
-    except Unreadable as error:
-        raise InvalidInput(field, f"{directory}: {error}") from None
-    allow(resolved)
+    resolved = _allowed(directory, allow, field)
     if resolved in above:
         raise InvalidInput(field, f"{directory} links back to a folder above it; remove the link")
     for child in _children(resolved, field):
@@ -58,6 +56,21 @@ def _walk(directory: Path, inside: str, allow: Allow, above: tuple[Path, ...], f
         if child.is_link:
             allow_link(directory / child.name, allow)
         yield inside + child.name
+
+
+def _folders(root: Path, allow: Allow, field: str) -> list[str]:
+    """The first folders, those without a file among them: an empty split is one."""
+    children = _children(_allowed(root, allow, field), field)
+    return sorted(_key(child.name) for child in children if child.is_folder and not _is_debris(child.name))
+
+
+def _allowed(directory: Path, allow: Allow, field: str) -> Path:
+    try:
+        resolved = resolve(directory)
+    except Unreadable as error:
+        raise InvalidInput(field, f"{directory}: {error}") from None
+    allow(resolved)
+    return resolved
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.datasets.decode import FilePicture, Picture, Unreadable, resolve
-from winnow.datasets.entries import Allow, Entries, Entry, Listing, allow_link, require_file
+from winnow.datasets.entries import Allow, Entries, Entry, Listing, allow_link, require_file, require_splits
 from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
 from winnow.paths import open_file, open_folder
@@ -39,7 +39,7 @@ def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int)
     Paths start from `source.root`, or from the manifest's own folder; absolute ones stand where `allow` permits.
     A file that is missing is found on reading, under the dataset's policy.
 
-    Raises InvalidInput (no such file, no such column, no path, a path twice, a role word without a role),
+    Raises InvalidInput (no such file, no such column, no path, a path twice, a role word without a role, no such word),
     PathForbidden.
     """
     field = f"sources.{number}"
@@ -52,15 +52,18 @@ def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int)
     folders = _Folders(root, allow)
     hashes = array("q")
     role_of = cache(partial(_role_of, source=source, number=number))
+    words: set[str | None] = set()
 
     def read() -> Iterator[Entry]:
         for line, (path, label, group, word) in enumerate(_rows(table, placed, source, field), start=1):
             if not path or "\0" in path or (path.endswith(_NAMELESS) and PurePath(path).name in ("", "..")):
                 raise InvalidInput(f"{field}.path", f"row {line} has no usable path")
             hashes.append(hash(folders.place(path)))
+            words.add(word)
             yield Entry(path, role_of(word), label, group, number)
 
     listed = Entries.of(read())
+    require_splits(source, number, sorted(word for word in words if word))
     repeated = first_repeated(np.array(hashes, np.int64), lambda row: folders.place(listed.keys[row]))
     if repeated is not None:
         reason = f"row {repeated + 1}: {listed.keys[repeated]} is listed twice; keep one of the rows"

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.datasets.decode import ArrayPicture, Picture, Unreadable, mark_of, resolve
-from winnow.datasets.entries import Allow, Entries, Entry, Listing, require_file
+from winnow.datasets.entries import Allow, Entries, Entry, Listing, require_file, require_splits
 from winnow.domain import Role, Source
 from winnow.embeddings.npy import parse_header
 from winnow.errors import InvalidInput
@@ -49,8 +49,8 @@ def list_npz(source: Source, number: int, *, allow: Allow, max_pixels: int) -> L
     A split's role is the one in `source.splits`, else the source's own, else by its name: pool (train),
     validation (val), test. Without any of these it is refused.
 
-    Raises InvalidInput (no such file, no archive, other shapes or types, pickled members, images above `max_pixels`),
-    PathForbidden.
+    Raises InvalidInput (no such file, no archive, other shapes or types, pickled members, images above `max_pixels`, no
+    such split), PathForbidden.
     """
     path, field = Path(source.path or ""), f"sources.{number}.path"
     try:
@@ -64,6 +64,7 @@ def list_npz(source: Source, number: int, *, allow: Allow, max_pixels: int) -> L
         labels = [_labels(path, split) for split in splits]
     except _BROKEN as error:
         raise InvalidInput(field, f"{path.name} cannot be used: {error}") from None
+    require_splits(source, number, [split.name for split in splits])
     roles = [_role_of(split, source, number) for split in splits]
     entries = Entries.of(chain.from_iterable(map(_entries, splits, roles, labels, repeat(number))))
 
@@ -77,14 +78,29 @@ def list_npz(source: Source, number: int, *, allow: Allow, max_pixels: int) -> L
     return Listing(entries, pictures)
 
 
+def split_names(path: Path) -> list[str]:
+    """The splits of the archive at `path`: train, val and test first, then the others by name; none where it is broken,
+    which `list_npz` says.
+    """
+    try:
+        with open_file(path.resolve()) as file, zipfile.ZipFile(file) as archive:
+            return _names(archive)
+    except _BROKEN:
+        return []
+
+
 def _splits(path: Path, max_pixels: int) -> list[_Split]:
     with open_file(path) as file, zipfile.ZipFile(file) as archive:
-        members = dict.fromkeys(archive.namelist())  # an archive may hold a name twice; the last one is read
-        names = [name.removesuffix("_images.npy") for name in members if name.endswith("_images.npy")]
+        names = _names(archive)
         if not names:
             raise ValueError("it has no `train_images`, `val_images` or `test_images`")
-        ordered = sorted(names, key=lambda name: (list(_SPLITS).index(name) if name in _SPLITS else len(_SPLITS), name))
-        return [_split(archive, name, max_pixels) for name in ordered]
+        return [_split(archive, name, max_pixels) for name in names]
+
+
+def _names(archive: zipfile.ZipFile) -> list[str]:
+    members = dict.fromkeys(archive.namelist())  # an archive may hold a name twice; the last one is read
+    names = [name.removesuffix("_images.npy") for name in members if name.endswith("_images.npy")]
+    return sorted(names, key=lambda name: (list(_SPLITS).index(name) if name in _SPLITS else len(_SPLITS), name))
 
 
 def _split(archive: zipfile.ZipFile, name: str, max_pixels: int) -> _Split:
