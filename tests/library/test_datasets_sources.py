@@ -126,6 +126,8 @@ def test_manifest_paths_start_from_the_root(tmp_path: Path) -> None:
     [
         ("path,label\na.png,x\n./a.png,y\n", "sources.0.path", "listed twice"),
         ("file,label\na.png,x\n", "sources.0.columns.path", "no column 'path'; there are file, label"),
+        ("path;label\na.png;x\n", "sources.0.columns.path", "it looks separated by ';': a .csv needs commas, a .tsv"),
+        ("path\tlabel\na.png\tx\n", "sources.0.columns.path", "it looks separated by a tab: a .csv needs commas"),
         ("path,label\n,x\n", "sources.0.path", "row 1 has no usable path"),
         ("path,label\na/..,x\n", "sources.0.path", "row 1 has no usable path"),
         ("path,label\na.png\n", "sources.0.path", "row 1 has 1 cells"),

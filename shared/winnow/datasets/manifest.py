@@ -124,8 +124,16 @@ def _place_of(
     if name in names:
         return names.index(name)
     if column == "path" or column in source.columns:
-        raise InvalidInput(f"{field}.columns.{column}", f"no column {name!r}; there are {', '.join(names)}")
+        reason = f"no column {name!r}; there are {', '.join(names)}{_other_mark(names)}"
+        raise InvalidInput(f"{field}.columns.{column}", reason)
     return None
+
+
+def _other_mark(names: list[str]) -> str:
+    """What a heading of one long name says of the file: another program's separator stands in it."""
+    found = next((mark for mark in ";\t,|" if len(names) == 1 and mark in names[0]), None)
+    shown = "a tab" if found == "\t" else repr(found)
+    return "" if found is None else f"; it looks separated by {shown}: a .csv needs commas, a .tsv tabs"
 
 
 def _csv(table: Path, file: BinaryIO, field: str) -> Generator[list[str]]:
