@@ -59,7 +59,11 @@ def test_what_an_ingest_found_is_told_in_words(
         assert isinstance(row, Dataset)
         result = {"classes": found.classes, "counts": found.counts, "report": found.report}
         datasets.complete(session, row.id, row.attempt, location="datasets/t/a1", **result)
-    shown = winnow("dataset", "show", "t").out
+    said = winnow("dataset", "show", "t")
+    leaked = "t: 2 of 4 patches have the pixels of one in another role, e.g. a/"
+    assert said.err.startswith(f"note: {leaked}") and said.err.count("; ") == 1, "a line of its own, with two examples"
+    assert winnow("dataset", "show", "t", "--json").json["status"] == "ready", "and nothing is refused for it"
+    shown = said.out
     assert "read: 5\npacked: 4\nskipped: 1\n  b/torn.png: " in shown
     assert "resized: 48x40 4\n" in shown and "converted" not in shown
     assert "duplicates: count 3, across_roles 2, examples " in shown

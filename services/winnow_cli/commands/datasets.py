@@ -17,13 +17,26 @@ from winnow.errors import InvalidInput, TrainingFailed
 from winnow_cli import files
 from winnow_cli.options import AsJson, StateDir, Url, Yes, connect
 from winnow_cli.ordering import give, removed, require_consent
-from winnow_cli.output import aside, coloured, console, count, make_table, plain, print_json, print_lines, print_table
+from winnow_cli.output import (
+    aside,
+    coloured,
+    console,
+    count,
+    make_table,
+    note,
+    plain,
+    print_json,
+    print_lines,
+    print_table,
+)
 from winnow_cli.sources import sources_of
 
 app = typer.Typer(help="Datasets: patches, packed once, each with one role.", no_args_is_help=True)
 Json = dict[str, Any]
 SHOWN = 10
 """Skipped files that are named."""
+PAIRS = 2
+"""Equal patches that a note names."""
 SAMPLE_FIELDS = ("idx", "key", "role", "label", "group")
 PAGE = 5000
 """Samples that are written at a time: there may be millions."""
@@ -88,6 +101,7 @@ def add(
             aside.print(f"\ndetached; {goes_on}. winnow dataset show {spec.name}", soft_wrap=True)
             return
     print_json(view) if json else show_one(view)
+    warn_of_leaks(view)
 
 
 @app.command("list")
@@ -108,6 +122,7 @@ def show(name: str, url: Url = None, state_dir: StateDir = None, json: AsJson = 
     with connect(url, state_dir) as client:
         view = client.dataset(name)
     print_json(view) if json else show_one(view)
+    warn_of_leaks(view)
 
 
 @app.command()
@@ -222,6 +237,15 @@ def show_one(view: Json) -> None:
         console.print(make_table(["role", *(f">{label}" for label in labels), ">all"], cells))
     for words in _findings(view["name"], view["report"]):
         console.print(f"[dim]{plain(words)}[/dim]", soft_wrap=True)
+
+
+def warn_of_leaks(view: Json) -> None:
+    """A note where patches of two roles are equal: no error, and what is measured on them may mean nothing."""
+    found = view["report"].get("duplicates", {})
+    if number := found.get("across_roles", 0):
+        pairs = "; ".join(" = ".join(pair) for pair in found["examples"][:PAIRS])
+        leaked = f"{count(number)} of {count(view['report']['packed'])} patches have the pixels of one in another role"
+        note(f"{view['name']}: {leaked}, e.g. {pairs}. Scores on patches that were trained on mean little")
 
 
 def _findings(name: str, report: Json) -> Iterator[str]:

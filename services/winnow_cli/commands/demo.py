@@ -12,7 +12,7 @@ import yaml
 from winnow.client import Client
 from winnow.domain import DatasetSpec, ExperimentSpec
 from winnow_cli import files
-from winnow_cli.commands.datasets import SPEC_FILES, count_skipped, ingest, tell
+from winnow_cli.commands.datasets import SPEC_FILES, count_skipped, ingest, tell, warn_of_leaks
 from winnow_cli.commands.results import show, write
 from winnow_cli.live import follow
 from winnow_cli.naming import there
@@ -111,6 +111,7 @@ def _run(
     size, classes = view["image_size"], len(view["classes"])
     screen.print(f"{name}: {view['samples']:,} patches of {size} pixels, {classes} classes", soft_wrap=True)
     _say_skipped(view)
+    warn_of_leaks(view)
     ids = [find_or_begin(client, spec.model_copy(update={"dataset": name}))["id"] for spec in specs]
     follow(client, ids, ended=told, screen=screen)
     return None if told() else gather(client, [view["id"] for view in there(client, ids)])
