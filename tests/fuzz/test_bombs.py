@@ -68,6 +68,50 @@ def repeated(rows: int, text: str) -> Any:
     return arrow.DictionaryArray.from_arrays(numbers, arrow.array([text])).cast(arrow.string())
 
 
+def once(rows: int, length: int) -> Any:
+    """The same, of a text too long to be written out for each of them."""
+    return arrow.DictionaryArray.from_arrays(arrow.array(np.zeros(rows, np.int32)), arrow.array(["a" * length]))
+
+
+def keyed(**columns: Any) -> bytes:
+    """Features of one column, and these; nothing says that they were encoded as dictionaries."""
+    rows = len(next(iter(columns.values())))
+    return parquet({"d0": arrow.array(np.ones(rows))} | columns, store_schema=False, compression="zstd")
+
+
+def lists(*lengths: int) -> bytes:
+    """Features of zeros, as a few bytes; row by row as many."""
+    ends = arrow.array(np.cumsum([0, *lengths]), arrow.int32())
+    zeros = arrow.array(np.zeros(sum(lengths), np.float32))
+    return parquet({"features": arrow.ListArray.from_arrays(ends, zeros)}, compression="zstd")
+
+
+def varint(number: int, length: int = 0) -> bytes:
+    """A number as Thrift writes it, in so many bytes or more."""
+    digits = bytearray()
+    number *= 2
+    while number > 127 or len(digits) + 1 < length:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes(digits) + bytes([number])
+
+
+def lying(values: int, said: int) -> bytes:
+    """Two rows of lists, of which the second has most of the values; the footer says that all are `said`."""
+    data = lists(1, values - 1)
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    told = varint(values)
+    return data[:footer] + data[footer:].replace(told, varint(said, len(told)), 1)
+
+
+def swollen(size: int) -> bytes:
+    """A page of three numbers whose header says that it takes `size` bytes."""
+    data = parquet({"d0": arrow.array(np.ones(3))}, use_dictionary=False)
+    start, told = b"PAR1\x15\x00\x15", varint(3 * 8 + 6)
+    assert data.startswith(start + told)
+    return start + varint(size) + data[len(start + told) :]
+
+
 def laughs() -> bytes:
     """Nine lists, each of nine times the one before."""
     lines = ["a: &a [x]"]
@@ -112,8 +156,15 @@ BOMBS: dict[str, list[tuple[str, str, bytes, str]]] = {
             "embeddings",
             ".parquet",
             parquet({"d0": arrow.array(np.ones(20_000)), "key": repeated(20_000, "k" * 100_000)}),
-            "the column 'key' holds more than 1073741824 bytes",
+            "the column 'key' holds more than 1073741824 characters",
         ),
+        ("embeddings", ".parquet", lists(30_000_000), "its rows hold 30000000 values each, and at most 65536"),
+        ("embeddings", ".parquet", lists(1, 60_000_000), "its rows hold 30000001 values each, and at most 65536"),
+        ("embeddings", ".parquet", lying(60_000_001, 2), "60000001 values, where its footer promises 2 in all"),
+        ("embeddings", ".parquet", swollen(2**30), "a page of 3 numbers says that it takes 1073741824 bytes"),
+        ("embeddings", ".parquet", keyed(key=once(20, 70 << 20)), "and at most 67108864 are taken"),
+        ("embeddings", ".parquet", keyed(key=once(20, 60 << 20)), "holds more than 1073741824 characters"),
+        ("embeddings", ".parquet", keyed(key=arrow.array([["a"]])), "one value a row is needed"),
         ("manifest", ".parquet", parquet({"path": repeated(200_000, "p" * 10_000)}), "holds more than"),
         ("manifest", ".parquet", parquet({"path": arrow.nulls(20_000_000)}), "holds more than 10000000 rows"),
         ("manifest", ".csv", b"path\na\0.png\n", "row 1 has no usable path"),
@@ -166,6 +217,14 @@ def test_it_is_refused_with_its_reason(kind: str, number: int, reader: Reader, t
     (path := tmp_path / f"bomb{suffix}").write_bytes(data)
     verdict = reader.read(name, path)
     assert verdict.kind == "refused" and reason in verdict.text, verdict
+
+
+@pytest.mark.parametrize("columns", [["key"], ["x", "y"]])
+def test_text_that_repeats_takes_no_memory_for_each_row(reader: Reader, tmp_path: Path, columns: list[str]) -> None:
+    data = keyed(**dict.fromkeys(columns, once(250, 4 << 20)))
+    (path := tmp_path / "long.parquet").write_bytes(data)
+    verdict = reader.read("embeddings", path)
+    assert verdict.kind == "read" and len(data) < 2000, verdict
 
 
 def test_text_beyond_unicode_in_a_known_key_is_explained(reader: Reader, tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 The features are the column `features`, `feats`, `embedding` or `embeddings`, else the only column of lists of floats,
 else all float columns but `x` and `y`, in the order of the file. Keys are the column `key`, `id`, `path` or `filename`,
 the first there is; coordinates the columns `x` and `y`.
+
+A value that repeats is stored once, so that a few bytes may decode to gigabytes. So the file is asked before anything
+is decoded: its footer how wide the features are, the headers of its pages what each of them takes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from winnow.embeddings.blocks import Features, require_finite, require_shape
+from winnow.embeddings.pages import Page, leaves, pages
 from winnow.errors import InvalidInput
 from winnow.paths import open_file
 
@@ -21,11 +25,21 @@ MAGIC = b"PAR1"
 FEATURES = ("features", "feats", "embedding", "embeddings")
 KEYS = ("key", "id", "path", "filename")
 COORDS = ["x", "y"]
+MOST_COLUMNS = 1 << 16
+"""Of lists: wider ones are no embeddings."""
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 1 << 24
+_NUMBER_BYTES = 16
+"""What a number takes in a page at most, with where its list ends."""
+_PAGE_SLACK = 4096
 _TEXT_ROWS = 256
+_TEXT_BYTES = 1 << 25
+_MOST_PAGE = 1 << 26
+"""Of text. Rows are decoded together as if each of them had a value that fills the largest page."""
 _MOST_TEXT = 1 << 30
-"""Bytes of one column of text. A small file may repeat one long value for each of its rows."""
+"""Characters of one column. A small file may repeat one long value for each of its rows."""
+Sizing = Callable[[Iterable[Page]], int]
+"""How many rows of such pages to decode at once. Raises InvalidInput for pages that would take too much."""
 
 
 class ParquetFile:
@@ -33,10 +47,10 @@ class ParquetFile:
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self._name = path, name
-        with self._open() as file:
+        with self._open() as (file, _):
             schema = file.schema_arrow
             self._columns, self._is_list = self._find_features(schema)
-            self._names: list[str] = list(schema.names)
+            self._kinds = {field.name: field.type for field in schema}
             rows = file.metadata.num_rows
             inner = schema.field(self._columns[0]).type
             dtype = np.dtype((inner.value_type if self._is_list else inner).to_pandas_dtype())
@@ -46,7 +60,7 @@ class ParquetFile:
 
     def fill(self, out: Features) -> None:
         start = 0
-        for batch in self._batches(self._columns):
+        for batch in self._batches(self._columns, self._rows_of_numbers):
             rows = slice(start, start + batch.num_rows)
             with np.errstate(over="ignore"):  # require_finite says so, with the row
                 out[rows] = self._block(batch, start)
@@ -54,33 +68,35 @@ class ParquetFile:
             start = rows.stop
 
     def coords(self) -> NDArray[Any] | None:
-        if not set(COORDS) <= set(self._names):
+        if not set(COORDS) <= set(self._kinds) or not all(_is_number(self._kinds[name]) for name in COORDS):
             return None
-        columns = [self._column(name) for name in COORDS]
-        if not all(column.dtype.kind in "iuf" for column in columns):
-            return None
-        return np.stack(columns, axis=1)
+        return np.stack([self._column(name) for name in COORDS], axis=1)
 
     def keys(self) -> list[str] | None:
-        name = next((one for one in KEYS if one in self._names), None)
+        name = next((one for one in KEYS if one in self._kinds), None)
         return None if name is None else self.values(name)
 
     def values(self, column: str) -> list[str]:
         """(rows,) one column as text, say the slide or the patient of each row. Raises InvalidInput: no such column."""
-        if column not in self._names:
-            raise self._refuse(f"has no column {column!r}; it has {', '.join(self._names[:20])}")
+        if column not in self._kinds:
+            raise self._refuse(f"has no column {column!r}; it has {', '.join(list(self._kinds)[:20])}")
+        if _is_nested(self._kinds[column]):
+            raise self._refuse(f"the column {column!r} holds {self._kinds[column]}; one value a row is needed")
         found: list[str] = []
         texts: dict[str, str] = {}  # each text once in memory: slides and patients repeat
         size = 0
-        for batch in self._batches([column], _TEXT_ROWS):
-            size += batch.nbytes
+        sizing = self._rows_of_numbers if _is_number(self._kinds[column]) else self._rows_of_text
+        for batch in self._batches([column], sizing):
+            read = list(map(str, batch.column(0).to_pylist()))
+            size += sum(map(len, read))
             if size > _MOST_TEXT:
-                raise self._refuse(f"the column {column!r} holds more than {_MOST_TEXT} bytes, which is the limit")
-            found += [texts.setdefault(text, text) for text in map(str, batch.column(0).to_pylist())]
+                raise self._refuse(f"the column {column!r} holds more than {_MOST_TEXT} characters, which is the limit")
+            found += [texts.setdefault(text, text) for text in read]
         return found
 
     def _column(self, name: str) -> NDArray[Any]:
-        return np.concatenate([batch.column(0).to_numpy(zero_copy_only=False) for batch in self._batches([name])])
+        batches = self._batches([name], self._rows_of_numbers)
+        return np.concatenate([batch.column(0).to_numpy(zero_copy_only=False) for batch in batches])
 
     def _find_features(self, schema: Any) -> tuple[list[str], bool]:
         import pyarrow.types as kinds
@@ -101,9 +117,15 @@ class ParquetFile:
         return floats, False
 
     def _width(self, file: Any) -> int:
-        for batch in file.iter_batches(batch_size=1, columns=self._columns):
-            return len(batch.column(0)[0].as_py() or [])
-        raise self._refuse("holds fewer rows than its footer promises")
+        """How many values a row has, by the footer. Rows of unlike length have one more than their mean here: what they
+        take together stays below what these columns say, and reading them names the row.
+        """
+        (at,) = leaves(file.metadata, self._columns)
+        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        width = -(-sum(group.column(at).num_values for group in groups) // file.metadata.num_rows)
+        if width > MOST_COLUMNS:
+            raise self._refuse(f"its rows hold {width} values each, and at most {MOST_COLUMNS} are taken")
+        return width
 
     def _block(self, batch: Any, start: int) -> NDArray[Any]:
         for column in batch.columns:
@@ -116,15 +138,29 @@ class ParquetFile:
         lengths = np.asarray(lists.value_lengths())
         if (lengths != self.columns).any():
             odd = int(np.argmax(lengths != self.columns))
-            raise self._refuse(f"row {start + odd} has {lengths[odd]} values, row 0 has {self.columns}")
+            mean = f"and the rows of the file {self.columns} on average; all need as many"
+            raise self._refuse(f"row {start + odd} has {lengths[odd]} values, {mean}")
         return lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.columns)
 
-    def _batches(self, columns: list[str], most: int = _BATCH_ROWS) -> Iterator[Any]:
+    def _rows_of_numbers(self, found: Iterable[Page]) -> int:
+        for page in found:
+            if page.size > _NUMBER_BYTES * page.values + _PAGE_SLACK:
+                raise self._refuse(f"a page of {page.values} numbers says that it takes {page.size} bytes")
+        return max(1, min(_BATCH_ROWS, _BATCH_BYTES // (8 * self.columns)))
+
+    def _rows_of_text(self, found: Iterable[Page]) -> int:
+        largest = max((page.size for page in found), default=0)
+        if largest > _MOST_PAGE:
+            hint = "write it with smaller pages, or in more row groups"
+            raise self._refuse(f"a page of text takes {largest} bytes, and at most {_MOST_PAGE} are taken; {hint}")
+        return max(1, min(_TEXT_ROWS, _TEXT_BYTES // max(largest, 1)))
+
+    def _batches(self, columns: list[str], sizing: Sizing) -> Iterator[Any]:
         """All rows. Raises InvalidInput unless they are as many as the footer promises."""
         taken = 0
-        rows = max(1, min(most, _BATCH_BYTES // (8 * self.columns)))
-        with self._open() as file:
-            for batch in file.iter_batches(batch_size=rows, columns=columns):
+        with self._open() as (file, opened):
+            size = sizing(pages(opened, file.metadata, columns))
+            for batch in file.iter_batches(batch_size=size, columns=columns):
                 taken += batch.num_rows
                 if taken > self.rows:
                     break
@@ -136,14 +172,15 @@ class ParquetFile:
             )
 
     @contextmanager
-    def _open(self) -> Iterator[Any]:
+    def _open(self) -> Iterator[tuple[Any, BinaryIO]]:
+        """The file as Parquet, and as bytes."""
         try:
             from pyarrow import parquet
         except ModuleNotFoundError as error:
             raise self._refuse("reading Parquet needs pyarrow: install winnow with its select extra") from error
         try:
             with open_file(self.path) as opened, parquet.ParquetFile(opened) as file:
-                yield file
+                yield file, opened
         except InvalidInput:
             raise
         except Exception as error:  # a damaged file makes pyarrow raise almost anything
@@ -151,3 +188,15 @@ class ParquetFile:
 
     def _refuse(self, reason: str) -> InvalidInput:
         return InvalidInput(self._name, f"{self.path.name}: {reason}")
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow.types as kinds
+
+    return kinds.is_integer(kind) or kinds.is_floating(kind)
+
+
+def _is_nested(kind: Any) -> bool:
+    import pyarrow.types as kinds
+
+    return kinds.is_nested(getattr(kind, "storage_type", kind))
