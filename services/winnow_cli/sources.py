@@ -107,8 +107,8 @@ def _manifest(table: Path, columns: Mapping[str, str], splits: Mapping[str, str]
 
 def _roles_in(table: Path, columns: Mapping[str, str]) -> set[str]:
     """The words of a manifest's role column."""
-    with open_table(table) as (names, rows):
-        role = columns.get("role", "role")
+    role = columns.get("role", "role")
+    with open_table(table, wanted=[role]) as (names, rows):
         return {str(row[names.index(role)]).strip() for row in rows} if role in names else set()
 
 

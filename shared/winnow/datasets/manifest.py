@@ -5,10 +5,10 @@ import io
 import math
 import os
 from array import array
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache, partial
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Literal
 
@@ -25,7 +25,7 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 """What a manifest's name ends in; a file of another name is read as CSV."""
 MOST_ROWS = 10_000_000
 MOST_BYTES = 1 << 30
-"""Of a manifest, whose paths are held in memory: of the file, or of the values in it."""
+"""Of a manifest, whose paths are held in memory: of a CSV, or of the values that are read from Parquet."""
 _COLUMNS = ("path", "label", "group", "role")
 _NAMELESS = ("/", ".")
 """What a path ends in that may not end in the name of a file."""
@@ -94,15 +94,16 @@ def first_repeated(hashes: NDArray[np.int64], path_of: Callable[[int], str]) -> 
 
 @contextmanager
 def open_table(
-    table: Path, field: str = "path", *, placed: Path | None = None
+    table: Path, field: str = "path", *, placed: Path | None = None, wanted: Collection[str] | None = None
 ) -> Iterator[tuple[list[str], Iterator[Sequence[Any]]]]:
-    """The heading of a manifest, and its rows as they stand, each as long as the heading, while they are read.
+    """The heading of a manifest, and its rows as they stand, each as long as the heading, while they are read. Of a
+    Parquet file only the columns in `wanted` are read, where these are given; the cells of others are None.
 
     `placed` is where it lies with all links followed; what was allowed there is read, and nothing that took its place.
 
     Raises InvalidInput, here or at the row that cannot be read.
     """
-    read = _parquet if table.suffix.lower() in (".parquet", ".pq") else _csv
+    read = partial(_parquet, wanted=wanted) if table.suffix.lower() in (".parquet", ".pq") else _csv
     try:
         with open_file(placed or table.resolve()) as file, closing(read(table, file, field)) as rows:
             yield list(next(rows)), rows
@@ -111,7 +112,8 @@ def open_table(
 
 
 def _rows(table: Path, placed: Path, source: Source, field: str) -> Iterator[Row]:
-    with open_table(table, field, placed=placed) as (names, rows):
+    wanted = [source.columns.get(column, column) for column in _COLUMNS]
+    with open_table(table, field, placed=placed, wanted=wanted) as (names, rows):
         columns = [_place_of(column, names, source, field) for column in _COLUMNS]
         for row in rows:
             yield [None if at is None else _text(row[at]) for at in columns]
@@ -157,19 +159,23 @@ def _csv(table: Path, file: BinaryIO, field: str) -> Generator[list[str]]:
         raise InvalidInput(f"{field}.path", f"{table.name} is empty")
 
 
-def _parquet(table: Path, file: BinaryIO, field: str) -> Generator[Sequence[Any]]:
+def _parquet(
+    table: Path, file: BinaryIO, field: str, *, wanted: Collection[str] | None = None
+) -> Generator[Sequence[Any]]:
     """The heading, and the rows."""
     from pyarrow import parquet
 
     rows = size = 0
     try:
         with parquet.ParquetFile(file) as stored:
-            yield list(dict.fromkeys(stored.schema_arrow.names))
+            yield (names := list(dict.fromkeys(stored.schema_arrow.names)))
+            columns = [name for name in names if wanted is None or name in wanted]
             _require_small(table, stored.metadata.num_rows, 0, field)
-            for batch in stored.iter_batches(batch_size=1024):
+            for batch in stored.iter_batches(batch_size=1024, columns=columns):
                 rows, size = rows + batch.num_rows, size + batch.nbytes  # a value may be repeated for each of the rows
                 _require_small(table, rows, size, field)
-                yield from zip(*batch.to_pydict().values(), strict=True)
+                cells = batch.to_pydict()
+                yield from zip(*(cells.get(name, repeat(None, batch.num_rows)) for name in names), strict=True)
     except (InvalidInput, MemoryError):
         raise
     except Exception as error:  # a damaged file makes pyarrow raise almost anything
