@@ -11,10 +11,11 @@ try:
     from winnow import __version__
     from winnow.errors import WinnowError
     from winnow_cli.commands.select import select
-    from winnow_cli.output import print_problem, refuse
+    from winnow_cli.output import finish, print_problem, refuse
 except ModuleNotFoundError as error:
     sys.exit(f"winnow's command line needs {error.name}: install winnow with its extras; make setup does")
 except KeyboardInterrupt:  # importing takes a second or two
+    sys.stderr.write("stopped; nothing was begun\n")
     sys.exit(130)
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ def _add_the_rest() -> str:
 try:
     missing = _add_the_rest()
 except KeyboardInterrupt:
+    sys.stderr.write("stopped; nothing was begun\n")
     sys.exit(130)
 
 
@@ -62,6 +64,16 @@ def _root(
 
 def main() -> None:
     """Run a command. Errors that a person can mend end in one line, or in JSON where JSON was asked for."""
+    try:
+        _run()
+    except OSError:
+        finish("\n")  # it names no file: what cannot be written to may be standard output
+        raise
+    finally:
+        finish()
+
+
+def _run() -> NoReturn:
     as_json = "--json" in sys.argv
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "select")
     if missing and asked != "select":

@@ -1,6 +1,7 @@
 """Tables, JSON and errors on the terminal."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -25,6 +26,18 @@ aside = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() 
 """For what is not the answer: notes, warnings, errors."""
 
 COLOURS = {"completed": "green", "done": "green", "ready": "green", "failed": "red", "cancelled": "yellow"}
+
+
+def finish(more: str = "") -> None:
+    """Write what standard output still holds. Where it takes no more, say so and end; a reader that left knows."""
+    try:
+        sys.stdout.write(more)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again at its end, and tells
+        if not isinstance(error, BrokenPipeError):
+            print_problem(f"standard output: {error.strerror}", {}, as_json=False)
+        sys.exit(1)
 
 
 def print_json(value: object) -> None:

@@ -1,12 +1,22 @@
 """What goes wrong around a command: another stack, a key that is none, nowhere to write to, Ctrl-C."""
 
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from fastapi import Request, Response
 from processes import free_port
-from services.conftest import Winnow, add_dataset
+from services.conftest import Winnow, add_dataset, experiment_body, serving
 
 from winnow_cli import options
+from winnow_coordinator.app import make_app
 from winnow_coordinator.context import Coordinator
 
 
@@ -65,3 +75,47 @@ def test_what_can_be_no_name_is_not_there(
     said = winnow(*command)
     assert (said.code, said.err) == (1, f"error: {missed}\n")
     assert winnow(*command, "--json").json["code"] == "not-found"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [["--version"], ["dataset", "list"], ["dataset", "list", "--json"]])
+def test_an_answer_that_cannot_be_written_ends_in_one_line(url: str, command: list[str], unbuffered: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        program = [sys.executable, "-m", "winnow_cli.main", *command]
+        ended = subprocess.run(program, check=False, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert (ended.returncode, ended.stderr) == (1, "error: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        (0, "stopped; nothing was begun, but perhaps e-0: winnow list shows it"),
+        (1, "stopped; begun, and going on: e-0; perhaps e-1, too: winnow list shows it"),
+    ],
+)
+def test_ctrl_c_while_experiments_are_begun_says_which(
+    coordinator: Coordinator, winnow: Winnow, at: int, said: str
+) -> None:
+    add_dataset(coordinator)
+    app, calls, main = make_app(coordinator, steward=False), itertools.count(), threading.main_thread().ident
+    assert main is not None
+
+    @app.middleware("http")
+    async def interrupt(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        if request.method == "POST" and next(calls) == at:
+            signal.pthread_kill(main, signal.SIGINT)
+        return await go_on(request)
+
+    Path("spec.json").write_text(json.dumps(experiment_body(seeds=[0, 1])))
+    with serving(app) as url:
+        stopped = winnow("run", "spec.json", "--url", url)
+    assert stopped.code == 130 and said in stopped.err
+
+
+def test_ctrl_c_before_a_command_has_begun_says_so() -> None:
+    stop = "class Stop:\n    def find_spec(name, *_):\n        if name == 'MODULE': raise KeyboardInterrupt\n"
+    for module in ("typer", "winnow_cli.catalogue"):
+        code = f"{stop}import sys; sys.meta_path.insert(0, Stop); import winnow_cli.main".replace("MODULE", module)
+        ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (130, "stopped; nothing was begun\n")

@@ -161,7 +161,19 @@ def _begin_all(client: Client, specs: list[ExperimentSpec]) -> list[Json]:
             others = f"; cancelled, as they had begun: {', '.join(view['name'] for view in begun)}" if begun else ""
             aside.print(f"{spec.name} is refused{others}", soft_wrap=True)
             raise
+        except KeyboardInterrupt:
+            _tell_begun(begun, spec.name)
+            raise
     return begun
+
+
+def _tell_begun(begun: list[Json], asked: str) -> None:
+    """What goes on after Ctrl-C. The call that it broke off may have arrived."""
+    if begun:
+        words = f"begun, and going on: {', '.join(view['name'] for view in begun)}; perhaps {asked}, too"
+    else:
+        words = f"nothing was begun, but perhaps {asked}"
+    aside.print(f"\nstopped; {words}: winnow list shows it", soft_wrap=True)
 
 
 def _under_way(client: Client) -> list[str]:
