@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import httpx
@@ -12,19 +11,14 @@ import structlog
 from conftest import wait_until
 from processes import free_port
 from services.conftest import Driver, add_dataset, experiment_body, serving
-from services.sampler.conftest import slow_request
 from sqlalchemy import select, update
-from sqlalchemy.exc import OperationalError
 
-from winnow.artefacts import DirectoryStore
 from winnow.domain import Arm, ExperimentSpec
-from winnow.errors import Fenced
 from winnow.settings import Settings
 from winnow.store import artefacts, claims, datasets, experiments, picks, rounds, workers
-from winnow.store.tables import Dataset, Experiment, Round
+from winnow.store.tables import Dataset, Round
 from winnow_coordinator.context import Coordinator
-from winnow_coordinator.picking import Heart, Interrupted, Picker
-from winnow_coordinator.sampler import CalledOff, Sampler
+from winnow_coordinator.picking import Picker
 from winnow_coordinator.steward import Steward
 from winnow_coordinator.tidying import Tidier
 from winnow_sampler.app import make_app as make_sampler
@@ -275,65 +269,6 @@ def test_pause_and_cancel_settle_once_nobody_works(api: httpx.Client, coordinato
     body = api.get(f"/experiments/{id}").json()
     assert body["status"] == "cancelled" and body["ended_at"] is not None
     assert api.get(f"/experiments/{id}/rounds/0").json()["status"] == "cancelled"
-
-
-@pytest.mark.parametrize("status", ["pausing", "paused", "cancelling", "cancelled"])
-def test_a_pick_stops_when_its_experiment_is_not_to_go_on(
-    api: httpx.Client, coordinator: Coordinator, driver: Driver, status: str
-) -> None:
-    add_dataset(coordinator)
-    begin(api)
-    driver.train()
-    with coordinator.database.begin() as session:
-        row = claims.claim(session, claims.SELECT, "steward", 30)
-        assert isinstance(row, Round)
-    heart = Heart(coordinator, row)
-    heart.beat({})
-    with coordinator.database.begin() as session:
-        session.execute(update(Experiment).values(status=status))
-    with pytest.raises(CalledOff, match=status):
-        heart.beat({})
-
-
-def test_a_database_that_is_away_is_borne_while_the_claim_lasts(
-    api: httpx.Client, coordinator: Coordinator, driver: Driver, settings: Settings
-) -> None:
-    add_dataset(coordinator)
-    begin(api)
-    row = driver.claim()
-    gone = {"database_url": f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none"}
-    with closing(Coordinator.open(Settings(**{**settings.model_dump(), **gone}))) as cut_off:
-        Heart(cut_off, row).beat({})
-    short = Settings(**{**settings.model_dump(), **gone, "lease_seconds": 0.1, "renew_seconds": 0.05})
-    with closing(Coordinator.open(short)) as cut_off, pytest.raises(OperationalError):
-        heart = Heart(cut_off, row)
-        for _ in range(3):
-            heart.beat({})
-
-
-@pytest.mark.parametrize(
-    ("reason", "end"),
-    [(CalledOff, "cancelled"), (Interrupted, "done"), (Fenced, "done")],
-)
-def test_a_selection_that_somebody_else_may_ask_for_goes_on(
-    coordinator: Coordinator, settings: Settings, sampler_port: int, reason: type[Exception], end: str
-) -> None:
-    """A coordinator that stops, or lost its claim, leaves what is computed to the next one."""
-
-    def beat(progress: dict[str, Any]) -> None:
-        raise reason("round", "r", 1) if reason is Fenced else reason("over")
-
-    request = slow_request(DirectoryStore(settings.artefact_dir))
-    hasty = settings.model_copy(update={"answer_seconds": 0.01})
-    with serving(make_sampler(hasty), port=sampler_port) as url, closing(Sampler(hasty)) as asking:
-        place = httpx.post(f"{url}/v1/selections", json=request).json()["id"]
-        with pytest.raises(reason):
-            asking.select(request, beat)
-
-        def status() -> str:
-            return httpx.get(f"{url}/v1/selections/{place}").json()["status"]
-
-        wait_until(lambda: status() == end, 120, f"it to be {end}")
 
 
 def test_lost_leases_go_back_and_are_counted(api: httpx.Client, coordinator: Coordinator, driver: Driver) -> None:

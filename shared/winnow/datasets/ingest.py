@@ -278,10 +278,16 @@ def _result(packed: Entries, skipped: list[tuple[str, str]], tally: Tally, draws
         "resized": _ranked(tally.resized),
         "multi_frame": tally.multi_frame,
         "duplicates": _duplicates(packed, tally.digests),
-        "groups": "column" if packed.groups.used() else "none (splits do not respect patients)",
+        "groups": _groups(len(packed.groups.used())),
         "draws": draws,
     }
     return Ingested(packed, skipped, packed.labels.used(), _counts(packed), report)
+
+
+def _groups(number: int) -> str:
+    if not number:
+        return "none (splits do not respect patients)"
+    return f"{number} (those held out are in no other role)"
 
 
 def _counts(packed: Entries) -> dict[str, dict[str, int]]:

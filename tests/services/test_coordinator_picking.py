@@ -1,0 +1,83 @@
+"""While the sampler computes: what ends the wait, what is borne, and what becomes of the selection."""
+
+from contextlib import closing
+from typing import Any
+
+import httpx
+import pytest
+from conftest import wait_until
+from processes import free_port
+from services.conftest import Driver, add_dataset, experiment_body, serving
+from services.sampler.conftest import slow_request
+from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
+
+from winnow.artefacts import DirectoryStore
+from winnow.errors import Fenced
+from winnow.settings import Settings
+from winnow.store import claims
+from winnow.store.tables import Experiment, Round
+from winnow_coordinator.context import Coordinator
+from winnow_coordinator.picking import Heart, Interrupted
+from winnow_coordinator.sampler import CalledOff, Sampler
+from winnow_sampler.app import make_app as make_sampler
+
+
+@pytest.mark.parametrize("status", ["pausing", "paused", "cancelling", "cancelled"])
+def test_a_pick_stops_when_its_experiment_is_not_to_go_on(
+    api: httpx.Client, coordinator: Coordinator, driver: Driver, status: str
+) -> None:
+    add_dataset(coordinator)
+    assert api.post("/experiments", json=experiment_body()).status_code == 201
+    driver.train()
+    with coordinator.database.begin() as session:
+        row = claims.claim(session, claims.SELECT, "steward", 30)
+        assert isinstance(row, Round)
+    heart = Heart(coordinator, row)
+    heart.beat({})
+    with coordinator.database.begin() as session:
+        session.execute(update(Experiment).values(status=status))
+    with pytest.raises(CalledOff, match=status):
+        heart.beat({})
+
+
+def test_a_database_that_is_away_is_borne_while_the_claim_lasts(
+    api: httpx.Client, coordinator: Coordinator, driver: Driver, settings: Settings
+) -> None:
+    add_dataset(coordinator)
+    assert api.post("/experiments", json=experiment_body()).status_code == 201
+    row = driver.claim()
+    gone = {"database_url": f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none"}
+    with closing(Coordinator.open(Settings(**{**settings.model_dump(), **gone}))) as cut_off:
+        Heart(cut_off, row).beat({})
+    short = Settings(**{**settings.model_dump(), **gone, "lease_seconds": 0.1, "renew_seconds": 0.05})
+    with closing(Coordinator.open(short)) as cut_off, pytest.raises(OperationalError):
+        heart = Heart(cut_off, row)
+        for _ in range(3):
+            heart.beat({})
+
+
+@pytest.mark.parametrize(
+    ("reason", "end"),
+    [(CalledOff, "cancelled"), (Interrupted, "done"), (Fenced, "done")],
+)
+def test_a_selection_that_somebody_else_may_ask_for_goes_on(
+    settings: Settings, reason: type[Exception], end: str
+) -> None:
+    """A coordinator that stops, or lost its claim, leaves what is computed to the next one."""
+
+    def beat(progress: dict[str, Any]) -> None:
+        raise reason("round", "r", 1) if reason is Fenced else reason("over")
+
+    request = slow_request(DirectoryStore(settings.artefact_dir))
+    port = free_port()
+    hasty = settings.model_copy(update={"answer_seconds": 0.01, "sampler_url": f"http://127.0.0.1:{port}"})
+    with serving(make_sampler(hasty), port=port) as url, closing(Sampler(hasty)) as asking:
+        place = httpx.post(f"{url}/v1/selections", json=request).json()["id"]
+        with pytest.raises(reason):
+            asking.select(request, beat)
+
+        def status() -> str:
+            return httpx.get(f"{url}/v1/selections/{place}").json()["status"]
+
+        wait_until(lambda: status() == end, 120, f"it to be {end}")
