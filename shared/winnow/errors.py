@@ -25,6 +25,8 @@ The selection library raises plain ValueError, so that it stands alone. HTTP cod
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+from winnow.paths import as_text
+
 NO_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -60,6 +62,7 @@ class InvalidInput(WinnowError):
     code = "invalid"
 
     def __init__(self, field: str, reason: str) -> None:
+        reason = as_text(reason)  # files are named in it, and it is sent and stored
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
@@ -100,7 +103,7 @@ class PathForbidden(WinnowError):
     code = "path-forbidden"
 
     def __init__(self, path: str, roots: Sequence[str]) -> None:
-        allowed = ", ".join(roots) or "none"
+        path, allowed = as_text(path), ", ".join(roots) or "none"
         advice = "allow its folder by WINNOW_DATA_ROOTS, or winnow up --data-root"
         super().__init__(f"{path} lies outside the allowed data roots ({allowed}); {advice}")
         self.path = path

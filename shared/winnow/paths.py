@@ -40,6 +40,19 @@ def open_folder(path: Path) -> Iterator[int]:
         os.close(handle)
 
 
+def as_text(name: str) -> str:
+    """A name, or words that have one in them, as it can be sent and stored: bytes that are no UTF-8 are written as
+    escapes, and so is NUL, which Postgres refuses.
+    """
+    if not name.isascii():
+        try:
+            stored = os.fsencode(name)
+        except UnicodeEncodeError:  # half of a surrogate pair that stands for no byte of a file name
+            stored = name.encode("utf-8", "surrogatepass")
+        name = stored.decode("utf-8", "backslashreplace")
+    return name.replace("\0", "\\x00")
+
+
 def is_replaced(error: OSError) -> bool:
     """Whether a link was where none had been."""
     return error.errno in REPLACED

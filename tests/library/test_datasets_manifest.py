@@ -43,3 +43,37 @@ def test_columns_that_are_ignored_are_not_read(with_thumbnails: Path) -> None:
 def test_the_columns_there_are_are_all_named(with_thumbnails: Path) -> None:
     with pytest.raises(InvalidInput, match=r"columns\.path: no column 'path'; there are thumbnail, file, set"):
         check(spec_of(with_thumbnails), anywhere)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("column", ["label", "group"])
+def test_text_that_postgres_cannot_store_is_refused_where_rows_are_listed(
+    tmp_path: Path, form: str, column: str
+) -> None:
+    cells = {"path": ["a.png", "b.png", "c.png"], "slide": ["x", "y", "y\0"]}
+    table = tmp_path / f"m.{form}"
+    if form == "parquet":
+        parquet.write_table(arrow.table(cells), table)
+    else:
+        rows = zip(*cells.values(), strict=True)
+        table.write_text("\n".join(map(",".join, [tuple(cells), *rows])))
+    with pytest.raises(InvalidInput, match=r"row 3: 'y\\x00' in the column 'slide' .*; take it out") as refused:
+        check(spec_of(table, columns={column: "slide"}), anywhere)
+    assert refused.value.field == "sources.0.path"
+
+
+@pytest.mark.parametrize("column", ["path", "label", "group", "role"])
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_no_text_comes_from_bytes_that_are_none(tmp_path: Path, form: str, column: str) -> None:
+    half = b"\xed\xa0\x80"  # of a surrogate pair
+    cells = {"path": b"a.png", "label": b"x"} | {column: half}
+    table = tmp_path / f"m.{form}"
+    if form == "parquet":
+        ends = arrow.py_buffer(np.array([0, 3], np.int32))
+        columns = {name: arrow.array([cell.decode()]) for name, cell in cells.items() if cell != half}
+        odd = arrow.StringArray.from_buffers(1, ends, arrow.py_buffer(half))
+        parquet.write_table(arrow.table(columns | {column: odd}), table)
+    else:
+        table.write_bytes(b",".join(name.encode() for name in cells) + b"\n" + b",".join(cells.values()))
+    with pytest.raises(InvalidInput, match=r"m\.(csv is not CSV in UTF-8|parquet is not Parquet)"):
+        check(spec_of(table), anywhere)

@@ -61,6 +61,8 @@ def test_text_that_nothing_can_store_is_refused(api: httpx.Client, settings: Set
     split = source("folder", settings.data_roots[0], splits={HALF: "pool"})
     for document in (split, source("folder", Path(HALF)), source("manifest", settings.data_roots[0], root=HALF)):
         assert "unicode string" in problem(send(api, "/datasets", document), 422, "invalid")["detail"]
+    named = source("folder", settings.data_roots[0], labels={"a": "b\0"})
+    assert problem(send(api, "/datasets", named), 422, "invalid")["field"] == "sources.0.labels.a"
 
 
 def test_a_method_that_a_path_does_not_have_hears_of_those_it_has(api: httpx.Client, sampler: httpx.Client) -> None:

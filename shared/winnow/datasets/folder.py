@@ -10,7 +10,7 @@ from winnow.datasets.decode import SUFFIXES, FilePicture, Picture, RejectedPictu
 from winnow.datasets.entries import Allow, Entries, Entry, Listing, allow_link, require_splits
 from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
-from winnow.paths import open_folder
+from winnow.paths import as_text, open_folder
 
 _DEBRIS = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
@@ -26,9 +26,9 @@ def list_folder(source: Source, number: int, *, allow: Allow, max_pixels: int) -
     root = Path(source.path or "")
     field = f"sources.{number}.path"
     keys = list(_walk(root, "", allow, (), field))
-    odd = {key: name for name in keys if (key := _key(name)) != name}
+    odd = {key: name for name in keys if (key := as_text(name)) != name}
     if odd:
-        keys = list({_key(name) for name in keys})
+        keys = list({as_text(name) for name in keys})
     keys.sort()
     if source.splits:
         require_splits(source, number, _folders(root, allow, field))
@@ -102,11 +102,6 @@ def _is_folder(child: "os.DirEntry[str]") -> bool:
 
 def _is_debris(name: str) -> bool:
     return name.startswith(".") or name.lower() in _DEBRIS
-
-
-def _key(name: str) -> str:
-    """The name; bytes that are no UTF-8 are written as escapes, so that every key can be stored."""
-    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _entry(key: str, source: Source, number: int) -> Entry:

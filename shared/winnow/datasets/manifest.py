@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.datasets.decode import FilePicture, Picture, Unreadable, resolve
-from winnow.datasets.entries import Allow, Entries, Entry, Listing, allow_link, require_file, require_splits
+from winnow.datasets.entries import Allow, Entries, Entry, Listing, Words, allow_link, require_file, require_splits
 from winnow.domain import Role, Source
 from winnow.errors import InvalidInput
 from winnow.paths import open_file, open_folder
@@ -64,6 +64,8 @@ def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int)
 
     listed = Entries.of(read())
     require_splits(source, number, sorted(word for word in words if word))
+    _require_storable(listed.labels, source.columns.get("label", "label"), field)
+    _require_storable(listed.groups, source.columns.get("group", "group"), field)
     repeated = first_repeated(np.array(hashes, np.int64), lambda row: folders.place(listed.keys[row]))
     if repeated is not None:
         reason = f"row {repeated + 1}: {listed.keys[repeated]} is listed twice; keep one of the rows"
@@ -75,6 +77,17 @@ def list_manifest(source: Source, number: int, *, allow: Allow, max_pixels: int)
         return (FilePicture(Path(folders.place(key)), allow, max_pixels) for key in keys)
 
     return Listing(entries, pictures)
+
+
+def _require_storable(words: Words, column: str, field: str) -> None:
+    """Raise InvalidInput for a NUL, which SQLite stores and Postgres refuses, hours later. A CSV or Parquet with any
+    other text that nothing can store is refused as it is read.
+    """
+    odd = next((number for number, word in enumerate(words.words) if "\0" in word), None)
+    if odd is not None:
+        row = int(np.argmax(words.codes == odd)) + 1
+        reason = f"row {row}: {words.words[odd]!r} in the column {column!r} holds a NUL, which cannot be stored"
+        raise InvalidInput(f"{field}.path", f"{reason}; take it out, or map another column")
 
 
 def first_repeated(hashes: NDArray[np.int64], path_of: Callable[[int], str]) -> int | None:

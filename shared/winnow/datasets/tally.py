@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from winnow.datasets.decode import Decoded, Unreadable
 from winnow.datasets.shelf import Reached
+from winnow.paths import as_text
 
 _DIGEST = 16  # bytes
 
@@ -45,7 +46,7 @@ class Filling:
         """The next image of the listing."""
         self._rows.add(key, mark)
         if isinstance(patch, Unreadable):
-            self._skipped.append((self.read, str(patch)))
+            self._skipped.append((self.read, as_text(str(patch))))  # a suffix may stand in it, or what Pillow says
         else:
             self.patches += 1
             self._converted.update([patch.converted] if patch.converted else [])
