@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,22 @@ def test_an_answer_that_cannot_be_written_ends_in_one_line(url: str, command: li
     assert (ended.returncode, ended.stderr) == (1, "error: standard output: No space left on device\n")
 
 
+@contextmanager
+def interrupting(coordinator: Coordinator, when: Callable[[Request], bool]) -> Iterator[str]:
+    """A coordinator during whose answer somebody presses Ctrl-C."""
+    app, main = make_app(coordinator, steward=False), threading.main_thread().ident
+    assert main is not None
+
+    @app.middleware("http")
+    async def interrupt(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        if when(request):
+            signal.pthread_kill(main, signal.SIGINT)
+        return await go_on(request)
+
+    with serving(app) as url:
+        yield url
+
+
 @pytest.mark.parametrize(
     ("at", "said"),
     [
@@ -98,19 +115,24 @@ def test_ctrl_c_while_experiments_are_begun_says_which(
     coordinator: Coordinator, winnow: Winnow, at: int, said: str
 ) -> None:
     add_dataset(coordinator)
-    app, calls, main = make_app(coordinator, steward=False), itertools.count(), threading.main_thread().ident
-    assert main is not None
-
-    @app.middleware("http")
-    async def interrupt(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.method == "POST" and next(calls) == at:
-            signal.pthread_kill(main, signal.SIGINT)
-        return await go_on(request)
-
+    begun = itertools.count()
     Path("spec.json").write_text(json.dumps(experiment_body(seeds=[0, 1])))
-    with serving(app) as url:
+    with interrupting(coordinator, lambda request: request.method == "POST" and next(begun) == at) as url:
         stopped = winnow("run", "spec.json", "--url", url)
     assert stopped.code == 130 and said in stopped.err
+
+
+def test_ctrl_c_leaves_an_export_that_says_it_is_incomplete(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    id = run_through()
+    with interrupting(coordinator, lambda request: "/artefacts/" in request.url.path) as url:
+        stopped = winnow("export", id, "--to", "out", "--url", url)
+    assert stopped.code == 130 and "out is incomplete; the same command again completes it" in stopped.err
+    assert not Path("out/experiment.json").exists()
+    assert winnow("export", id, "--to", "out").code == 0
+    assert not list(Path("out").glob("incomplete-*"))
 
 
 def test_ctrl_c_before_a_command_has_begun_says_so() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from services.conftest import Winnow, add_dataset, experiment_body, move
 
@@ -149,6 +150,52 @@ def test_export_keeps_experiments_apart(
     refused = winnow("export", second, "--to", f"e-{first}")
     assert refused.code == 1
     assert f"holds experiment {first}; name another folder" in refused.err
+
+
+def test_an_export_that_fails_is_told_from_a_whole_one_and_completed(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    id, other = run_through(), run_through()
+    with coordinator.database.read() as session:
+        place = coordinator.artefacts.local(artefacts.of_round(session, id, 0)["state/weights"].key)
+    whole = place.read_bytes()
+    for _ in range(2):  # the second one over a folder that was whole
+        place.write_bytes(b"rotten")
+        broken = winnow("export", id, "--to", "out")
+        assert broken.code == 1 and "out is incomplete; the same command again completes it" in broken.err
+        assert {one.name for one in Path("out").glob("*.json")} == set(), "what marks it as whole"
+        assert f"holds experiment {id}; name another" in winnow("export", other, "--to", "out").err
+        place.write_bytes(whole)
+        written = {Path(one) for one in winnow("export", id, "--to", "out", "--json").json}
+        assert written == {one for one in Path("out").rglob("*") if one.is_file()}
+        assert json.loads(Path("out/experiment.json").read_text())["id"] == id
+
+
+def test_an_export_to_a_full_disk_ends_in_one_line(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str]
+) -> None:
+    add_dataset(coordinator)
+    id = run_through()
+    Path("out").mkdir()
+    Path(f"out/incomplete-{id}").touch()
+    Path("out/metrics.csv").symlink_to("/dev/full")
+    said = winnow("export", id, "--to", "out")
+    assert said.code == 1 and said.err.endswith("\nerror: out: No space left on device\n")
+    assert said.err.startswith("note: out is incomplete; the same command again completes it\n")
+
+
+@pytest.mark.parametrize("there", ["metrics.csv", "experiment.json"])
+def test_export_writes_over_nothing_of_others(
+    coordinator: Coordinator, winnow: Winnow, run_through: Callable[..., str], there: str
+) -> None:
+    add_dataset(coordinator)
+    id = run_through()
+    Path("out").mkdir()
+    Path("out", there).write_text("mine")
+    said = winnow("export", id, "--to", "out")
+    assert (said.code, said.err) == (1, "error: --to: out holds files that are of no export; name another folder\n")
+    assert [(one.name, one.read_text()) for one in Path("out").iterdir()] == [(there, "mine")]
 
 
 def test_the_benchmarks_longer_proxy_is_told_from_the_others_on_their_floor() -> None:

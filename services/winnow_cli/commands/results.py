@@ -2,6 +2,8 @@
 
 import csv
 import json as formats
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +20,9 @@ from winnow_cli.report import COLUMNS, gather, rows
 
 Json = dict[str, Any]
 ENCODER = "state/weights"
+DESCRIPTION = "experiment.json"
+INCOMPLETE = "incomplete-"
+"""Begins the name of an empty file that ends in an experiment's id: its export is under way, or was broken off."""
 SMALL = ("labelled/", "fitted/", "evaluated/", "proxy", "evaluator")
 
 
@@ -59,8 +64,9 @@ def export(
         view = client.experiment(id_of(client, id))
         folder = to or Path(f"{view['name']}-{view['id']}")
         _require_own(folder, view["id"])
-        folder.mkdir(parents=True, exist_ok=True)
-        written = [*_tables(client, view, folder), *_artefacts(client, view["id"], folder, everything)]
+        with _completing(folder, view["id"]):
+            written = [*_tables(client, view["id"], folder), *_artefacts(client, view["id"], folder, everything)]
+            written.append(_description(client, view["id"], folder))
     if json:
         print_json([str(path) for path in written])
         return
@@ -98,27 +104,61 @@ def _all_but_the_empty(client: Client) -> list[str]:
 
 
 def _require_own(folder: Path, id: str) -> None:
-    """Two experiments in one folder could not be told apart."""
-    try:
-        other = formats.loads((folder / "experiment.json").read_text())["id"]
-    except FileNotFoundError:
+    """Two experiments in one folder could not be told apart, and somebody else's files would be written over."""
+    if not folder.exists() or not any(folder.iterdir()):
         return
+    other = _experiment_in(folder)
+    if other is None:
+        raise InvalidInput("--to", f"{folder} holds files that are of no export; name another folder")
     if other != id:
         raise InvalidInput("--to", f"{folder} holds experiment {other}; name another folder")
 
 
-def _tables(client: Client, view: Json, folder: Path) -> list[Path]:
-    """The experiment, its metrics and its batches, for people and spreadsheets."""
-    experiment, metrics, picks = folder / "experiment.json", folder / "metrics.csv", folder / "selections.csv"
-    experiment.write_text(formats.dumps(gather(client, [view["id"]])["experiments"][0], indent=1))
-    _write_csv(metrics, client.metrics(view["id"])["items"])
+def _experiment_in(folder: Path) -> str | None:
+    """The id of the experiment that was exported to a folder, whole or not; None where none was."""
+    for mark in folder.glob(f"{INCOMPLETE}*"):
+        return mark.name.removeprefix(INCOMPLETE)
+    try:
+        found = formats.loads((folder / DESCRIPTION).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found.get("id") if isinstance(found, dict) else None
+
+
+@contextmanager
+def _completing(folder: Path, id: str) -> Iterator[None]:
+    """Keeps a file in the folder that says whose it is to be, until it is whole. One that is not is told of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / f"{INCOMPLETE}{id}"
+    mark.touch()
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException as error:  # Ctrl-C is one, too
+        note(f"{folder} is incomplete; the same command again completes it")
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(folder)  # a full disk names no file
+        raise
+    mark.unlink()
+
+
+def _description(client: Client, id: str, folder: Path) -> Path:
+    """The experiment and its spec. What has one is whole."""
+    place = folder / DESCRIPTION
+    part = place.with_name(f"{place.name}.part")
+    part.write_text(formats.dumps(gather(client, [id])["experiments"][0], indent=1))
+    return part.replace(place)
+
+
+def _tables(client: Client, id: str, folder: Path) -> list[Path]:
+    """Its metrics and its batches, for people and spreadsheets."""
+    metrics, picks = folder / "metrics.csv", folder / "selections.csv"
+    _write_csv(metrics, client.metrics(id)["items"])
     batches = [
-        {"round": row["number"], **pick}
-        for row in client.rounds(view["id"])
-        for pick in client.selection(view["id"], row["number"])
+        {"round": row["number"], **pick} for row in client.rounds(id) for pick in client.selection(id, row["number"])
     ]
     _write_csv(picks, batches)
-    return [experiment, metrics, picks]
+    return [metrics, picks]
 
 
 def _artefacts(client: Client, id: str, folder: Path, everything: bool) -> list[Path]:
