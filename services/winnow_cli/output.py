@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console
@@ -141,6 +141,11 @@ def count(number: Any) -> str:
 def score(value: Any) -> str:
     """A metric; empty where it was not measured."""
     return "" if value is None else f"{value:.3f}"
+
+
+def minute(moment: str | None) -> str:
+    """2026-07-01T12:34:56.789Z as 2026-07-01 12:34."""
+    return "" if moment is None else f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def duration(seconds: float | None) -> str:

@@ -104,7 +104,8 @@ def _require_budget(spec: ExperimentSpec, stock: Stock) -> None:
         raise InvalidInput("budget", f"{spec.budget} of a pool of {pool}")
     if needed > pool:
         reason = f"{spec.rounds} rounds of {spec.budget} need {needed} pool samples; {stock.name} has {pool}"
-        raise InvalidInput("rounds", f"{reason}. At most {pool // spec.budget} rounds fit")
+        most = pool // spec.budget
+        raise InvalidInput("rounds", f"{reason}. {f'At most {most} rounds fit' if most > 1 else 'One round fits'}")
     if spec.initial == "stratum" and None in stock.pool:
         raise InvalidInput("initial", f"strata need a label for each pool sample; {stock.pool[None]} have none")
 

@@ -118,8 +118,11 @@ def test_where_one_arm_is_refused_none_begins(coordinator: Coordinator, url: str
     Path("spec.json").write_text(json.dumps(experiment_body(arms=["full", "entropy", "random"], rounds=99)))
     said = winnow("run", "spec.json")
     assert said.code == 1 and "rounds: 99 rounds of 5 need 495 pool samples" in said.err
+    assert said.err.endswith("At most 8 rounds fit\n")
     assert "e-entropy is refused; cancelled, as they had begun: e-full\n" in said.err
     assert [(view["name"], view["status"]) for view in winnow("list", "--json").json] == [("e-full", "cancelling")]
+    Path("spec.json").write_text(json.dumps(experiment_body(budget=30, candidates=30)))
+    assert winnow("run", "spec.json").err.endswith("tissue has 40. One round fits\n")
 
 
 def test_an_address_that_is_none_is_refused(winnow: Winnow) -> None:
@@ -172,7 +175,8 @@ def test_a_failed_experiment_is_exit_code_1(
 def test_keys_and_workers(url: str, winnow: Winnow) -> None:
     made = winnow("key", "create", "notebook", "--scope", "run", "--json").json
     assert made["key"] and made["scopes"] == ["run"]
-    assert "valid" in winnow("key", "list").out
+    listed = winnow("key", "list").out
+    assert "valid" in listed and made["created_at"][:16].replace("T", " ") in listed
     winnow("key", "revoke", made["id"])
     assert "valid" not in winnow("key", "list").out
     assert winnow("workers", "--json").json == []

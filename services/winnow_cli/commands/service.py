@@ -7,7 +7,7 @@ import typer
 from rich.filesize import decimal
 
 from winnow_cli.options import DEFAULT_STATE_DIR, AsJson, Profile, StateDir, Url, connect
-from winnow_cli.output import aside, coloured, console, plain, print_json, print_line, print_table, say
+from winnow_cli.output import aside, coloured, console, minute, plain, print_json, print_line, print_table, say
 from winnow_cli.stack import Stack, until_told
 
 keys = typer.Typer(
@@ -104,8 +104,7 @@ def list_keys(url: Url = None, state_dir: StateDir = None, json: AsJson = False)
     if json:
         print_json(found)
         return
-    cells = ([key["id"], key["name"], " ".join(key["scopes"]), key["revoked_at"] or "valid"] for key in found)
-    print_table(["id", "name", "scopes", "revoked"], cells)
+    print_table(["id", "name", "scopes", "created (UTC)", "revoked (UTC)"], map(_key_row, found))
 
 
 @keys.command()
@@ -114,6 +113,11 @@ def revoke(id: str, url: Url = None, state_dir: StateDir = None, json: AsJson = 
     with connect(url, state_dir) as client:
         client.revoke_key(id)
     print_json({"revoked": id}) if json else console.print(f"{id} is revoked")
+
+
+def _key_row(key: dict[str, Any]) -> list[str]:
+    ended = minute(key["revoked_at"]) or "valid"
+    return [key["id"], key["name"], " ".join(key["scopes"]), minute(key["created_at"]), ended]
 
 
 def _work(claimed: dict[str, Any] | None) -> str:
