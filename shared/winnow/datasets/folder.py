@@ -61,7 +61,7 @@ def _walk(directory: Path, inside: str, allow: Allow, above: tuple[Path, ...], f
 def _folders(root: Path, allow: Allow, field: str) -> list[str]:
     """The first folders, those without a file among them: an empty split is one."""
     children = _children(_allowed(root, allow, field), field)
-    return sorted(_key(child.name) for child in children if child.is_folder and not _is_debris(child.name))
+    return sorted(as_text(child.name) for child in children if child.is_folder and not _is_debris(child.name))
 
 
 def _allowed(directory: Path, allow: Allow, field: str) -> Path:
