@@ -5,9 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from winnow.domain.spec import Name, Seed, Spec, Text
+from winnow.domain.spec import Name, Seed, Spec, StoredText
 
-Label = Annotated[Text, Field(min_length=1)]
+Label = Annotated[StoredText, Field(min_length=1)]
 
 
 class Role(StrEnum):
@@ -30,10 +30,10 @@ class Source(Spec):
     """
 
     kind: Literal["folder", "manifest", "npz", "synthetic"]
-    path: Text | None = Field(
+    path: StoredText | None = Field(
         default=None, min_length=1, description="Folder, manifest file or .npz; not for synthetic"
     )
-    root: Text | None = Field(
+    root: StoredText | None = Field(
         default=None,
         description="Manifest only: the folder its paths start from; by default, and if relative, the manifest's own",
     )
@@ -42,14 +42,14 @@ class Source(Spec):
         description="Role of every sample whose manifest row or split in `splits` gives none. null: pool; an npz's "
         "train, val and test are pool, validation and test",
     )
-    columns: dict[Literal["path", "label", "group", "role"], Text] = Field(
+    columns: dict[Literal["path", "label", "group", "role"], StoredText] = Field(
         default_factory=dict, description="Manifest only: other names of its columns"
     )
-    splits: dict[Text, Role] = Field(
+    splits: dict[StoredText, Role] = Field(
         default_factory=dict,
         description="Words of a manifest's role column, top folders or npz splits → role: {train: pool, val: test}",
     )
-    labels: dict[Text, Label] = Field(default_factory=dict, description="Rename labels, e.g. {'0': non_idc}")
+    labels: dict[StoredText, Label] = Field(default_factory=dict, description="Rename labels, e.g. {'0': non_idc}")
     synthetic: "SyntheticTissue | None" = None
 
     @model_validator(mode="after")
@@ -81,7 +81,7 @@ class SyntheticTissue(Spec):
     slides: int = Field(
         default=10, ge=1, le=10_000, description="Each slide has its own stain shift; it is the group key"
     )
-    balance: dict[Text, Annotated[float, Field(ge=0, le=1e6)]] = Field(
+    balance: dict[StoredText, Annotated[float, Field(ge=0, le=1e6)]] = Field(
         default_factory=dict, description="Relative frequency by tissue type; those not named have 1.0 each"
     )
     test_slides: int = Field(

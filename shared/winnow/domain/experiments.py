@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from winnow.domain.spec import Name, Range, Seed, Spec, Text
+from winnow.domain.spec import Name, Range, Seed, Spec, StoredText
 
 
 class Arm(StrEnum):
@@ -155,7 +155,7 @@ class ExperimentSpec(Spec):
     visits: int | None = Field(
         default=None, ge=2, lt=2**63, description="Stop training once this many image visits are made"
     )
-    positive_class: Text | None = Field(
+    positive_class: StoredText | None = Field(
         default=None, min_length=1, description="Label that F1 is about; needed when task is `positive`"
     )
     evaluate_on: Literal["test", "validation"] = "test"

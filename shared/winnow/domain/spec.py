@@ -5,10 +5,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["nct-entropy"])]
-Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
-"""Postgres stores no NUL. Without a constraint pydantic lets half a surrogate pair through, too, which can be neither
-stored nor sent.
-"""
+Text = Annotated[str, Field(max_length=4096)]
+"""Without a constraint pydantic lets half a surrogate pair through, which can be neither stored nor sent."""
+StoredText = Annotated[Text, Field(pattern=r"^[^\x00]*$")]
+"""Postgres has no NUL, neither in the JSON of a spec nor in the labels that it gives."""
 Range = tuple[float, float]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
