@@ -73,7 +73,8 @@ def take_stock(dataset: Dataset, spec: ExperimentSpec) -> Stock:
 def require_fit(spec: ExperimentSpec, stock: Stock) -> None:
     """Raise InvalidInput, with the spec's field, for whatever could only fail later."""
     _require_size(spec, stock)
-    _require_pool(spec, stock)
+    require_pool(spec, stock.name, stock.pool_size)
+    _require_strata(spec, stock)
     _require_positive_class(spec, stock)
     _require_labels(spec, stock)
 
@@ -84,12 +85,12 @@ def _require_size(spec: ExperimentSpec, stock: Stock) -> None:
         raise InvalidInput("dataset", f"{size}; {spec.encoder.name} needs {MIN_IMAGE_SIZE} or more")
 
 
-def _require_pool(spec: ExperimentSpec, stock: Stock) -> None:
-    pool = stock.pool_size
+def require_pool(spec: ExperimentSpec, name: str, pool: int) -> None:
+    """Raise InvalidInput, with the spec's field, where the dataset `name` with so many pool samples has too few."""
     if pool == 0:
-        raise InvalidInput("dataset", f"{stock.name} has no samples with the role pool")
+        raise InvalidInput("dataset", f"{name} has no samples with the role pool")
     if spec.arm is not Arm.FULL:
-        _require_budget(spec, stock)
+        _require_budget(spec, name, pool)
     first = pool if spec.arm is Arm.FULL else spec.budget
     if first < 2:
         raise InvalidInput("budget", "contrastive training needs 2 or more samples: the others are the negatives")
@@ -98,15 +99,21 @@ def _require_pool(spec: ExperimentSpec, stock: Stock) -> None:
         raise InvalidInput("simclr.batch_size", reason)
 
 
-def _require_budget(spec: ExperimentSpec, stock: Stock) -> None:
-    pool, needed = stock.pool_size, spec.rounds * spec.budget
+def _require_budget(spec: ExperimentSpec, name: str, pool: int) -> None:
+    needed = spec.rounds * spec.budget
+    if needed <= pool:
+        return
+    reason = f"{spec.rounds} rounds of {spec.budget} need {needed} pool samples; {name} has {pool}"
     if spec.budget > pool:
-        raise InvalidInput("budget", f"{spec.budget} of a pool of {pool}")
-    if needed > pool:
-        reason = f"{spec.rounds} rounds of {spec.budget} need {needed} pool samples; {stock.name} has {pool}"
-        most = pool // spec.budget
-        raise InvalidInput("rounds", f"{reason}. {f'At most {most} rounds fit' if most > 1 else 'One round fits'}")
-    if spec.initial == "stratum" and None in stock.pool:
+        fits = pool // spec.rounds
+        advice = f"Lower it to {fits} or less" if fits > 1 else "Lower both"
+        raise InvalidInput("budget", f"{reason}. {advice}")
+    most = pool // spec.budget
+    raise InvalidInput("rounds", f"{reason}. {f'At most {most} rounds fit' if most > 1 else 'One round fits'}")
+
+
+def _require_strata(spec: ExperimentSpec, stock: Stock) -> None:
+    if spec.arm is not Arm.FULL and spec.initial == "stratum" and None in stock.pool:
         raise InvalidInput("initial", f"strata need a label for each pool sample; {stock.pool[None]} have none")
 
 

@@ -10,7 +10,9 @@ import typer
 import yaml
 
 from winnow.client import Client
-from winnow.domain import DatasetSpec, ExperimentSpec
+from winnow.datasets import check
+from winnow.domain import DatasetSpec, ExperimentSpec, Role
+from winnow.errors import InvalidInput
 from winnow_cli import files
 from winnow_cli.commands.datasets import SPEC_FILES, count_skipped, ingest, tell, warn_of_leaks
 from winnow_cli.commands.results import show, write
@@ -65,9 +67,11 @@ def demo(
     dataset = _dataset(data)
     if data and not spec:  # nobody said which class matters
         document |= {"positive_class": None, "proxy": {"task": "classes", "standardise": True}}
-    roots = [Path(source.path) for source in dataset.sources if source.path]
+    source = str(spec or "the demo's spec")
+    specs = files.experiments(document | {"dataset": dataset.name}, source)
+    _require_room(dataset, specs, source)
+    roots = [Path(one.path) for one in dataset.sources if one.path]
     stack = Stack(out / "state", roots, None, say, profile=profile)
-    specs = files.experiments(document | {"dataset": dataset.name}, str(spec or "the demo's spec"))
     with until_told(stack) as told:
         try:
             aside.print(f"starting coordinator, sampler and trainer; their state: {stack.state_dir}")
@@ -96,6 +100,18 @@ def _dataset(data: Path | None) -> DatasetSpec:
     if data.suffix in SPEC_FILES and data.is_file():
         return files.dataset(files.read(data), str(data))
     return dataset_of(data, tell)
+
+
+def _require_room(dataset: DatasetSpec, specs: list[ExperimentSpec], source: str) -> None:
+    """Refuse what can be known before minutes of decoding: sources that are unfit, and a pool too small for a spec."""
+    from winnow_coordinator.fitness import require_pool  # takes longer to import than most commands take to run
+
+    pool = check(dataset, lambda path: None)[Role.POOL]
+    for spec in specs:
+        try:
+            require_pool(spec, dataset.name, pool)
+        except InvalidInput as error:
+            raise InvalidInput(source, f"{spec.name}: {error}") from None
 
 
 def _run(

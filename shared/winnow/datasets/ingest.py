@@ -77,13 +77,15 @@ class Ingested:
         return (SampleRow(idx, key, role, label, group) for idx, (key, role, label, group, _) in enumerate(self.packed))
 
 
-def check(spec: DatasetSpec, allow: Allow) -> None:
-    """Everything about `spec` that can be known without decoding an image.
+def check(spec: DatasetSpec, allow: Allow) -> dict[Role, int]:
+    """Everything about `spec` that can be known without decoding an image; how many samples each role has if all of
+    them can be decoded.
 
     Sources exist and are allowed, labels and roles are known, draws fit, groups do not straddle. Raises
     InvalidInput with the field, PathForbidden.
     """
-    _plan(spec, list_sources(spec, allow=allow).entries)
+    roles = _plan(spec, list_sources(spec, allow=allow).entries)
+    return dict(zip(ROLES, np.bincount(roles, minlength=len(ROLES)).tolist(), strict=True))
 
 
 def ingest(
@@ -151,13 +153,13 @@ def ingest(
     return _result(kept.with_roles(roles), skipped, tally, draws)
 
 
-def _plan(spec: DatasetSpec, entries: Entries) -> None:
+def _plan(spec: DatasetSpec, entries: Entries) -> Roles:
     for number, draw in enumerate(spec.draws):
         if draw.source is not None and draw.source >= len(spec.sources):
             raise InvalidInput(
                 f"draws.{number}.source", f"{draw.source}; there are {len(spec.sources)} sources, from 0"
             )
-    assign(entries, spec.draws)
+    return assign(entries, spec.draws)[0]
 
 
 def _maker(spec: DatasetSpec) -> str:
