@@ -1,10 +1,24 @@
 """What every spec is made of."""
 
+import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["nct-entropy"])]
+_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
+def _require_name(text: str) -> str:
+    """What a `pattern` would refuse, in words in place of the expression."""
+    if not re.fullmatch(_NAME, text):
+        rule = "letters, digits, '.', '_' and '-', beginning with a letter or digit; 64 at most"
+        raise ValueError(f"a name is made of {rule}")
+    return text
+
+
+Name = Annotated[
+    str, AfterValidator(_require_name), Field(json_schema_extra={"pattern": f"^{_NAME}$"}, examples=["nct-entropy"])
+]
 Text = Annotated[str, Field(max_length=4096)]
 """Without a constraint pydantic lets half a surrogate pair through, which can be neither stored nor sent."""
 StoredText = Annotated[Text, Field(pattern=r"^[^\x00]*$")]
