@@ -124,6 +124,14 @@ def test_how_to_draw_needs_something_to_draw(url: str, winnow: Winnow) -> None:
     assert winnow("dataset", "add", "x", "synthetic:40", "--by", "random", "--labelled", "4", "--no-wait").code == 0
 
 
+def test_a_draw_too_large_is_told_by_its_option(url: str, winnow: Winnow) -> None:
+    add = "dataset", "add", "x", "synthetic:40", "--no-wait"
+    said = winnow(*add, "--test", "4", "--labelled", "500")
+    assert (said.code, said.err.startswith("error: --labelled: asks for 500 of pool; ")) == (1, True)
+    assert winnow(*add, "--test", "500").err.startswith("error: --test: asks for 500 of pool; ")
+    assert winnow(*add, "--labelled", "-1").code == 2
+
+
 def test_a_spec_file_says_everything_itself(url: str, winnow: Winnow) -> None:
     Path("d.yaml").write_text("{name: d, sources: [{kind: synthetic, synthetic: {patches: 9}}]}")
     said = winnow("dataset", "add", "d.yaml", "--size", "64", "--test", "5", "--on-unreadable", "skip")

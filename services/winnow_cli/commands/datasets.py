@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 from rich.live import Live
 
-from winnow.client import Client
+from winnow.client import ApiProblem, Client
 from winnow.csv_lines import csv_lines
 from winnow.domain import DatasetSpec, DatasetStatus, Role
 from winnow.errors import InvalidInput, TrainingFailed
@@ -55,11 +55,11 @@ def add(
     name: Annotated[str, typer.Argument(help="Name of the dataset, or a YAML or JSON file with the whole spec.")],
     sources: Annotated[list[str] | None, typer.Argument(metavar="[SOURCE]...", help=SOURCES_HELP)] = None,
     size: Annotated[int, typer.Option(help="Pixels a side; patches of other sizes are resized and counted.")] = 224,
-    labelled: Annotated[int, typer.Option(help="Draw this many labelled patches from the pool.")] = 0,
+    labelled: Annotated[int, typer.Option(help="Draw this many labelled patches from the pool.", min=0)] = 0,
     by: Annotated[
         str, typer.Option(help="How to draw them: random, or stratum (each label in its proportion).")
     ] = "random",
-    held_out: Annotated[int, typer.Option("--test", help="Draw this many test patches, in whole groups.")] = 0,
+    held_out: Annotated[int, typer.Option("--test", help="Draw this many test patches, in whole groups.", min=0)] = 0,
     column: Annotated[
         list[str] | None, typer.Option(help="Manifest: FIELD=ITS-NAME for path, label, group or role.")
     ] = None,
@@ -71,6 +71,7 @@ def add(
     json: AsJson = False,
 ) -> None:
     """Take patches in: decode, resize, pack, count, assign roles."""
+    drawing = [option for option, number in (("--test", held_out), ("--labelled", labelled)) if number]
     if Path(name).suffix in SPEC_FILES:
         _refuse_what_it_says_itself(context, name, sources)
         spec = files.dataset(files.read(Path(name)), name)
@@ -93,7 +94,7 @@ def add(
         try:
             with _screen(json) as say:
                 say(f"{spec.name}: the coordinator looks through the sources")
-                view = client.create_dataset(spec)
+                view = _create(client, spec, drawing)
             looks = False
             view = ingest(client, spec.name, quiet=json) if wait else view
         except KeyboardInterrupt:
@@ -211,6 +212,17 @@ def ingest(client: Client, name: str, *, quiet: bool = False, ended: Callable[[]
         reason = view["error"] if view["status"] == DatasetStatus.FAILED else "somebody removes it"
         raise TrainingFailed(f"dataset {name} could not be ingested: {reason}")
     return view
+
+
+def _create(client: Client, spec: DatasetSpec, drawing: Sequence[str]) -> Json:
+    """Have a dataset ingested. Raises InvalidInput naming the option of `drawing` whose draw is too large."""
+    try:
+        return client.create_dataset(spec)
+    except ApiProblem as refused:
+        for number, option in enumerate(drawing):
+            if refused.problem.get("field") == f"draws.{number}.count":
+                raise InvalidInput(option, refused.problem["errors"][0]["reason"]) from None
+        raise
 
 
 @contextmanager
