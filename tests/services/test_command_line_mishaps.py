@@ -93,6 +93,7 @@ def interrupting(coordinator: Coordinator, when: Callable[[Request], bool]) -> I
     """A coordinator during whose answer somebody presses Ctrl-C."""
     app, main = make_app(coordinator, steward=False), threading.main_thread().ident
     assert main is not None
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background may not have it
 
     @app.middleware("http")
     async def interrupt(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -100,8 +101,11 @@ def interrupting(coordinator: Coordinator, when: Callable[[Request], bool]) -> I
             signal.pthread_kill(main, signal.SIGINT)
         return await go_on(request)
 
-    with serving(app) as url:
-        yield url
+    try:
+        with serving(app) as url:
+            yield url
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
