@@ -35,7 +35,7 @@ def write_patches(folder: Path) -> None:
 def test_use_it_works_as_printed(tmp_path: Path) -> None:
     write_patches(tmp_path / "patches")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    (make, *up), activate, add, run, compare, verify, resume, remove, doctor = (
+    (make, *up), activate, add, run, compare, verify, resume, remove, storage, doctor = (
         [word.replace("/path/to/patches", str(tmp_path / "patches")) for word in line] for line in commands()
     )
     assert (make, activate[0]) == ("make", ".")
@@ -70,6 +70,8 @@ def test_use_it_works_as_printed(tmp_path: Path) -> None:
         assert winnow("watch", id, cwd=tmp_path).returncode == 0, "until it has ended"
         removed = winnow(*(id if word == "ID" else word for word in remove[1:]), "--yes", cwd=tmp_path)
         assert removed.returncode == 0 and "removed" in removed.stdout, removed.stderr
+        held = winnow(*storage[1:], cwd=tmp_path)
+        assert held.returncode == 0 and " small " in held.stdout, held.stderr
         examined = winnow(*doctor[1:], "--json", cwd=tmp_path)
         assert examined.returncode == 0, examined.stdout
         states = {finding["what"]: finding["state"] for finding in json.loads(examined.stdout)}
