@@ -45,10 +45,10 @@ def _here(request: Request) -> Sampler:
 
 Here = Annotated[Sampler, Depends(_here)]
 Accept = Annotated[str | None, Header()]
-bearer = HTTPBearer(auto_error=False, description="WINNOW_SAMPLER_TOKEN; not needed where none is set")
+_bearer = HTTPBearer(auto_error=False, description="WINNOW_SAMPLER_TOKEN; not needed where none is set")
 
 
-_Given = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+_Given = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
 def authorise(request: Request, here: Here, given: _Given) -> None:

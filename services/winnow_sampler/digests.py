@@ -51,7 +51,7 @@ def mark_of(path: Path) -> Mark:
         status = path.stat()
     except OSError:  # gone: no state of the file is this one
         return (str(path), 0, -1, 0)
-    return (str(path), status.st_ino, status.st_size, status.st_ctime_ns)  # which nobody can put back
+    return (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def require_unchanged(mark: Mark, name: str) -> None:

@@ -23,10 +23,7 @@ from winnow_sampler.memory import DoesNotFit
 
 WORKERS = 2
 _ID = re.compile("[A-Za-z0-9]{1,64}")
-REMEMBERED = 1000
-"""Ended jobs that are known without the store: why they failed, and under which ids."""
-AT_HAND = 8
-"""Of them, how many have their result in memory: it may be of millions of picks."""
+REMEMBERED = 1000  # ended jobs kept in memory; results are in the store
 Json = dict[str, Any]
 _log = logger("sampler.jobs")
 
@@ -45,8 +42,6 @@ class Job:
     place: int = 0
     progress: dict[str, int] = field(default_factory=lambda: {"done": 0, "total": 0})
     result: Json | None = None
-    is_put_away: bool = False
-    """Whether its result is in the store alone."""
     error: WinnowError | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -118,13 +113,18 @@ class Jobs:
             raise DoesNotFit(need, self._memory)
         job = self._join(Job(kind, id, need, work, identify, holds))
         job.ended.wait(wait)
-        return self._document(job)
+        return job.document()
 
     def get(self, kind: str, id: str) -> Json:
         """A job by id, or what is kept of it. Raises NotFound, and what made it fail."""
         with self._lock:
             job = self._jobs.get((kind, id))
-        return self._kept(kind, id) if job is None else self._document(job)
+        if job is not None:
+            return job.document()
+        kept = self._stored(kind, id) or self._stored(kind, id, prefix=True)
+        if kept is None:
+            raise NotFound(kind.removesuffix("s"), id)
+        return kept
 
     def cancel(self, kind: str, id: str) -> Json:
         """Stop a job, and keep what it had; one that is done stays. Raises NotFound."""
@@ -141,7 +141,7 @@ class Jobs:
             self._keep_nothing(job)
         job.cancelled.set()
         job.ended.wait(10)
-        return self._document(job)
+        return job.document()
 
     def held(self) -> set[str]:
         """The uploads that jobs which have not ended work on."""
@@ -154,22 +154,11 @@ class Jobs:
         with self._lock:
             return len(self._running) + len(self._waiting)
 
-    def _document(self, job: Job) -> Json:
-        shown = job.document()  # before the look: a result is put away first and dropped then
-        return self._kept(job.kind, job.id) if job.is_put_away and job.error is None else shown
-
-    def _kept(self, kind: str, id: str) -> Json:
-        """What the store has of a job. Raises NotFound."""
-        kept = self._stored(kind, id) or self._stored(kind, id, prefix=True)
-        if kept is None:
-            raise NotFound(kind.removesuffix("s"), id)
-        return kept
-
     def _join(self, new: Job) -> Job:
         """The job that computes this: the one under way, or the new one."""
         with self._lock:
             job = self._jobs.get((new.kind, new.id))
-            if job is None or job.error is not None or job.cancelled.is_set() or job.is_put_away:
+            if job is None or job.error is not None or job.cancelled.is_set():
                 job = self._jobs[new.kind, new.id] = new
                 self._forget_old()
                 self._waiting.append(job)
@@ -194,9 +183,6 @@ class Jobs:
         ended = [key for key, job in self._jobs.items() if job.ended.is_set()]
         for key in ended[: max(0, len(self._jobs) - REMEMBERED)]:
             del self._jobs[key]
-        with_result = dict.fromkeys(job for job in self._jobs.values() if job.ended.is_set() and job.result is not None)
-        for job in list(with_result)[:-AT_HAND]:
-            job.is_put_away, job.result = True, None
 
     def _run(self, job: Job) -> None:
         try:

@@ -12,7 +12,6 @@ from winnow.negotiation import ARROW, JSON, NDJSON, NPY, negotiate
 from winnow.problems import require_known_query, responses
 from winnow.selection import requirements, strategies
 from winnow_sampler import comparing, selecting
-from winnow_sampler.admission import Admitted
 from winnow_sampler.comparing import Comparing
 from winnow_sampler.context import Accept, Here, Sampler, authorise
 from winnow_sampler.formats import FORMATS, render
@@ -30,9 +29,8 @@ from winnow_sampler.snapshots import Found
 
 Json = dict[str, Any]
 _guarded = [Depends(authorise), Depends(require_known_query)]
-_admitted: Json = {"dependencies": _guarded, "route_class": Admitted}
-selections = APIRouter(prefix="/v1/selections", tags=["selections"], **_admitted)
-comparisons = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], **_admitted)
+selections = APIRouter(prefix="/v1/selections", tags=["selections"], dependencies=_guarded)
+comparisons = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], dependencies=_guarded)
 files = APIRouter(prefix="/v1/embeddings", tags=["embeddings"], dependencies=_guarded)
 names = APIRouter(prefix="/v1/strategies", tags=["strategies"], dependencies=_guarded)
 BYTES = {"schema": {"type": "string", "format": "binary"}}

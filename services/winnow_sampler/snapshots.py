@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-import winnow
 from winnow import embeddings
 from winnow.embeddings import Embeddings
 from winnow.errors import InvalidInput
@@ -22,8 +20,6 @@ ARRAYS = ("pool", "centers", "probabilities")
 Features = NDArray[np.float32]
 LABEL_BYTES = 128
 """Of one candidate's group: as text of some 20 letters, and its number."""
-ANSWER_BYTES = 256
-"""Of one pick, from arrays to the JSON that is stored and sent."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +94,7 @@ class Found:
         return first
 
     def identify(self, kind: str, asked: dict[str, Any]) -> str:
-        """sha256 of everything that the answer depends on, versions included; or what stands for it, while a file's
-        digest is not known.
+        """sha256 of everything that the answer depends on; or what stands for it, while a file's digest is not known.
 
         Nothing is read here.
         """
@@ -114,14 +109,14 @@ class Found:
 
     def _digest(self, kind: str, asked: dict[str, Any], arrays: Mapping[str, str | None]) -> str:
         rest = {name: value for name, value in asked.items() if name not in ARRAYS}
-        return digest_json({"kind": kind, **rest, "arrays": arrays, "by": [winnow.__version__, faiss.__version__]})
+        return digest_json({"kind": kind, **rest, "arrays": arrays})
 
     def need(self, wanted: Wanted, budget: int) -> int:
         """Bytes that a run takes beyond its inputs. Raises InvalidInput for inputs that disagree."""
         size = self._size(budget)
         stage = 0 if wanted.near_duplicates is None else estimate("near_duplicates", size)
         labels = 0 if self.groups is None else LABEL_BYTES * size.n
-        return max(stage, estimate(wanted.strategy, size)) + labels + ANSWER_BYTES * budget
+        return max(stage, estimate(wanted.strategy, size)) + labels
 
     def need_to_measure(self, budget: int) -> int:
         """Bytes that holding a batch against others takes."""

@@ -23,7 +23,7 @@ from winnow.settings import Settings
 from winnow_sampler import examples
 from winnow_sampler.app import make_app
 from winnow_sampler.digests import Stopped
-from winnow_sampler.jobs import AT_HAND, WORKERS, Job, Jobs
+from winnow_sampler.jobs import WORKERS, Job, Jobs
 from winnow_sampler.memory import GIB, DoesNotFit, budget_of, there_is
 
 
@@ -138,26 +138,6 @@ def test_a_job_is_known_by_the_id_that_it_began_with_and_by_its_own(jobs: Jobs, 
     assert store.list("selections") == ["selections/bytes.json"]
     other = jobs.submit("selections", "touched", 10, again, wait=20, identify=lambda job: "bytes")
     assert other == jobs.get("selections", "bytes"), "the answer was there already"
-
-
-def test_answers_lie_in_the_store_and_a_few_in_memory(jobs: Jobs, store: DirectoryStore) -> None:
-    """One of millions of picks takes gigabytes, and a thousand are remembered."""
-
-    def answer(job: Job) -> Json:
-        return {"id": job.id, "status": "done", "indices": [int(job.id.removeprefix("own"))]}
-
-    names = [f"j{n}" for n in range(AT_HAND + 5)]
-    for n, name in enumerate(names):
-        made = jobs.submit("selections", name, 10, answer, wait=20, identify=lambda job, n=n: f"own{n}")
-        assert made["indices"] == [n]
-    assert sum(job.result is not None for job in set(jobs._jobs.values())) <= AT_HAND + 1
-    for n, name in enumerate(names):
-        assert jobs.get("selections", name)["indices"] == jobs.get("selections", f"own{n}")["indices"] == [n]
-    store.delete("selections")
-    with pytest.raises(NotFound):
-        jobs.get("selections", names[0])
-    again = jobs.submit("selections", names[0], 10, answer, wait=20, identify=lambda job: "own0")
-    assert (again["status"], again["indices"]) == ("done", [0]), "one that was swept is computed again"
 
 
 def test_uploads_are_held_until_the_jobs_that_work_on_them_end(jobs: Jobs) -> None:
