@@ -130,6 +130,8 @@ class Jobs:
         """Stop a job, and keep what it had; one that is done stays. Raises NotFound."""
         with self._lock:
             job = self._jobs.get((kind, id))
+            if job is not None:
+                job.cancelled.set()  # under the lock: whoever sends the request from now on begins it anew
             if had_to_wait := job in self._waiting:
                 self._waiting.remove(job)
                 job.status, job.work, job.place = "cancelled", None, 0
@@ -139,7 +141,6 @@ class Jobs:
             return self.get(kind, id)
         if had_to_wait:
             self._keep_nothing(job)
-        job.cancelled.set()
         job.ended.wait(10)
         return job.document()
 

@@ -16,7 +16,7 @@ from conftest import wait_until
 from services.conftest import problem, serving
 from services.sampler.conftest import POOL, PROBABILITIES, SLOW, Json, slow_request
 
-from winnow.artefacts import DirectoryStore, put_array
+from winnow.artefacts import DirectoryStore, Stored, put_array
 from winnow.errors import NotFound
 from winnow.selection import k_center_greedy, requirements, select, strategies
 from winnow.settings import Settings
@@ -76,6 +76,24 @@ def test_one_that_waits_can_be_cancelled_and_makes_way(jobs: Jobs) -> None:
         jobs.submit("selections", f"j{i}", need, works[i], wait=0)
     assert jobs.cancel("selections", "j1")["status"] == "cancelled"
     wait_until(lambda: jobs.get("selections", "j2")["status"] == "running", 20, "the one behind it")
+
+
+def test_a_request_sent_while_it_is_cancelled_begins_anew(store: DirectoryStore) -> None:
+    sent: list[Json] = []
+
+    class Asking(DirectoryStore):
+        """Sends the request again at the moment that the cancelled one is noted."""
+
+        def put(self, key: str, source: Path | bytes) -> Stored:
+            sent.append(jobs.submit("selections", "waits", 60, again, wait=0))
+            return super().put(key, source)
+
+    jobs, again, runs = Jobs(Asking(store.root), 100), Held(), Held()
+    jobs.submit("selections", "runs", 60, runs, wait=0)
+    jobs.submit("selections", "waits", 60, Held(), wait=0)
+    assert jobs.cancel("selections", "waits")["status"] == "cancelled"
+    assert [one["status"] for one in sent] == ["queued"]
+    jobs.close()
 
 
 def test_a_failure_gives_its_memory_back(jobs: Jobs) -> None:
