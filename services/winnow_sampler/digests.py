@@ -9,7 +9,10 @@ from winnow.errors import InvalidInput
 from winnow.paths import open_file
 
 Mark = tuple[str, int, int, int]
-"""What tells one state of a file from the next without reading it: path, inode, size, time of change."""
+"""What tells one state of a file from the next without reading it: path, inode, size, time of change.
+
+That of change (ctime), not of writing (mtime), which `cp -p`, `rsync -t` and others set to what they like.
+"""
 Stop = Callable[[], bool]
 REMEMBERED = 100_000
 _CHUNK = 1 << 22
@@ -51,7 +54,7 @@ def mark_of(path: Path) -> Mark:
         status = path.stat()
     except OSError:  # gone: no state of the file is this one
         return (str(path), 0, -1, 0)
-    return (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    return (str(path), status.st_ino, status.st_size, status.st_ctime_ns)
 
 
 def require_unchanged(mark: Mark, name: str) -> None:

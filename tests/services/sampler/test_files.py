@@ -298,6 +298,24 @@ def test_a_file_that_changed_before_it_was_read_has_no_digest(tmp_path: Path) ->
         Digests().compute(mark_of(path), "pool", lambda: True)
 
 
+def test_other_bytes_under_the_old_time_of_writing_are_another_file(http: httpx.Client, settings: Settings) -> None:
+    path = settings.data_roots[0] / "pool.npy"
+    np.save(path, FEATURES)
+    was = path.stat()
+    first = pick(http, {"path": str(path)})
+    np.save(path, FEATURES[::-1])
+
+    def put_back() -> bool:
+        os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+        return path.stat().st_ctime_ns != was.st_ctime_ns
+
+    wait_until(put_back, 20, "the clock of the file system")
+    assert (path.stat().st_ino, path.stat().st_size) == (was.st_ino, was.st_size)
+    second = pick(http, {"path": str(path)})
+    assert second["id"] != first["id"]
+    assert second["indices"] == select("k_center", budget=5, pool=FEATURES[::-1]).indices.tolist()
+
+
 def test_paths_outside_the_roots_are_forbidden(http: httpx.Client, tmp_path: Path) -> None:
     inside, outside = tmp_path / "data", tmp_path / "elsewhere"
     outside.mkdir()
