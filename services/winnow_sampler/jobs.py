@@ -3,6 +3,9 @@
 A cancelled job keeps what it had: the first picks of k-center are the answer to a smaller budget. They are kept apart,
 so that the same request, sent again, is computed to its end.
 
+An answer lies in the store and not in memory, which counts what jobs under way take alone: a job that has ended is its
+id and what became of it.
+
 The id of a job is the digest of its request and arrays. Where a file must be read for that, the job begins under an id
 of the file's state instead, and is known by both once it has the digest.
 """
@@ -23,7 +26,7 @@ from winnow_sampler.memory import DoesNotFit
 
 WORKERS = 2
 _ID = re.compile("[A-Za-z0-9]{1,64}")
-REMEMBERED = 1000  # ended jobs kept in memory; results are in the store
+REMEMBERED = 1000  # ended jobs: ids, and what made them fail
 Json = dict[str, Any]
 _log = logger("sampler.jobs")
 
@@ -41,17 +44,12 @@ class Job:
     status: str = "queued"
     place: int = 0
     progress: dict[str, int] = field(default_factory=lambda: {"done": 0, "total": 0})
-    result: Json | None = None
     error: WinnowError | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
     def document(self) -> Json:
-        """The job as the API shows it. Raises what made it fail."""
-        if self.error is not None:
-            raise self.error
-        if self.result is not None:
-            return self.result
+        """How far the job is, as the API shows it."""
         found: Json = {"id": self.id, "status": self.status, "progress": self.progress, "need_bytes": self.need}
         return found | ({"place": self.place} if self.place else {})
 
@@ -113,18 +111,13 @@ class Jobs:
             raise DoesNotFit(need, self._memory)
         job = self._join(Job(kind, id, need, work, identify, holds))
         job.ended.wait(wait)
-        return job.document()
+        return self._document(job)
 
     def get(self, kind: str, id: str) -> Json:
         """A job by id, or what is kept of it. Raises NotFound, and what made it fail."""
         with self._lock:
             job = self._jobs.get((kind, id))
-        if job is not None:
-            return job.document()
-        kept = self._stored(kind, id) or self._stored(kind, id, prefix=True)
-        if kept is None:
-            raise NotFound(kind.removesuffix("s"), id)
-        return kept
+        return self._kept(kind, id) if job is None else self._document(job)
 
     def cancel(self, kind: str, id: str) -> Json:
         """Stop a job, and keep what it had; one that is done stays. Raises NotFound."""
@@ -142,7 +135,7 @@ class Jobs:
         if had_to_wait:
             self._keep_nothing(job)
         job.ended.wait(10)
-        return job.document()
+        return self._document(job)
 
     def held(self) -> set[str]:
         """The uploads that jobs which have not ended work on."""
@@ -155,11 +148,31 @@ class Jobs:
         with self._lock:
             return len(self._running) + len(self._waiting)
 
+    def _document(self, job: Job) -> Json:
+        """A job as the API shows it. Raises NotFound for an answer that was removed, and what made it fail."""
+        if job.error is not None:
+            raise _without_frames(job.error)
+        if job.status in ("queued", "running"):
+            return job.document()
+        try:
+            return self._kept(job.kind, job.id)
+        except NotFound:
+            if job.status == "done":
+                raise
+            return job.document()  # cancelled before it had anything
+
+    def _kept(self, kind: str, id: str) -> Json:
+        """The answer with this id, or the picks that it had when it was cancelled. Raises NotFound."""
+        kept = self._stored(kind, id) or self._stored(kind, id, prefix=True)
+        if kept is None:
+            raise NotFound(kind.removesuffix("s"), id)
+        return kept
+
     def _join(self, new: Job) -> Job:
-        """The job that computes this: the one under way, or the new one."""
+        """The job that computes this: the one under way, or the new one, which looks for the answer once more."""
         with self._lock:
             job = self._jobs.get((new.kind, new.id))
-            if job is None or job.error is not None or job.cancelled.is_set():
+            if job is None or job.ended.is_set() or job.cancelled.is_set():
                 job = self._jobs[new.kind, new.id] = new
                 self._forget_old()
                 self._waiting.append(job)
@@ -194,7 +207,7 @@ class Jobs:
             job.status = "cancelled"
             self._keep_nothing(job)
         except WinnowError as error:
-            job.error = error
+            job.error = _without_frames(error)
         except ValueError as error:
             job.error = InvalidInput.of(error)
         except MemoryError:
@@ -211,16 +224,19 @@ class Jobs:
         """Compute the result, or find it."""
         assert job.work is not None
         if job.identify is not None:
-            id = job.identify(job)
-            with self._lock:
-                other = self._jobs.get((job.kind, id))
-                if other is None or other.ended.is_set():
-                    self._jobs[job.kind, id] = job
-                job.id = id
-            if (stored := self._stored(job.kind, job.id)) is not None:
-                job.result, job.status = stored, stored["status"]
-                return
-        self._keep(job, job.work(job))
+            self._rename(job, job.identify(job))
+        if (stored := self._stored(job.kind, job.id)) is not None:
+            job.status = stored["status"]
+        else:
+            self._keep(job, job.work(job))
+
+    def _rename(self, job: Job, id: str) -> None:
+        """Let the job be known by its digest, too."""
+        with self._lock:
+            other = self._jobs.get((job.kind, id))
+            if other is None or other.ended.is_set():
+                self._jobs[job.kind, id] = job
+            job.id = id
 
     def _leave(self, job: Job) -> None:
         with self._lock:
@@ -235,7 +251,7 @@ class Jobs:
         if is_done or not self._closing:
             self._put(_key(job.kind, job.id, prefix=not is_done), result)
             reach(Failpoint.ANSWER_STORED)
-        job.result, job.status = result, result["status"]
+        job.status = result["status"]
         _log.info(f"{job.kind.removesuffix('s')}.{result['status']}", id=job.id, seconds=result.get("seconds"))
 
     def _keep_nothing(self, job: Job) -> None:
@@ -258,6 +274,13 @@ class Jobs:
         except ArtefactCorrupt as error:  # it is computed again
             _log.warning("result.unreadable", key=key, reason=str(error))
             return None
+
+
+def _without_frames(error: WinnowError) -> WinnowError:
+    """The same error with no traceback, whose frames would keep the arrays and requests that it passed through."""
+    found = type(error).__new__(type(error), *error.args)
+    found.__dict__.update(error.__dict__)
+    return found
 
 
 def _key(kind: str, id: str, *, prefix: bool = False) -> str:

@@ -13,6 +13,10 @@ SHARE = 0.75
 """Of what the machine or the container has, where no setting says how much."""
 OVERHEAD = 64 << 20
 """Blocks that a strategy looks at, whatever the size of the pool."""
+PICK = 250
+"""Of an answer while it is made and written: its row, its score, and the text of both."""
+ORIGIN = 1750
+"""Beside it, of where the pick came from: file, row, place on the slide or key."""
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 

@@ -34,8 +34,9 @@ class Selecting:
     @property
     def need(self) -> int:
         """Bytes of memory, estimated. Raises InvalidInput where nothing says how many candidates there are."""
-        read = self.found.bytes_to_read(self.wanted.reads())
-        return read + self.found.need(self.wanted, self.request.budget)
+        found, budget = self.found, self.request.budget
+        answer = found.need_to_answer(budget, with_origins=True)
+        return found.bytes_to_read(self.wanted.reads()) + found.need(self.wanted, budget) + answer
 
     @property
     def asked(self) -> Json:

@@ -12,7 +12,7 @@ from winnow.embeddings import Embeddings
 from winnow.errors import InvalidInput
 from winnow.selection import Constraints, NearDuplicates, Requirements, requirements
 from winnow_sampler.digests import Stop
-from winnow_sampler.memory import Size, estimate
+from winnow_sampler.memory import ORIGIN, PICK, Size, estimate
 from winnow_sampler.schemas import ConstraintsRequest, LabelsRef, NearDuplicatesRequest, Snapshot
 from winnow_sampler.sources import Input, Sources, Stored, digest_json, labels_of, listed
 
@@ -118,6 +118,10 @@ class Found:
         labels = 0 if self.groups is None else LABEL_BYTES * size.n
         return max(stage, estimate(wanted.strategy, size)) + labels
 
+    def need_to_answer(self, picks: int, *, with_origins: bool) -> int:
+        """Bytes that an answer of so many picks takes until it is stored."""
+        return picks * (PICK + (ORIGIN if with_origins and self._named_pool() is not None else 0))
+
     def need_to_measure(self, budget: int) -> int:
         """Bytes that holding a batch against others takes."""
         return estimate("measures", self._size(budget))
@@ -139,10 +143,12 @@ class Found:
 
     def origins(self, indices: list[int]) -> list[dict[str, Any]] | None:
         """Where each of these candidates came from; None where the pool is not of files with names."""
+        pool = self._named_pool()
+        return None if pool is None else embeddings.origins_of(pool.survey.parts(), indices)
+
+    def _named_pool(self) -> Stored | None:
         pool = self.inputs.get("pool")
-        if not isinstance(pool, Stored) or not pool.is_named:
-            return None
-        return embeddings.origins_of(pool.survey.parts(), indices)
+        return pool if isinstance(pool, Stored) and pool.is_named else None
 
     def require_unchanged(self) -> None:
         """Raise InvalidInput where a file is no longer what its digest says: the answer would be kept as another's."""

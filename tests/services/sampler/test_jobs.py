@@ -1,9 +1,11 @@
 """Jobs: memory, places in the queue, cancelled prefixes, formats; comparisons."""
 
+import gc
 import io
 import json
 import re
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,14 @@ from services.conftest import problem, serving
 from services.sampler.conftest import POOL, PROBABILITIES, SLOW, Json, slow_request
 
 from winnow.artefacts import DirectoryStore, Stored, put_array
-from winnow.errors import NotFound
+from winnow.errors import InvalidInput, NotFound
 from winnow.selection import k_center_greedy, requirements, select, strategies
 from winnow.settings import Settings
 from winnow_sampler import examples
 from winnow_sampler.app import make_app
 from winnow_sampler.digests import Stopped
 from winnow_sampler.jobs import WORKERS, Job, Jobs
-from winnow_sampler.memory import GIB, DoesNotFit, budget_of, there_is
+from winnow_sampler.memory import GIB, DoesNotFit
 
 
 class Held:
@@ -158,6 +160,46 @@ def test_a_job_is_known_by_the_id_that_it_began_with_and_by_its_own(jobs: Jobs, 
     assert other == jobs.get("selections", "bytes"), "the answer was there already"
 
 
+class Answer(dict[str, Any]):
+    """A document that can be seen to go."""
+
+
+def test_of_a_job_that_has_ended_nothing_large_stays_in_memory(jobs: Jobs) -> None:
+    seen: list[weakref.ref[Any]] = []
+
+    def pick(job: Job) -> Json:
+        arrays = np.zeros(9)
+        answer = Answer(id=job.id, status="cancelled" if job.id == "part" else "done", indices=arrays.tolist())
+        seen.extend([weakref.ref(arrays), weakref.ref(answer)])
+        if job.id == "wrong":
+            raise InvalidInput("pool", "is wrong")
+        return answer
+
+    for id in ("whole", "part"):
+        assert jobs.submit("selections", id, 1, pick, wait=20)["indices"] == [0] * 9
+    with pytest.raises(InvalidInput, match="is wrong"):
+        jobs.submit("selections", "wrong", 1, pick, wait=20)
+    with pytest.raises(InvalidInput, match="is wrong") as refused:
+        jobs.get("selections", "wrong")
+    assert (refused.value.field, refused.value.reason) == ("pool", "is wrong")
+    wait_until(lambda: jobs.running == 0, 20, "the jobs to leave")
+    gc.collect()
+    assert [ref() for ref in seen] == [None] * 6
+    assert jobs.get("selections", "whole")["indices"] == jobs.get("selections", "part")["indices"] == [0] * 9
+
+
+def test_an_answer_that_was_removed_is_computed_again(jobs: Jobs, store: DirectoryStore) -> None:
+    work = Held()
+    work.let_go.set()
+    jobs.submit("selections", "state", 1, work, wait=20, identify=lambda job: "bytes")
+    store.delete("selections")
+    for id in ("state", "bytes"):
+        with pytest.raises(NotFound):
+            jobs.get("selections", id)
+    assert jobs.submit("selections", "state", 1, work, wait=20, identify=lambda job: "bytes")["indices"] == [1, 2, 3]
+    assert store.list("selections") == ["selections/bytes.json"]
+
+
 def test_uploads_are_held_until_the_jobs_that_work_on_them_end(jobs: Jobs) -> None:
     works = [Held(), Held()]
     for i, work in enumerate(works):
@@ -191,15 +233,6 @@ def test_what_no_memory_would_fit_is_refused_with_the_bytes(settings: Settings, 
         found = problem(http.post("/v1/selections", json=request), 413, "does-not-fit")
         assert found["budget_bytes"] == int(1e-3 * GIB) < found["needed_bytes"]
         assert str(found["needed_bytes"]) in found["detail"]
-
-
-def test_the_memory_budget_follows_the_container(tmp_path: Path) -> None:
-    limit, none = tmp_path / "memory.max", tmp_path / "unlimited"
-    limit.write_text("1048576\n")
-    none.write_text("max\n")
-    assert there_is((limit,)) == 1 << 20
-    assert there_is((none, tmp_path / "missing")) == there_is(()) > 1 << 20
-    assert budget_of(2) == 2 * GIB and 0 < budget_of(0) < there_is()
 
 
 @pytest.mark.parametrize("strategy", strategies())
