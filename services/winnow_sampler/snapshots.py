@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from winnow import embeddings
 from winnow.embeddings import Embeddings
 from winnow.errors import InvalidInput
-from winnow.selection import Constraints, NearDuplicates, Requirements, requirements
+from winnow.selection import PICKS, Constraints, NearDuplicates, Requirements, requirements
 from winnow_sampler.digests import Stop
 from winnow_sampler.memory import ORIGIN, PICK, Size, estimate
 from winnow_sampler.schemas import ConstraintsRequest, LabelsRef, NearDuplicatesRequest, Snapshot
@@ -109,7 +110,8 @@ class Found:
 
     def _digest(self, kind: str, asked: dict[str, Any], arrays: Mapping[str, str | None]) -> str:
         rest = {name: value for name, value in asked.items() if name not in ARRAYS}
-        return digest_json({"kind": kind, **rest, "arrays": arrays})
+        made_by = PICKS, faiss.__version__, np.__version__  # the draws are NumPy's
+        return digest_json({"kind": kind, **rest, "arrays": arrays, "made_by": made_by})
 
     def need(self, wanted: Wanted, budget: int) -> int:
         """Bytes that a run takes beyond its inputs. Raises InvalidInput for inputs that disagree."""

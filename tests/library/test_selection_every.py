@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from winnow.selection import requirements, select, strategies
+from winnow.selection import PICKS, Constraints, NearDuplicates, requirements, select, strategies
 
 RNG = np.random.default_rng(0)
 POOL = np.maximum(RNG.normal(size=(150, 8)) + np.repeat(RNG.normal(size=(5, 8)) * 3, 30, axis=0), 0).astype(np.float32)
@@ -149,6 +149,38 @@ def test_refuses_centers_of_another_width(name):
 def test_refuses_a_negative_seed(name):
     with pytest.raises(ValueError, match="seed: needs 0 or more, got -1"):
         pick(name, seed=-1)
+
+
+AS_THEY_DID = {
+    "entropy": "ff2f1a6b",
+    "margin": "66c5503f",
+    "least_confidence": "ff2f1a6b",
+    "k_center": "f69af64b",
+    "random": "c94dbd78",
+    "typiclust": "d825e24e",
+    "prob_cover": "05e90993",
+    "badge": "7f7b8288",
+    "uncertain_diverse": "6b7692df",
+    "sas": "89548165",
+}
+
+
+@EVERY
+def test_picks_come_out_as_they_did(name):
+    """Where this fails the same input gives other picks than before: raise PICKS, and write the new digest there."""
+    grid = (
+        np.arange(150)[:, None] * np.array([7919, 104729, 1299709]) % np.array([101, 211, 307])
+    )  # distances are exact
+    shares = 1 + np.arange(600).reshape(150, 4) ** 2 % 89
+    given = {
+        "pool": grid.astype(np.float32),
+        "probabilities": (shares / shares.sum(1, keepdims=True)).astype(np.float32),
+    }
+    limits = {"constraints": Constraints(np.arange(150) % 7, cap=3, pinned=[5], minimum_distance=3.0)}
+    seen = hashlib.sha256()
+    for more in ({}, limits, {"near_duplicates": NearDuplicates(12.0, "l2")}):
+        seen.update(pick(name, 12, seed=3, centers=None, **given, **more).indices.tobytes())
+    assert (PICKS, seen.hexdigest()[:8]) == (1, AS_THEY_DID[name])
 
 
 # --- threads ------------------------------------------------------------------------------------

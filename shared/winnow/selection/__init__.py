@@ -26,7 +26,7 @@ from winnow.selection.batch import (
     require_budget,
     require_integer,
 )
-from winnow.selection.catalogue import CATALOGUE, Request, Requirements
+from winnow.selection.catalogue import CATALOGUE, PICKS, Request, Requirements
 from winnow.selection.choice import random_choice
 from winnow.selection.constraints import Constraints, Ledger
 from winnow.selection.duplicates import NearDuplicates, find_near_duplicates
@@ -39,6 +39,7 @@ from winnow.selection.uncertain_diverse import uncertain_diverse
 from winnow.selection.uncertainty import Direction, most_uncertain
 
 __all__ = [
+    "PICKS",
     "Constraints",
     "Ledger",
     "Limits",

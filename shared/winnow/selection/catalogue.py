@@ -16,6 +16,10 @@ from winnow.selection.typiclust import typiclust
 from winnow.selection.uncertain_diverse import uncertain_diverse
 from winnow.selection.uncertainty import Direction, Measure, most_uncertain
 
+PICKS = 1
+"""Raised whenever the same input may give other picks, scores or measures than before: answers that are kept are found
+again by it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Requirements:

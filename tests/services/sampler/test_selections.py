@@ -1,8 +1,10 @@
 """The sampling service over real HTTP: the library's answers, computed once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import Any
 
+import faiss
 import httpx
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from services.sampler.conftest import CENTERS, POOL, PROBABILITIES, SLOW, Json, 
 from winnow.artefacts import DirectoryStore, put_array
 from winnow.selection import select
 from winnow.settings import Settings
+from winnow_sampler import snapshots
 from winnow_sampler.app import make_app
 
 STRATEGIES: dict[str, dict[str, np.ndarray[Any, Any]]] = {
@@ -73,6 +76,16 @@ def test_a_restarted_sampler_answers_from_the_store(settings: Settings, store: D
             answers.append(ask(http, **request))
             assert http.get(f"/v1/selections/{answers[0]['id']}").json() == answers[0]
     assert answers[0] == answers[1], "seconds are those of the first"
+
+
+@pytest.mark.parametrize(("module", "name"), [(snapshots, "PICKS"), (faiss, "__version__"), (np, "__version__")])
+def test_an_answer_of_other_code_is_not_found_again(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
+) -> None:
+    request = {"strategy": "random", "budget": 5, "size": 10}
+    before = ask(http, **request)
+    monkeypatch.setattr(module, name, "another")
+    assert ask(http, **request)["id"] != before["id"]
 
 
 def test_an_answer_that_cannot_be_read_again_is_computed_again(http: httpx.Client, store: DirectoryStore) -> None:
