@@ -18,14 +18,13 @@ from winnow.problems import responses
 from winnow.settings import Settings
 from winnow_sampler import routes
 from winnow_sampler.context import Here, Sampler
+from winnow_sampler.gate import most_body
 
 DESCRIPTION = """Picks from embeddings or probabilities, by any of the strategies that GET /v1/strategies lists.
 
 The same request gives the same answer and is computed once. What takes long, or waits for memory, is a job to poll; a
 job that is cancelled keeps the picks it had. Errors are problem+json (RFC 9457) with a stable `code`."""
 
-MOST_BODY = 64 << 20
-"""Bytes of a request's JSON: the labels of a million candidates. Arrays of that size are uploaded."""
 UPLOADS = "/v1/embeddings"
 """Has a limit of its own, in the settings."""
 health = APIRouter(tags=["health"])
@@ -53,7 +52,8 @@ def metrics(here: Here) -> Response:
 
 class _Api(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
-        return Perimeter(super().build_middleware_stack(), most_body=MOST_BODY, unbounded=(UPLOADS,))
+        most = most_body(self.state.sampler.settings.inline_limit)
+        return Perimeter(super().build_middleware_stack(), most_body=most, unbounded=(UPLOADS,))
 
     def openapi(self) -> dict[str, Any]:
         token = self.state.sampler.settings.sampler_token.get_secret_value()

@@ -4,7 +4,7 @@ import hmac
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from winnow.artefacts import DirectoryStore
@@ -39,21 +39,19 @@ class Sampler:
         self._computed.labels(strategy).observe(seconds)
 
 
-def _here(request: Request) -> Sampler:
+def here_of(request: Request) -> Sampler:
+    """The sampler that a request came to."""
     return request.app.state.sampler
 
 
-Here = Annotated[Sampler, Depends(_here)]
+Here = Annotated[Sampler, Depends(here_of)]
 Accept = Annotated[str | None, Header()]
-_bearer = HTTPBearer(auto_error=False, description="WINNOW_SAMPLER_TOKEN; not needed where none is set")
+bearer = HTTPBearer(auto_error=False, description="WINNOW_SAMPLER_TOKEN; not needed where none is set")
 
 
-_Given = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-
-
-def authorise(request: Request, here: Here, given: _Given) -> None:
+async def authorise(request: Request) -> None:
     """Raise NotAuthorised unless the token came along or, where there is none, the caller is on this machine."""
-    token = here.settings.sampler_token.get_secret_value()
+    token, given = here_of(request).settings.sampler_token.get_secret_value(), await bearer(request)
     if not token and not is_from_here(request):
         raise NotAuthorised("without WINNOW_SAMPLER_TOKEN the sampler serves programs on its own machine alone; set it")
     if token and not hmac.compare_digest(token.encode(), (given.credentials if given else "").encode()):

@@ -13,8 +13,9 @@ from winnow.problems import require_known_query, responses
 from winnow.selection import requirements, strategies
 from winnow_sampler import comparing, selecting
 from winnow_sampler.comparing import Comparing
-from winnow_sampler.context import Accept, Here, Sampler, authorise
+from winnow_sampler.context import Accept, Here, Sampler, bearer
 from winnow_sampler.formats import FORMATS, render
+from winnow_sampler.gate import GatedRoute
 from winnow_sampler.schemas import (
     ComparisonRequest,
     ComparisonView,
@@ -28,11 +29,16 @@ from winnow_sampler.selecting import Selecting
 from winnow_sampler.snapshots import Found
 
 Json = dict[str, Any]
-_guarded = [Depends(authorise), Depends(require_known_query)]
-selections = APIRouter(prefix="/v1/selections", tags=["selections"], dependencies=_guarded)
-comparisons = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], dependencies=_guarded)
-files = APIRouter(prefix="/v1/embeddings", tags=["embeddings"], dependencies=_guarded)
-names = APIRouter(prefix="/v1/strategies", tags=["strategies"], dependencies=_guarded)
+
+
+def _router(name: str) -> APIRouter:
+    """Behind the gate, which asks for the token: the description says so by `bearer`."""
+    known = [Depends(bearer), Depends(require_known_query)]
+    return APIRouter(prefix=f"/v1/{name}", tags=[name], dependencies=known, route_class=GatedRoute)
+
+
+selections, comparisons = _router("selections"), _router("comparisons")
+files, names = _router("embeddings"), _router("strategies")
 BYTES = {"schema": {"type": "string", "format": "binary"}}
 PICKS: dict[int | str, Json] = {
     200: {

@@ -15,6 +15,11 @@ MOST = 10**8
 """Candidates that one selection may have: beyond, a draw of them would not fit into memory."""
 MOST_ROW = 2**63 - 1
 Row = Annotated[int, Field(ge=0, le=MOST_ROW)]
+Rows = Annotated[list[Row], Field(fail_fast=True)]
+Floats = Annotated[list[float], Field(fail_fast=True)]
+Numbers = Annotated[list[Floats], Field(fail_fast=True)]
+Labels = Annotated[list[Text | int], Field(fail_fast=True)]
+"""Of a long list the first value at fault is named alone: all of them, with reasons, take 500 times its memory."""
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Status = Literal["queued", "running", "done", "cancelled"]
 
@@ -35,9 +40,9 @@ class ArrayRef(_Strict):
 
     key: Text | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    inline: list[list[float]] | None = Field(default=None, description="(n, d) numbers")
-    upload: Text | Annotated[list[Text], Field(min_length=1)] | None = None
-    path: Text | Annotated[list[Text], Field(min_length=1)] | None = None
+    inline: Numbers | None = Field(default=None, description="(n, d) numbers")
+    upload: Text | Annotated[list[Text], Field(min_length=1, fail_fast=True)] | None = None
+    path: Text | Annotated[list[Text], Field(min_length=1, fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -57,7 +62,7 @@ class ArrayRef(_Strict):
 class LabelsRef(_Strict):
     """One label a candidate: `inline`, or from the pool: `by` its files' stems, or a `column` of its Parquet files."""
 
-    inline: list[Text | int] | None = None
+    inline: Labels | None = None
     by: Literal["file"] | None = None
     column: Text | None = None
 
@@ -76,8 +81,8 @@ class ConstraintsRequest(_Strict):
     )
     quota: dict[Text, Count] | None = Field(default=None, description="The fewest picks of each group that is named")
     quota_is_exact: bool = Field(default=False, description="Whether a quota is also the most")
-    exclude: list[Row] = Field(default=[], description="Rows that are never picked")
-    pinned: list[Row] = Field(default=[], description="Rows that are picked first; they count in the budget")
+    exclude: Rows = Field(default=[], description="Rows that are never picked")
+    pinned: Rows = Field(default=[], description="Rows that are picked first; they count in the budget")
     minimum_distance: float | None = Field(default=None, gt=0, description="L2, to earlier picks and to the centres")
 
 

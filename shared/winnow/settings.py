@@ -94,7 +94,9 @@ class Settings(BaseSettings):
     )
     retry_seconds: float = Field(default=5.0, ge=0, description="Wait before a failed attempt is repeated")
     inline_limit: int = Field(
-        default=200_000, ge=1, description="Numbers that one inline array of the sampler may hold"
+        default=200_000,
+        ge=1,
+        description="Numbers that one inline array of the sampler may hold; the most bytes of JSON follow from it",
     )
     answer_seconds: float = Field(
         default=2.0, gt=0, description="The sampler answers 202 when a selection takes longer"

@@ -23,9 +23,9 @@ from winnow.errors import InvalidInput, NotFound, PathForbidden, Unavailable
 from winnow.selection import select
 from winnow.settings import Settings
 from winnow_sampler import examples
-from winnow_sampler.app import MOST_BODY
 from winnow_sampler.context import Sampler
 from winnow_sampler.digests import Digests, Stopped, mark_of
+from winnow_sampler.gate import most_body
 from winnow_sampler.jobs import Job
 from winnow_sampler.memory import GIB
 from winnow_sampler.schemas import SelectionRequest
@@ -265,20 +265,20 @@ def test_a_file_that_changes_after_its_digest_is_no_answer_of_that_digest(settin
 
 
 @pytest.mark.parametrize("place", ["selections", "comparisons"])
-def test_a_request_too_large_to_be_one_is_refused_before_it_is_read(url: str, place: str) -> None:
-    where = urlsplit(url)
+def test_a_request_too_large_to_be_one_is_refused_before_it_is_read(url: str, place: str, settings: Settings) -> None:
+    most, where = most_body(settings.inline_limit), urlsplit(url)
     with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=20) as line:
         head = (
             f"POST /v1/{place} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\n"
         )
-        line.sendall(f"{head}Content-Length: {MOST_BODY + 1}\r\n\r\n".encode())
+        line.sendall(f"{head}Content-Length: {most + 1}\r\n\r\n".encode())
         answer = b"".join(iter(lambda: line.recv(4096), b"")).decode()
     assert answer.startswith("HTTP/1.1 413") and "application/problem+json" in answer and '"too-large"' in answer
 
 
-def test_a_request_without_a_length_is_refused_once_it_is_too_long(url: str) -> None:
+def test_a_request_without_a_length_is_refused_once_it_is_too_long(url: str, settings: Settings) -> None:
     def endless() -> Iterator[bytes]:
-        for _ in range(MOST_BODY // 2**20 + 2):
+        for _ in range(most_body(settings.inline_limit) // 2**20 + 2):
             yield b" " * 2**20
 
     headers = {"Content-Type": "application/json"}

@@ -1,0 +1,86 @@
+"""What a request passes before its route sees it.
+
+The framework reads a body before it asks whose it is, and makes objects of its JSON where every other request waits.
+Here the token comes first; then a limit of bytes, and one of lists, which for their bytes are the dearest objects; the
+rest is done in a thread. The JSON parser and pydantic let no other thread in while they work: the limits keep it short.
+"""
+
+import json
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from winnow_sampler.context import authorise, here_of
+
+Validate = Callable[[Any], tuple[Any, list[Any]]]
+"""From JSON to the model that a route takes, and what is wrong with it."""
+_ARRAYS = 3
+_NUMBER = 32
+"""Bytes of a number as JSON, with what stands around it."""
+_LABELS = 8 << 20
+"""Bytes of all that is no array: the labels of half a million candidates, or rows to exclude."""
+_BRACKETS = 1 << 18
+"""In labels, which are not told from those of lists."""
+
+
+def most_body(inline_limit: int) -> int:
+    """Bytes of a request's JSON, where an inline array may hold so many numbers. Labels may take the arrays' room."""
+    return _LABELS + _ARRAYS * _NUMBER * inline_limit
+
+
+def most_lists(inline_limit: int) -> int:
+    """Lists in a request's JSON: a row has a number or more."""
+    return _BRACKETS + _ARRAYS * inline_limit
+
+
+class GatedRoute(APIRoute):
+    """A route behind the gate."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer, body = super().get_route_handler(), self.body_field
+        validate = partial(body.validate, loc=("body",)) if body else None
+
+        async def pass_on(request: Request) -> Response:
+            await authorise(request)
+            if validate is None:
+                return await answer(request)
+            most = most_lists(here_of(request).settings.inline_limit)
+            try:
+                return await answer(_Asked(request, validate, most))
+            except _Unfit as found:
+                raise RequestValidationError(found.errors) from None
+
+        return pass_on
+
+
+class _Asked(Request):
+    """A request whose JSON is the model that its route takes, made in a thread; the framework lets that pass."""
+
+    def __init__(self, request: Request, validate: Validate, most: int) -> None:
+        super().__init__(request.scope, request.receive)
+        self._validate, self._most = validate, most
+
+    async def json(self) -> Any:
+        return await run_in_threadpool(self._read, await self.body())
+
+    def _read(self, body: bytes) -> Any:
+        if body.count(b"[") > self._most:
+            raise HTTPException(413, f"body: more than {self._most} lists, which is the limit; upload the arrays")
+        model, errors = self._validate(json.loads(body))
+        if errors:
+            raise _Unfit(errors)
+        return model
+
+
+class _Unfit(HTTPException):
+    """What is wrong with a request, on its way through the framework, which says 400 of any other error in reading."""
+
+    def __init__(self, errors: list[Any]) -> None:
+        super().__init__(422)
+        self.errors = errors
