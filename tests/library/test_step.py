@@ -148,7 +148,7 @@ def test_views_of_a_minibatch_that_is_not_full_are_made_by_what_is_compiled(chun
             step = Step(network, Views(ViewsSpec(), SIZE, 3), settings, Team(), compiled=False, note=pytest.fail)
             if is_compiled:
                 views = Compiled(step._write_views, "views", pytest.fail, graphs=False, repeats=True)
-                step._fast = network, views
+                step._fast = network, step._filled_up(views)
             for images in (IMAGES, count):
                 met.append([])
                 step(x[:images], torch.arange(images), keys, images)

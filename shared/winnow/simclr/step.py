@@ -66,7 +66,8 @@ class Step:
         elif compiled:
             give_up, repeats = give_up or note, settings.precision == "fp32"
             fast = Compiled(network, "network", give_up, graphs=graphs, repeats=repeats)
-            self._fast = fast, Compiled(self._write_views, "views", give_up, graphs=False, repeats=repeats)
+            write = Compiled(self._write_views, "views", give_up, graphs=False, repeats=repeats)
+            self._fast = fast, self._filled_up(write)
 
     def __call__(self, x: Tensor, samples: Tensor, keys: Tensor, count: int) -> Tensor:
         """Leave the gradients in the network's parameters.
@@ -105,10 +106,8 @@ class Step:
 
         In bf16 that is what autocast would make of them before the first convolution, and half the bytes.
         """
-        if isinstance(write, Compiled):
-            write, block = self._filled_up(write), len(x)
-        else:
-            block = max(1, BLOCK // (x.shape[1] * x.shape[2])) if x.device.type == "cpu" else len(x)
+        in_blocks = x.device.type == "cpu" and write == self._write_views
+        block = max(1, BLOCK // (x.shape[1] * x.shape[2])) if in_blocks else len(x)
         shape = 2 * len(x), x.shape[3], *x.shape[1:3]
         precise = torch.float32 if self._settings.precision == "fp32" else torch.bfloat16
         both = torch.empty(shape, dtype=precise, device=x.device, memory_format=torch.channels_last)
