@@ -32,7 +32,7 @@ from servers import create_database, make_postgres
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
-from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus
+from winnow.domain import DatasetSpec, ExperimentSpec, ExperimentStatus, SampleRow
 from winnow.settings import Settings
 from winnow.store import Database, claims, datasets, experiments
 from winnow.store.tables import Dataset, Round, Worker
@@ -291,7 +291,7 @@ def list_all(coordinator: Coordinator) -> int:
     """Bytes of all samples."""
     with coordinator.database.read() as session:
         listing = listed.listing(session, NAME, None, None)
-    return sum(map(len, streams.ndjson(listed.FIELDS, listing.pages(coordinator.database))))
+    return sum(map(len, streams.ndjson(SampleRow._fields, listing.pages(coordinator.database))))
 
 
 def send(coordinator: Coordinator, id: str) -> int:

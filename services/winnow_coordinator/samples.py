@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from winnow.domain import DatasetStatus, Role
+from winnow.domain import Role, SampleRow
 from winnow.errors import NotFound
 from winnow.store import Database, datasets
 from winnow.store.tables import Dataset
@@ -15,7 +15,6 @@ from winnow_coordinator.streams import CutShort
 
 PAGE = 5000
 """Samples that are read, rendered and held at a time."""
-FIELDS = tuple(SampleView.model_fields)
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Listing:
     role: Role | None
     after: int
 
-    def pages(self, database: Database) -> Iterator[Sequence[datasets.SampleRow]]:
+    def pages(self, database: Database) -> Iterator[Sequence[SampleRow]]:
         """All of them. Each page is a read of its own: a client that takes its time holds nothing.
 
         Raises CutShort.
@@ -36,18 +35,19 @@ class Listing:
             yield rows
             last = rows[-1].idx
 
-    def _behind(self, database: Database, last: int) -> Sequence[datasets.SampleRow]:
+    def _behind(self, database: Database, last: int) -> Sequence[SampleRow]:
         with database.read() as session:
             rows = datasets.samples_page(session, self.dataset_id, after=last, limit=PAGE, role=self.role)
-            if not rows and not self._is_ready(session):
-                raise CutShort(f"dataset {self.dataset_id} was removed while its samples were sent, to idx {last}")
+            if not rows:
+                self._require_all(session, last)
             return rows
 
-    def _is_ready(self, session: Session) -> bool:
+    def _require_all(self, session: Session, last: int) -> None:
         try:
-            return datasets.get(session, self.dataset_id).status == DatasetStatus.READY
-        except NotFound:
-            return False
+            _ready(session, self.dataset_id)
+        except (NotFound, fitness.DatasetNotReady) as error:
+            words = f"dataset {self.dataset_id} was removed while its samples were sent, to idx {last}"
+            raise CutShort(words) from error
 
 
 def listing(session: Session, name: str, role: Role | None, cursor: str | None) -> Listing:

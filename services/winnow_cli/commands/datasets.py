@@ -12,7 +12,7 @@ from rich.live import Live
 
 from winnow.client import ApiProblem, Client
 from winnow.csv_lines import csv_lines
-from winnow.domain import DatasetSpec, DatasetStatus, Role
+from winnow.domain import DatasetSpec, DatasetStatus, Role, SampleRow
 from winnow.errors import InvalidInput, TrainingFailed
 from winnow_cli import files
 from winnow_cli.options import AsJson, StateDir, Url, Yes, connect
@@ -37,7 +37,6 @@ SHOWN = 10
 """Skipped files that are named."""
 PAIRS = 2
 """Equal patches that a note names."""
-SAMPLE_FIELDS = ("idx", "key", "role", "label", "group")
 PAGE = 5000
 """Samples that are written at a time: there may be millions."""
 SOURCES_HELP = (
@@ -153,12 +152,12 @@ def samples(
     with connect(url, state_dir) as client:
         found = client.samples(name, role=role)
         if not json:
-            sys.stdout.write(csv_lines([SAMPLE_FIELDS]))
+            sys.stdout.write(csv_lines([SampleRow._fields]))
         while some := list(islice(found, PAGE)):
             if json:
                 print_lines(some)
             else:
-                sys.stdout.write(csv_lines([one[field] for field in SAMPLE_FIELDS] for one in some))
+                sys.stdout.write(csv_lines([one[field] for field in SampleRow._fields] for one in some))
 
 
 @app.command()

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Depends, Header, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
 
-from winnow.domain import DatasetSpec, Role
+from winnow.domain import DatasetSpec, Role, SampleRow
 from winnow.errors import AlreadyExists
 from winnow.negotiation import CSV, JSON, NDJSON, negotiate
 from winnow.problems import responses
@@ -112,7 +112,7 @@ async def samples(
         answer = await caller.reads.show(listed.page, name, role, cursor, limit)
     else:
         listing = await caller.reads(listed.listing, name, role, cursor)
-        content = RENDERED[media_type](listed.FIELDS, listing.pages(caller.coordinator.database))
+        content = RENDERED[media_type](SampleRow._fields, listing.pages(caller.coordinator.database))
         answer = StreamingResponse(content, media_type=media_type)
     answer.headers["Vary"] = "Accept"
     return answer

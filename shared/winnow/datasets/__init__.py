@@ -12,7 +12,7 @@ synthetic.draw(tissue, i, size) an H&E-like patch
 from winnow.datasets import synthetic
 from winnow.datasets.cache import ShardCache
 from winnow.datasets.entries import NO_LABEL
-from winnow.datasets.ingest import SKIPPED_LISTED, Ingested, IngestStopped, SampleRow, check, ingest
+from winnow.datasets.ingest import SKIPPED_LISTED, Ingested, IngestStopped, check, ingest
 from winnow.datasets.manifest import SUFFIXES as MANIFEST_SUFFIXES
 from winnow.datasets.manifest import open_table
 from winnow.datasets.packing import PackedImages
@@ -29,7 +29,6 @@ __all__ = [
     "IngestStopped",
     "Ingested",
     "PackedImages",
-    "SampleRow",
     "ShardCache",
     "Shelf",
     "check",

@@ -23,7 +23,7 @@ from winnow.datasets.roles import Roles, assign
 from winnow.datasets.shelf import Part, Reached, Shelf
 from winnow.datasets.sources import list_sources
 from winnow.datasets.tally import Filling, Rows, Tally, digest_of
-from winnow.domain import DatasetSpec, Role
+from winnow.domain import DatasetSpec, Role, SampleRow
 from winnow.errors import ImagesUnreadable, ImageTooSlow, InvalidInput, WinnowError
 
 _EXAMPLES = 10
@@ -46,16 +46,6 @@ class IngestStopped(WinnowError):
     """`should_stop` said so; full shards are kept."""
 
     code = "ingest-stopped"
-
-
-class SampleRow(NamedTuple):
-    """One packed patch. `idx` is its row in the shards, and stable for ever."""
-
-    idx: int
-    key: str
-    role: Role
-    label: str | None
-    group: str | None
 
 
 @dataclass(frozen=True)

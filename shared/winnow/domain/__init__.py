@@ -4,7 +4,7 @@ Nothing here needs torch or a database. The defaults are the paper's (Reasat & S
 Contrastive Learning in Histopathology using Active Sampling", section III-B).
 """
 
-from winnow.domain.datasets import TISSUE_TYPES, DatasetSpec, LabelledDraw, Role, Source, SyntheticTissue
+from winnow.domain.datasets import TISSUE_TYPES, DatasetSpec, LabelledDraw, Role, SampleRow, Source, SyntheticTissue
 from winnow.domain.experiments import (
     Arm,
     EncoderSpec,
@@ -43,6 +43,7 @@ __all__ = [
     "ProxySpec",
     "Role",
     "RoundStatus",
+    "SampleRow",
     "SimclrSpec",
     "Source",
     "Spec",

@@ -1,7 +1,7 @@
 """Where patches come from, and what each may be used for."""
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,19 @@ class Role(StrEnum):
     LABELLED = "labelled"
     VALIDATION = "validation"
     TEST = "test"
+
+
+class SampleRow(NamedTuple):
+    """One packed patch. `idx` is its row in the shards, and stable for ever.
+
+    There are millions: an object that a session or a model keeps of each would take several times as long.
+    """
+
+    idx: int
+    key: str
+    role: Role
+    label: str | None
+    group: str | None
 
 
 class Source(Spec):

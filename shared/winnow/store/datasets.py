@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, SQLColumnExpression, String, cast,
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from winnow.domain import DatasetSpec, DatasetStatus, allowed_from, require_transition
+from winnow.domain import DatasetSpec, DatasetStatus, SampleRow, allowed_from, require_transition
 from winnow.errors import AlreadyExists, NotFound, WrongState
 from winnow.failpoints import Failpoint, reach
 from winnow.store import claims, removals
@@ -20,16 +20,6 @@ from winnow.store.tables import Dataset, Sample
 Indices = NDArray[np.int64]
 SLICE = 50_000
 """Samples that one transaction stores or deletes: on SQLite nobody else writes meanwhile, and leases end."""
-
-
-class SampleRow(NamedTuple):
-    """A sample as it is listed: one that a session kept would take several times as long, and there are millions."""
-
-    idx: int
-    key: str
-    role: str
-    label: str | None
-    group: str | None
 
 
 def insert(session: Session, spec: DatasetSpec) -> Dataset:
@@ -212,7 +202,7 @@ def samples_page(session: Session, dataset_id: str, *, after: int, limit: int, r
     """Samples by idx, starting above `after`; none unless the dataset is ready: slices come and go before and after."""
     is_ready = select(Dataset.status).where(Dataset.id == dataset_id).scalar_subquery() == DatasetStatus.READY
     mine = Sample.dataset_id == dataset_id, Sample.idx > after, is_ready
-    columns = Sample.idx, Sample.key, Sample.role, Sample.label, Sample.group
+    columns = (getattr(Sample, name) for name in SampleRow._fields)
     wanted = select(*columns).where(*mine).order_by(Sample.idx).limit(limit)
     return list(map(SampleRow._make, session.execute(wanted.where(Sample.role == role) if role else wanted)))
 
