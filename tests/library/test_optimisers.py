@@ -1,12 +1,25 @@
 """Rates as functions of progress; LARS against a slow oracle written from its paper."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from winnow.domain import ExperimentSpec, SimclrSpec
 from winnow.simclr.optimisers import Lars, learning_rate, make_optimiser
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations within it."""
+
+    operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_the_rate_is_a_pure_function_of_progress() -> None:
@@ -81,3 +94,19 @@ def test_lars_leaves_a_weight_of_zeros_its_plain_rate() -> None:
     weight.grad = torch.ones(2, 2)
     Lars([weight], lr=0.5, momentum=0.0, weight_decay=0.1).step()
     assert torch.equal(weight.detach(), torch.full((2, 2), -0.5))
+
+
+def test_lars_moves_many_weights_in_as_many_operations_as_a_few() -> None:
+    """On a GPU each is a launch."""
+
+    def operations(layers: int) -> int:
+        network = nn.Sequential(*(nn.Linear(3, 3) for _ in range(layers)))
+        optimiser = make_optimiser(SimclrSpec(optimizer="lars"), network.parameters())
+        for weight in network.parameters():
+            weight.grad = torch.ones_like(weight)
+        optimiser.step()
+        with Counted() as counted:
+            optimiser.step()
+        return counted.operations
+
+    assert operations(40) == operations(2)
