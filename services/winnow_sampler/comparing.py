@@ -32,7 +32,7 @@ class Comparing:
         most = max(self.found.need(_wanted(one), self.request.budget) for one in self.request.strategies)
         most = max(most, self.found.need_to_measure(self.request.budget))
         labels = 0 if self.request.labels is None else LABEL_BYTES * self.found.rows
-        answer = self.found.need_to_answer(len(self.request.strategies) * self.request.budget, with_origins=False)
+        answer = self.found.need_to_answer(len(self.request.strategies) * self.request.budget)
         return self.found.bytes_to_read(self._reads()) + most + labels + answer
 
     @property

@@ -1,11 +1,13 @@
 """What a request passes before its route sees it.
 
 The framework reads a body before it asks whose it is, and makes objects of its JSON where every other request waits.
-Here the token comes first; then a limit of bytes, and one of lists, which for their bytes are the dearest objects; the
-rest is done in a thread. The JSON parser and pydantic let no other thread in while they work: the limits keep it short.
+Here the token comes first; then a limit of bytes, and one of lists and of named values, which for their bytes are the
+dearest objects; the rest is done in a thread, for one request at a time. The JSON parser and pydantic let no other
+thread in while they work: the limits keep it short.
 """
 
 import json
+import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -27,6 +29,9 @@ _LABELS = 8 << 20
 """Bytes of all that is no array: the labels of half a million candidates, or rows to exclude."""
 _BRACKETS = 1 << 18
 """In labels, which are not told from those of lists."""
+MOST_NAMED = 100_000
+"""Values with a name, and objects to hold them: a cap and a quota of each of fifty thousand groups."""
+READING = threading.Lock()
 
 
 def most_body(inline_limit: int) -> int:
@@ -72,10 +77,24 @@ class _Asked(Request):
     def _read(self, body: bytes) -> Any:
         if body.count(b"[") > self._most:
             raise HTTPException(413, f"body: more than {self._most} lists, which is the limit; upload the arrays")
-        model, errors = self._validate(json.loads(body))
+        with READING:
+            model, errors = self._validate(json.loads(body, object_pairs_hook=_Named().take))
         if errors:
             raise _Unfit(errors)
         return model
+
+
+class _Named:
+    """Makes a request's objects, up to a number of them and of what they hold."""
+
+    def __init__(self) -> None:
+        self._left = MOST_NAMED
+
+    def take(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        self._left -= 1 + len(pairs)
+        if self._left < 0:
+            raise HTTPException(413, f"body: more than {MOST_NAMED} named values, which is the limit")
+        return dict(pairs)
 
 
 class _Unfit(HTTPException):

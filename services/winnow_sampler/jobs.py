@@ -4,27 +4,33 @@ A cancelled job keeps what it had: the first picks of k-center are the answer to
 so that the same request, sent again, is computed to its end.
 
 An answer lies in the store and not in memory, which counts what jobs under way take alone: a job that has ended is its
-id and what became of it.
+id and what became of it, and whoever asks is given the file.
 
 The id of a job is the digest of its request and arrays. Where a file must be read for that, the job begins under an id
 of the file's state instead, and is known by both once it has the digest.
 """
 
+import json
+import os
 import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from winnow.artefacts import ArtefactStore, get_json, put_json
-from winnow.errors import ArtefactCorrupt, InvalidInput, NotFound, WinnowError
+from winnow.artefacts import ArtefactStore
+from winnow.errors import InvalidInput, NotFound, Unavailable, WinnowError
 from winnow.failpoints import Failpoint, reach
 from winnow.telemetry import logger
 from winnow_sampler.digests import Stopped
 from winnow_sampler.memory import DoesNotFit
 
 WORKERS = 2
+MOST_WAITING = 100
+"""Jobs in the queue: each holds its request."""
+LOOK_SECONDS = 0.5
 _ID = re.compile("[A-Za-z0-9]{1,64}")
 REMEMBERED = 1000  # ended jobs: ids, and what made them fail
 Json = dict[str, Any]
@@ -56,11 +62,18 @@ class Job:
     def advance(self, done: int, total: int) -> None:
         self.progress = {"done": done, "total": total}
 
+    def end(self) -> None:
+        """Let go of what it worked on, and of those who wait for it."""
+        self.work = self.identify = None
+        self.ended.set()
+
 
 Work = Callable[[Job], Json]
 """Computes a job's result: a document with `status`, done or cancelled."""
 Identify = Callable[[Job], str]
 """The id that a job's result is kept under. May take long, and raise Stopped once the job is cancelled."""
+Answer = Json | Path
+"""How far a job is, or the file that holds its result as JSON."""
 
 
 class Jobs:
@@ -96,30 +109,30 @@ class Jobs:
         wait: float,
         identify: Identify | None = None,
         holds: frozenset[str] = frozenset(),
-    ) -> Json:
-        """The job's document, waited for `wait` seconds at most.
+    ) -> Answer:
+        """The result, waited for `wait` seconds at most.
 
         Args:
             need: bytes of memory. identify: called first, where `id` only stands for the id or is not proven.
             holds: the uploads that it works on.
 
-        Raises DoesNotFit, and what made the job fail.
+        Raises DoesNotFit, Unavailable while too many wait, and what made the job fail.
         """
-        if (stored := self._stored(kind, id)) is not None:
-            return stored
+        if (lying := self._lying(kind, id)) is not None:
+            return lying
         if need > self._memory:
             raise DoesNotFit(need, self._memory)
         job = self._join(Job(kind, id, need, work, identify, holds))
         job.ended.wait(wait)
         return self._document(job)
 
-    def get(self, kind: str, id: str) -> Json:
+    def get(self, kind: str, id: str) -> Answer:
         """A job by id, or what is kept of it. Raises NotFound, and what made it fail."""
         with self._lock:
             job = self._jobs.get((kind, id))
         return self._kept(kind, id) if job is None else self._document(job)
 
-    def cancel(self, kind: str, id: str) -> Json:
+    def cancel(self, kind: str, id: str) -> Answer:
         """Stop a job, and keep what it had; one that is done stays. Raises NotFound."""
         with self._lock:
             job = self._jobs.get((kind, id))
@@ -127,11 +140,11 @@ class Jobs:
                 job.cancelled.set()  # under the lock: whoever sends the request from now on begins it anew
             if had_to_wait := job in self._waiting:
                 self._waiting.remove(job)
-                job.status, job.work, job.place = "cancelled", None, 0
-                job.ended.set()
+                job.status, job.place = "cancelled", 0
+                job.end()
                 self._start_what_fits()
         if job is None:
-            return self.get(kind, id)
+            return self._kept(kind, id)
         if had_to_wait:
             self._keep_nothing(job)
         job.ended.wait(10)
@@ -148,12 +161,12 @@ class Jobs:
         with self._lock:
             return len(self._running) + len(self._waiting)
 
-    def _document(self, job: Job) -> Json:
+    def _document(self, job: Job) -> Answer:
         """A job as the API shows it. Raises NotFound for an answer that was removed, and what made it fail."""
         if job.error is not None:
             raise _without_frames(job.error)
-        if job.status in ("queued", "running"):
-            return job.document()
+        if job.status in ("queued", "running"):  # another one may have left the answer meanwhile
+            return self._lying(job.kind, job.id) or job.document()
         try:
             return self._kept(job.kind, job.id)
         except NotFound:
@@ -161,9 +174,9 @@ class Jobs:
                 raise
             return job.document()  # cancelled before it had anything
 
-    def _kept(self, kind: str, id: str) -> Json:
+    def _kept(self, kind: str, id: str) -> Path:
         """The answer with this id, or the picks that it had when it was cancelled. Raises NotFound."""
-        kept = self._stored(kind, id) or self._stored(kind, id, prefix=True)
+        kept = self._lying(kind, id) or self._lying(kind, id, prefix=True)
         if kept is None:
             raise NotFound(kind.removesuffix("s"), id)
         return kept
@@ -173,6 +186,10 @@ class Jobs:
         with self._lock:
             job = self._jobs.get((new.kind, new.id))
             if job is None or job.ended.is_set() or job.cancelled.is_set():
+                if len(self._waiting) >= MOST_WAITING:
+                    raise Unavailable(
+                        f"{MOST_WAITING} jobs wait for memory; send the request again when some have ended"
+                    )
                 job = self._jobs[new.kind, new.id] = new
                 self._forget_old()
                 self._waiting.append(job)
@@ -216,27 +233,31 @@ class Jobs:
             _log.error("job.failed", kind=job.kind, id=job.id, exc_info=error)
             job.error = WinnowError(f"{type(error).__name__}: {error}")
         finally:
-            job.work = job.identify = None
             self._leave(job)
-            job.ended.set()
+            job.end()
 
     def _finish(self, job: Job) -> None:
         """Compute the result, or find it."""
         assert job.work is not None
         if job.identify is not None:
-            self._rename(job, job.identify(job))
-        if (stored := self._stored(job.kind, job.id)) is not None:
-            job.status = stored["status"]
+            id = job.identify(job)
+            while (other := self._rename(job, id)) is not None:
+                if not other.ended.wait(LOOK_SECONDS) and job.cancelled.is_set():
+                    raise Stopped
+        if self._lying(job.kind, job.id) is not None:
+            job.status = "done"
         else:
             self._keep(job, job.work(job))
 
-    def _rename(self, job: Job, id: str) -> None:
-        """Let the job be known by its digest, too."""
+    def _rename(self, job: Job, id: str) -> Job | None:
+        """Let the job be known by its digest, too. The job that computes the same, where it runs and is wanted."""
         with self._lock:
-            other = self._jobs.get((job.kind, id))
-            if other is None or other.ended.is_set():
-                self._jobs[job.kind, id] = job
             job.id = id
+            other = self._jobs.get((job.kind, id))
+            if other in self._running and other is not job and not other.cancelled.is_set():
+                return other
+            self._jobs[job.kind, id] = job
+            return None
 
     def _leave(self, job: Job) -> None:
         with self._lock:
@@ -249,31 +270,47 @@ class Jobs:
         reach(Failpoint.ANSWER_COMPUTED)
         is_done = result["status"] == "done"
         if is_done or not self._closing:
-            self._put(_key(job.kind, job.id, prefix=not is_done), result)
+            self._put(job, result, prefix=not is_done)
             reach(Failpoint.ANSWER_STORED)
         job.status = result["status"]
         _log.info(f"{job.kind.removesuffix('s')}.{result['status']}", id=job.id, seconds=result.get("seconds"))
 
     def _keep_nothing(self, job: Job) -> None:
-        """What was cancelled before it had a pick is so after a restart, too; picks of an earlier run are kept."""
-        if not self._closing and self._stored(job.kind, job.id, prefix=True) is None:
-            self._put(_key(job.kind, job.id, prefix=True), {"id": job.id, "status": "cancelled"})
-
-    def _put(self, key: str, result: Json) -> None:
+        """What was cancelled before it had a pick is so after a restart, too, if there is room to note it."""
         try:
-            put_json(self._store, key, result)
-        except OSError as error:
-            raise WinnowError(f"the result could not be stored: {error}") from error
+            if not self._closing:
+                self._put(job, {"id": job.id, "status": "cancelled"}, prefix=True)
+        except Unavailable as error:
+            _log.warning("job.not_noted", kind=job.kind, id=job.id, reason=str(error))
 
-    def _stored(self, kind: str, id: str, *, prefix: bool = False) -> Json | None:
+    def _put(self, job: Job, result: Json, *, prefix: bool) -> None:
+        """Store a result; but of two cancelled runs the picks of the one that had more are kept. Raises Unavailable."""
+        text = json.dumps(result, sort_keys=True).encode()
+        before = self._lying(job.kind, job.id, prefix=True) if prefix else None
+        if before is not None and before.stat().st_size >= len(text):
+            return
+        try:
+            self._store.put(_key(job.kind, job.id, prefix=prefix), text)
+        except OSError as error:
+            reason = f"the answer could not be stored ({error.strerror}); make room, and send the request again"
+            raise Unavailable(reason) from error
+
+    def _lying(self, kind: str, id: str, *, prefix: bool = False) -> Path | None:
+        """The file of a result, if it is there and whole: one that is not is made again."""
         key = _key(kind, id, prefix=prefix)
         try:
-            return get_json(self._store, key)
-        except NotFound:
+            path = self._store.local(key)
+            with path.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read() == b"}":
+                    return path
+        except (NotFound, FileNotFoundError):
             return None
-        except ArtefactCorrupt as error:  # it is computed again
+        except OSError as error:
             _log.warning("result.unreadable", key=key, reason=str(error))
             return None
+        _log.warning("result.unreadable", key=key, reason="it is cut off")
+        return None
 
 
 def _without_frames(error: WinnowError) -> WinnowError:

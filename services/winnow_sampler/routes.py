@@ -1,13 +1,16 @@
 """/v1: selections, comparisons, the embeddings that they are made from, the strategies."""
 
+import json
+import threading
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from winnow.errors import InvalidInput
+from winnow.errors import InvalidInput, NotFound
 from winnow.negotiation import ARROW, JSON, NDJSON, NPY, negotiate
 from winnow.problems import require_known_query, responses
 from winnow.selection import requirements, strategies
@@ -16,6 +19,7 @@ from winnow_sampler.comparing import Comparing
 from winnow_sampler.context import Accept, Here, Sampler, bearer
 from winnow_sampler.formats import FORMATS, render
 from winnow_sampler.gate import GatedRoute
+from winnow_sampler.jobs import Answer
 from winnow_sampler.schemas import (
     ComparisonRequest,
     ComparisonView,
@@ -54,6 +58,8 @@ KEPT: dict[int | str, Json] = {
 }
 WAYS: dict[int | str, Json] = {202: {"model": SelectionView, "description": "Under way, as JSON; poll Location"}}
 COMPARED: dict[int | str, Json] = {202: {"model": ComparisonView, "description": "Under way; poll Location"}}
+RENDERING = threading.Lock()
+"""Of one answer at a time: Python's objects of a large one take some ten times its bytes."""
 
 
 @selections.post(
@@ -64,7 +70,7 @@ COMPARED: dict[int | str, Json] = {202: {"model": ComparisonView, "description":
 def pick(request: Annotated[SelectionRequest, Body()], here: Here, accept: Accept = None) -> Response:
     """Pick. 200 with the batch, or 202 with a job to poll where it takes longer or waits for memory."""
     media_type = negotiate(accept, FORMATS)
-    work = Selecting(request, Found(request, here.sources), here.observe)
+    work = Selecting(request.without_arrays(), Found(request, here.sources), here.observe)
     return _answer(_submit(here, selecting.KIND, work), selecting.KIND, media_type, begun=True)
 
 
@@ -77,7 +83,7 @@ def look(id: str, here: Here, accept: Accept = None) -> Response:
 @selections.delete("/{id}", response_model=SelectionView, responses=responses(401, 404))
 def cancel(id: str, here: Here) -> Response:
     """Stop a selection; its picks so far are kept. One that is done stays."""
-    return JSONResponse(here.jobs.cancel(selecting.KIND, id))
+    return _answer(here.jobs.cancel(selecting.KIND, id), selecting.KIND, JSON)
 
 
 @comparisons.post(
@@ -88,20 +94,20 @@ def cancel(id: str, here: Here) -> Response:
 def compare(request: Annotated[ComparisonRequest, Body()], here: Here, accept: Accept = None) -> Response:
     """Run several strategies on one snapshot, and hold their batches against each other. Nothing is committed."""
     negotiate(accept, [JSON])
-    work = Comparing(request, Found(request, here.sources))
+    work = Comparing(request.without_arrays(), Found(request, here.sources))
     return _answer(_submit(here, comparing.KIND, work), comparing.KIND, JSON, begun=True)
 
 
 @comparisons.get("/{id}", response_model=ComparisonView, responses=responses(401, 404, 422))
 def look_at_comparison(id: str, here: Here) -> Response:
     """A comparison, done or under way."""
-    return JSONResponse(here.jobs.get(comparing.KIND, id))
+    return _answer(here.jobs.get(comparing.KIND, id), comparing.KIND, JSON)
 
 
 @comparisons.delete("/{id}", response_model=ComparisonView, responses=responses(401, 404))
 def cancel_comparison(id: str, here: Here) -> Response:
     """Stop a comparison; the strategies that had ended are kept. One that is done stays."""
-    return JSONResponse(here.jobs.cancel(comparing.KIND, id))
+    return _answer(here.jobs.cancel(comparing.KIND, id), comparing.KIND, JSON)
 
 
 @files.post("", status_code=201, response_model=EmbeddingsView, responses=KEPT, openapi_extra=UPLOAD)
@@ -146,8 +152,8 @@ def list_all() -> StrategiesView:
     return StrategiesView(items=views)
 
 
-def _submit(here: Sampler, kind: str, work: Selecting | Comparing) -> Json:
-    """The document of the job that does `work`. No array is read before it runs."""
+def _submit(here: Sampler, kind: str, work: Selecting | Comparing) -> Answer:
+    """What the job that does `work` comes to. No array is read before it runs."""
     found, asked = work.found, work.asked
     return here.jobs.submit(
         kind,
@@ -160,12 +166,24 @@ def _submit(here: Sampler, kind: str, work: Selecting | Comparing) -> Json:
     )
 
 
-def _answer(document: Json, kind: str, media_type: str, *, begun: bool = False) -> Response:
-    """A document with picks in the format asked for; one without them as JSON, as 202 to whoever began it."""
+def _answer(found: Answer, kind: str, media_type: str, *, begun: bool = False) -> Response:
+    """A result in the format asked for, as JSON the file as it lies; how far a job is as 202 to whoever began it."""
     varies = {"Vary": "Accept"}
-    if document["status"] in ("queued", "running"):
-        headers = {"Location": f"/v1/{kind}/{document['id']}", "Retry-After": "1"} if begun else {}
-        return JSONResponse(document, 202 if begun else 200, headers=headers | varies)
-    if kind == selecting.KIND and "indices" in document:
-        return Response(render(document, media_type), media_type=media_type, headers=varies)
-    return JSONResponse(document, headers=varies)
+    if isinstance(found, Path):
+        if media_type == JSON:
+            return FileResponse(found, media_type=JSON, headers=varies)
+        with RENDERING:
+            document = _read(found, kind)
+            if "indices" in document:
+                return Response(render(document, media_type), media_type=media_type, headers=varies)
+        return JSONResponse(document, headers=varies)
+    is_under_way = found["status"] in ("queued", "running")
+    headers = {"Location": f"/v1/{kind}/{found['id']}", "Retry-After": "1"} if begun and is_under_way else {}
+    return JSONResponse(found, 202 if begun and is_under_way else 200, headers=headers | varies)
+
+
+def _read(path: Path, kind: str) -> Json:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:  # removed at this moment
+        raise NotFound(kind.removesuffix("s"), path.stem) from None

@@ -14,6 +14,7 @@ from winnow_sampler import examples
 MOST = 10**8
 """Candidates that one selection may have: beyond, a draw of them would not fit into memory."""
 MOST_ROW = 2**63 - 1
+ARRAYS = ("pool", "centers", "probabilities")
 Row = Annotated[int, Field(ge=0, le=MOST_ROW)]
 Rows = Annotated[list[Row], Field(fail_fast=True)]
 Floats = Annotated[list[float], Field(fail_fast=True)]
@@ -70,6 +71,9 @@ class LabelsRef(_Strict):
     def _one_place(self) -> Self:
         if sum(place is not None for place in (self.inline, self.by, self.column)) != 1:
             raise ValueError("give either inline, or by, or column")
+        if self.inline is not None:
+            once: dict[str | int, str | int] = {}  # each label once in memory: slides and patients repeat
+            self.inline = [once.setdefault(label, label) for label in self.inline]
         return self
 
 
@@ -101,6 +105,10 @@ class Snapshot(_Strict):
     probabilities: ArrayRef | None = Field(default=None, description="(n, c), rows sum to 1")
     size: int | None = Field(default=None, ge=1, le=MOST, description="How many candidates random draws from")
     groups: LabelsRef | None = Field(default=None, description="The group of each candidate, say its slide")
+
+    def without_arrays(self) -> Self:
+        """The request without what is found and digested by itself: numbers as JSON take many times their bytes."""
+        return self.model_copy(update=dict.fromkeys(ARRAYS))
 
 
 class SelectionRequest(Snapshot):

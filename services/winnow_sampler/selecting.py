@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from winnow import embeddings
 from winnow.selection import Selection, select
 from winnow_sampler.jobs import Job
 from winnow_sampler.schemas import SelectionRequest, SelectionView, as_json
@@ -35,7 +36,7 @@ class Selecting:
     def need(self) -> int:
         """Bytes of memory, estimated. Raises InvalidInput where nothing says how many candidates there are."""
         found, budget = self.found, self.request.budget
-        answer = found.need_to_answer(budget, with_origins=True)
+        answer = found.need_to_answer(budget) + found.need_to_name(budget)
         return found.bytes_to_read(self.wanted.reads()) + found.need(self.wanted, budget) + answer
 
     @property
@@ -46,12 +47,14 @@ class Selecting:
     def __call__(self, job: Job) -> Json:
         began = time.perf_counter()
         arrays = self.found.read(self.wanted.reads())
+        parts = self.found.parts()  # before the picks: what cannot be read is told of before hours of work
         picked = self._pick(arrays, job)
         is_whole = len(picked.indices) == self.request.budget
         seconds = time.perf_counter() - began
         if is_whole:
             self.on_computed(self.request.strategy, seconds)
-        view = self._view(job, arrays, picked, is_whole, seconds)
+        origins = None if parts is None else embeddings.origins_of(parts, picked.indices.tolist())
+        view = self._view(job, arrays, picked, origins, is_whole, seconds)
         self.found.require_unchanged()
         return view
 
@@ -69,7 +72,9 @@ class Selecting:
             **arrays.named(),
         )
 
-    def _view(self, job: Job, arrays: Arrays, picked: Selection, is_whole: bool, seconds: float) -> Json:
+    def _view(
+        self, job: Job, arrays: Arrays, picked: Selection, origins: list[Json] | None, is_whole: bool, seconds: float
+    ) -> Json:
         indices = picked.indices.tolist()
         notes = [*arrays.notes(), *picked.notes, *_coincidences(self.request.strategy, picked.scores)]
         if not is_whole:
@@ -82,7 +87,7 @@ class Selecting:
                 "scores": [float(score) for score in picked.scores],
                 "radius": picked.radius,
                 "seconds": seconds,
-                "origins": self.found.origins(indices),
+                "origins": origins,
                 "notes": notes,
             }
         )

@@ -8,16 +8,14 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow import embeddings
-from winnow.embeddings import Embeddings
+from winnow.embeddings import Embeddings, Part
 from winnow.errors import InvalidInput
 from winnow.selection import PICKS, Constraints, NearDuplicates, Requirements, requirements
 from winnow_sampler.digests import Stop
 from winnow_sampler.memory import ORIGIN, PICK, Size, estimate
-from winnow_sampler.schemas import ConstraintsRequest, LabelsRef, NearDuplicatesRequest, Snapshot
+from winnow_sampler.schemas import ARRAYS, ConstraintsRequest, LabelsRef, NearDuplicatesRequest, Snapshot
 from winnow_sampler.sources import Input, Sources, Stored, digest_json, labels_of, listed
 
-ARRAYS = ("pool", "centers", "probabilities")
 Features = NDArray[np.float32]
 LABEL_BYTES = 128
 """Of one candidate's group: as text of some 20 letters, and its number."""
@@ -120,9 +118,14 @@ class Found:
         labels = 0 if self.groups is None else LABEL_BYTES * size.n
         return max(stage, estimate(wanted.strategy, size)) + labels
 
-    def need_to_answer(self, picks: int, *, with_origins: bool) -> int:
+    def need_to_answer(self, picks: int) -> int:
         """Bytes that an answer of so many picks takes until it is stored."""
-        return picks * (PICK + (ORIGIN if with_origins and self._named_pool() is not None else 0))
+        return picks * PICK
+
+    def need_to_name(self, picks: int) -> int:
+        """Bytes that it takes to say where so many picks come from: what the files have beside their features, too."""
+        pool = self._named_pool()
+        return 0 if pool is None else pool.survey.bytes_beside + picks * ORIGIN
 
     def need_to_measure(self, budget: int) -> int:
         """Bytes that holding a batch against others takes."""
@@ -143,10 +146,10 @@ class Found:
         """The arrays, read. Raises InvalidInput for bytes that cannot be used."""
         return Arrays({name: one.read() for name, one in self.inputs.items() if name in names}, self.rows)
 
-    def origins(self, indices: list[int]) -> list[dict[str, Any]] | None:
-        """Where each of these candidates came from; None where the pool is not of files with names."""
+    def parts(self) -> tuple[Part, ...] | None:
+        """The files of the pool, to say where picks come from; None where it is not of files with names."""
         pool = self._named_pool()
-        return None if pool is None else embeddings.origins_of(pool.survey.parts(), indices)
+        return None if pool is None else pool.survey.parts()
 
     def _named_pool(self) -> Stored | None:
         pool = self.inputs.get("pool")
@@ -167,7 +170,7 @@ class Found:
         if asked is None:
             return None
         return Constraints(
-            groups=None if groups is None else np.array(groups),
+            groups=groups,
             cap=asked.cap,
             quota=asked.quota,
             quota_is_exact=asked.quota_is_exact,

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,26 +69,33 @@ class Uploads:
 
     def about(self, id: str) -> dict[str, Any]:
         """What is known of an upload. Raises NotFound."""
-        _require_id(id)
-        try:
-            return get_json(self._store, f"{FOLDER}/{id}/about.json")
-        except NotFound:
-            raise NotFound("embeddings", id) from None
+        return self._look(id)[0]
 
     def find(self, id: str) -> Upload:
         """The file of an upload, which counts as used now. Raises NotFound."""
-        known = self.about(id)
-        about = self._store.local(f"{FOLDER}/{id}/about.json")
-        with contextlib.suppress(OSError):
-            os.utime(about)
-        path = self._store.local(f"{FOLDER}/{id}/{_safe(known['name'])}")
+        known, path = self._look(id)
+        with contextlib.suppress(OSError, NotFound):
+            os.utime(self._store.local(_about(id)))
         return Upload(id, known["name"], path, known["sha256"])
 
     def delete(self, id: str) -> None:
         """Remove an upload. Raises NotFound."""
         with self._lock:
-            self.about(id)
-            self._store.delete(f"{FOLDER}/{id}")
+            self._look(id)
+            self._delete(id)
+
+    def _look(self, id: str) -> tuple[dict[str, Any], Path]:
+        """What is known of an upload, and its file. Raises NotFound unless both are there."""
+        _require_id(id)
+        try:
+            known = get_json(self._store, _about(id))
+            return known, self._store.local(f"{FOLDER}/{id}/{_safe(known['name'])}")
+        except NotFound:
+            raise NotFound("embeddings", id) from None
+
+    def _delete(self, id: str) -> None:
+        self._store.delete(_about(id))  # first: a file that is described is there
+        self._store.delete(f"{FOLDER}/{id}")
 
     def _survey(self, incoming: "Incoming") -> Survey:
         try:
@@ -97,7 +104,8 @@ class Uploads:
             raise InvalidInput(error.field, error.reason.replace(incoming.path.name, incoming.name)) from error
 
     def _put(self, id: str, incoming: "Incoming", found: Survey) -> dict[str, Any]:
-        stored = self._store.put(f"{FOLDER}/{id}/{_safe(incoming.name)}", incoming.path)
+        with _needing_room():
+            stored = self._store.put(f"{FOLDER}/{id}/{_safe(incoming.name)}", incoming.path)
         reach(Failpoint.UPLOAD_STORED)
         about = {
             "id": id,
@@ -108,7 +116,8 @@ class Uploads:
             "bytes": stored.size,
             "sha256": stored.sha256,
         }
-        put_json(self._store, f"{FOLDER}/{id}/about.json", about)
+        with _needing_room():
+            put_json(self._store, _about(id), about)
         reach(Failpoint.UPLOAD_DESCRIBED)
         return about
 
@@ -132,7 +141,7 @@ class Uploads:
         for id in sorted(sizes.keys() - held, key=lambda one: used.get(one, 0.0), reverse=True):
             left -= sizes[id]
             if left < 0:
-                self._store.delete(f"{FOLDER}/{id}")
+                self._delete(id)
 
     def _sweep(self) -> None:
         """Remove what uploads that were cut off left behind: nobody holds their locks any more, whatever the time."""
@@ -164,16 +173,26 @@ class Incoming:
         if self.size > self._largest:
             raise TooLarge("body", f"more than {self._largest} bytes, which is the limit; the rest was not read")
         self._digest.update(chunk)
-        self._file.write(chunk)
+        with _needing_room():
+            self._file.write(chunk)
 
     def finish(self) -> None:
         """All bytes are here. The file stays open, and with it locked, until it is no longer needed."""
-        self._file.flush()
+        with _needing_room():
+            self._file.flush()
 
     @property
     def id(self) -> str:
         """Digest of the name and of the bytes: the same file has the same id."""
         return hashlib.sha256(f"{self.name}\0{self._digest.hexdigest()}".encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _needing_room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"the file could not be stored ({error.strerror}); make room, and send it again") from error
 
 
 def _open_locked(path: Path) -> BinaryIO:
@@ -189,6 +208,11 @@ def _open_locked(path: Path) -> BinaryIO:
 def _require_id(id: str) -> None:
     if not re.fullmatch("[0-9a-f]{64}", id):
         raise NotFound("embeddings", id)
+
+
+def _about(id: str) -> str:
+    """The key of what is known of an upload."""
+    return f"{FOLDER}/{id}/about.json"
 
 
 def _safe(name: str) -> str:

@@ -19,6 +19,8 @@ from winnow import errors
 from winnow.telemetry import logger
 
 MEDIA_TYPE = "application/problem+json"
+MOST_ERRORS = 20
+"""Values at fault that an answer names."""
 _log = logger("problems")
 
 STATUS: dict[type[errors.WinnowError], int] = {
@@ -72,7 +74,7 @@ class Problem(BaseModel):
     detail: str
     code: str
     field: str | None = Field(default=None, description="The value at fault")
-    errors: list[FieldProblem] | None = Field(default=None, description="Every value at fault")
+    errors: list[FieldProblem] | None = Field(default=None, description=f"Values at fault, {MOST_ERRORS} at most")
     users: list[str] | None = Field(default=None, description="in-use: the ids of what needs it")
     current: str | None = Field(default=None, description="wrong-state: the state now")
     allowed: list[str] | None = Field(default=None, description="wrong-state: the states that it may become")
@@ -206,11 +208,13 @@ def _headers_of(error: errors.WinnowError, status: int) -> dict[str, str]:
 
 def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = field_errors(error.errors())
+    wrong = error.errors()
+    found = field_errors(wrong[:MOST_ERRORS])
     if isinstance(error.body, bytes) and found[0].field == "body":  # the framework reads no other type as JSON
         type = request.headers.get("content-type", "none")
         found = [FieldProblem(field="body", reason=f"needs the header Content-Type: application/json, got {type}")]
-    detail = "; ".join(f"{one.field}: {one.reason}" for one in found)
+    more = [f"and {len(wrong) - len(found)} more"] if len(wrong) > len(found) else []
+    detail = "; ".join([*(f"{one.field}: {one.reason}" for one in found), *more])
     return answer(422, "invalid", detail, field=found[0].field, errors=found)
 
 

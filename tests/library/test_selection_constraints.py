@@ -1,5 +1,7 @@
 """Quotas, caps, pins, exclusions and distances, under every strategy."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -223,3 +225,21 @@ def test_a_ledger_never_allows_again_what_it_forbade():
         assert not (ledger.allowed & ~before).any()
         before = ledger.allowed.copy()
     assert np.flatnonzero(before).tolist() == [5]
+
+
+def test_one_long_label_does_not_widen_the_others():
+    groups = ["a"] * 20_000 + ["b" * 10_000]
+    tracemalloc.start()
+    try:
+        ledger = Ledger(len(groups), 3, Constraints(groups, {"b" * 10_000: 0}))
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    assert ledger.allowed.sum() == 20_000
+
+
+def test_labels_of_a_list_and_of_an_array_are_the_same_groups():
+    labels = np.array(["t", "é", "B", "a", "", "ab", "😀", "10", "9"])[RNG.integers(0, 9, ROWS)]
+    ledgers = [Ledger(ROWS, 9, Constraints(given, 2)) for given in (labels, labels.tolist(), tuple(labels))]
+    assert all(one._labels == ledgers[0]._labels for one in ledgers)
+    assert all(np.array_equal(one._group_of, ledgers[0]._group_of) for one in ledgers)

@@ -6,13 +6,14 @@
 One float32 `.npy` is memory-mapped; everything else is read into one array by blocks. Nothing is ever unpickled.
 """
 
-from winnow.embeddings.pool import SUFFIXES, Embeddings, Survey, holds_features, list_files, survey
+from winnow.embeddings.pool import SUFFIXES, Embeddings, Part, Survey, holds_features, list_files, survey
 from winnow.embeddings.table import origins_of, tabulate
 from winnow.embeddings.vectors import read_labels, read_rows
 
 __all__ = [
     "SUFFIXES",
     "Embeddings",
+    "Part",
     "Survey",
     "holds_features",
     "list_files",

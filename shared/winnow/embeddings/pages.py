@@ -9,36 +9,52 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 _DICTIONARY = 2
-_COUNTED_IN = {0: 5, _DICTIONARY: 7, 3: 8}
-"""Of each type of page that holds values, the field of its header that counts them."""
+_DESCRIBED_IN = {0: (5, 2), _DICTIONARY: (7, 2), 3: (8, 4)}
+"""Of each type of page that holds values: the field of its header that counts them, and where it has their encoding."""
+_EACH_ITS_OWN = (0, 2, 6, 8)
+"""Encodings in which no value takes another one's bytes: plain, by numbers of the dictionary's, lengths first."""
+_MOST_EMPTY = 1000
+"""Pages without values of one column in one row group: reading their headers takes time, and leads nowhere."""
+_LONGEST_NUMBER = 16
 _END = 0
 
 
 class Page(NamedTuple):
-    """`size` is in bytes, decompressed."""
+    """`size` is in bytes, decompressed. `longest`: what a value takes at most or, where each has bytes of its own, on
+    average. `is_text`: whether values are as long as they like.
+    """
 
     size: int
     values: int
+    longest: int
+    is_text: bool
 
 
 def pages(file: BinaryIO, metadata: Any, columns: list[str]) -> Iterator[Page]:
     """The pages of these columns. Raises ValueError where they do not hold the values that the footer promises."""
-    stored = leaves(metadata, columns)
+    stored = [(at, is_text(metadata.schema.column(at))) for at in leaves(metadata, columns)]
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for at in stored:
-            yield from _chunk(file, group.column(at))
+        for at, long in stored:
+            yield from _chunk(file, group.column(at), long)
 
 
 def leaves(metadata: Any, columns: list[str]) -> list[int]:
-    """The numbers of the stored columns that these are made of: those of a list are called NAME.list.element."""
+    """The numbers of the stored columns that Arrow reads for these: those of a list are called NAME.list.element."""
     paths = [metadata.schema.column(at).path for at in range(metadata.num_columns)]
     wanted = set(columns)
     starts = tuple(f"{column}." for column in columns)
     return [at for at, path in enumerate(paths) if path in wanted or path.startswith(starts)]
 
 
-def _chunk(file: BinaryIO, chunk: Any) -> Iterator[Page]:
-    at, promised, seen = chunk.data_page_offset, _positive(chunk.num_values), 0
+def is_text(stored: Any) -> bool:
+    """Whether a stored column holds one value a row that is longer than a number."""
+    kind, width = stored.physical_type, stored.length
+    is_long = kind == "BYTE_ARRAY" or (kind == "FIXED_LEN_BYTE_ARRAY" and width > _LONGEST_NUMBER)
+    return is_long and not stored.max_repetition_level
+
+
+def _chunk(file: BinaryIO, chunk: Any, is_text: bool) -> Iterator[Page]:
+    at, promised, seen, empty = chunk.data_page_offset, _positive(chunk.num_values), 0, 0
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < at:
         at = chunk.dictionary_page_offset
     while seen < promised:
@@ -46,13 +62,18 @@ def _chunk(file: BinaryIO, chunk: Any) -> Iterator[Page]:
         header = _read_struct(file)
         kind, size, stored = (_positive(header.get(field)) for field in (1, 2, 3))
         at = file.tell() + stored
-        if kind not in _COUNTED_IN:
-            continue  # Arrow passes it over
-        values = _positive(header.get(_COUNTED_IN[kind], {}).get(1))
+        described, encoded = _DESCRIBED_IN.get(kind, (0, 0))
+        values = _positive(header.get(described, {}).get(1)) if described else 0  # Arrow passes others over
+        empty += not values
+        if empty > _MOST_EMPTY:
+            raise ValueError(f"more than {_MOST_EMPTY} pages without values")
+        if not described:
+            continue
         seen += 0 if kind == _DICTIONARY else values
         if max(seen, values) > promised:
             raise ValueError(f"a page holds {values} values, where its footer promises {promised} in all")
-        yield Page(size, values)
+        repeats = kind == _DICTIONARY or header[described].get(encoded) not in _EACH_ITS_OWN
+        yield Page(size, values, size if repeats else -(-size // max(values, 1)), is_text)
 
 
 def _positive(number: int | None) -> int:
@@ -79,7 +100,7 @@ def _read_struct(file: BinaryIO) -> dict[int, Any]:
             case 6:  # 64 bits
                 _varint(file)
             case 8:  # bytes
-                file.seek(_varint(file), os.SEEK_CUR)
+                file.seek(_require_bits(_varint(file), 31), os.SEEK_CUR)
             case 12:  # a structure
                 found[field] = _read_struct(file)
             case _:
@@ -88,11 +109,15 @@ def _read_struct(file: BinaryIO) -> dict[int, Any]:
 
 
 def _integer(file: BinaryIO) -> int:
-    """32 bits at most: Thrift would cut more of them off."""
-    number = _varint(file)
-    if number >= 1 << 32:
-        raise ValueError("the header of a page is damaged")
+    number = _require_bits(_varint(file), 32)
     return number >> 1 ^ -(number & 1)
+
+
+def _require_bits(number: int, bits: int) -> int:
+    """So many at most: Thrift would cut more of them off."""
+    if number >> bits:
+        raise ValueError("the header of a page is damaged")
+    return number
 
 
 def _varint(file: BinaryIO) -> int:

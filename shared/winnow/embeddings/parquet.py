@@ -8,7 +8,7 @@ A value that repeats is stored once, so that a few bytes may decode to gigabytes
 is decoded: its footer how wide the features are, the headers of its pages what each of them takes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.embeddings.blocks import Features, require_finite, require_shape
-from winnow.embeddings.pages import Page, leaves, pages
+from winnow.embeddings.pages import leaves, pages
 from winnow.errors import InvalidInput
 from winnow.paths import open_file
 
@@ -35,11 +35,9 @@ _PAGE_SLACK = 4096
 _TEXT_ROWS = 256
 _TEXT_BYTES = 1 << 25
 _MOST_PAGE = 1 << 26
-"""Of text. Rows are decoded together as if each of them had a value that fills the largest page."""
+"""Of text. Where one value may repeat, as many rows are decoded together as if each of them filled the largest page."""
 _MOST_TEXT = 1 << 30
 """Characters of one column. A small file may repeat one long value for each of its rows."""
-Sizing = Callable[[Iterable[Page]], int]
-"""How many rows of such pages to decode at once. Raises InvalidInput for pages that would take too much."""
 
 
 class ParquetFile:
@@ -60,7 +58,7 @@ class ParquetFile:
 
     def fill(self, out: Features) -> None:
         start = 0
-        for batch in self._batches(self._columns, self._rows_of_numbers):
+        for batch in self._batches(self._columns):
             rows = slice(start, start + batch.num_rows)
             with np.errstate(over="ignore"):  # require_finite says so, with the row
                 out[rows] = self._block(batch, start)
@@ -73,7 +71,7 @@ class ParquetFile:
         return np.stack([self._column(name) for name in COORDS], axis=1)
 
     def keys(self) -> list[str] | None:
-        name = next((one for one in KEYS if one in self._kinds), None)
+        name = next((one for one in KEYS if one in self._kinds and not _is_nested(self._kinds[one])), None)
         return None if name is None else self.values(name)
 
     def values(self, column: str) -> list[str]:
@@ -85,8 +83,7 @@ class ParquetFile:
         found: list[str] = []
         texts: dict[str, str] = {}  # each text once in memory: slides and patients repeat
         size = 0
-        sizing = self._rows_of_numbers if _is_number(self._kinds[column]) else self._rows_of_text
-        for batch in self._batches([column], sizing):
+        for batch in self._batches([column]):
             read = list(map(str, batch.column(0).to_pylist()))
             size += sum(map(len, read))
             if size > _MOST_TEXT:
@@ -95,7 +92,7 @@ class ParquetFile:
         return found
 
     def _column(self, name: str) -> NDArray[Any]:
-        batches = self._batches([name], self._rows_of_numbers)
+        batches = self._batches([name])
         return np.concatenate([batch.column(0).to_numpy(zero_copy_only=False) for batch in batches])
 
     def _find_features(self, schema: Any) -> tuple[list[str], bool]:
@@ -120,7 +117,11 @@ class ParquetFile:
         """How many values a row has, by the footer. Rows of unlike length have one more than their mean here: what they
         take together stays below what these columns say, and reading them names the row.
         """
-        (at,) = leaves(file.metadata, self._columns)
+        stored = leaves(file.metadata, self._columns)
+        lists = [at for at in stored if file.metadata.schema.column(at).max_repetition_level]
+        if len(lists) > 1:
+            raise self._refuse(f"the names of several lists begin with {self._columns[0]}; rename the others")
+        (at,) = lists
         groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
         width = -(-sum(group.column(at).num_values for group in groups) // file.metadata.num_rows)
         if width > MOST_COLUMNS:
@@ -142,24 +143,28 @@ class ParquetFile:
             raise self._refuse(f"row {start + odd} has {lengths[odd]} values, {mean}")
         return lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.columns)
 
-    def _rows_of_numbers(self, found: Iterable[Page]) -> int:
-        for page in found:
-            if page.size > _NUMBER_BYTES * page.values + _PAGE_SLACK:
-                raise self._refuse(f"a page of {page.values} numbers says that it takes {page.size} bytes")
-        return max(1, min(_BATCH_ROWS, _BATCH_BYTES // (8 * self.columns)))
+    def _rows_at_once(self, file: Any, opened: BinaryIO, columns: list[str]) -> int:
+        """How many rows to decode together. Raises InvalidInput for pages that would take too much."""
+        width = self.columns if columns == self._columns else len(columns)
+        rows, longest = min(_BATCH_ROWS, _BATCH_BYTES // (8 * width)), 0
+        for page in pages(opened, file.metadata, columns):
+            if not page.is_text:
+                if page.size > _NUMBER_BYTES * page.values + _PAGE_SLACK:
+                    raise self._refuse(f"a page of {page.values} numbers says that it takes {page.size} bytes")
+                continue
+            if page.size > _MOST_PAGE:
+                hint = "write it with smaller pages, or in more row groups"
+                raise self._refuse(
+                    f"a page of text takes {page.size} bytes, and at most {_MOST_PAGE} are taken; {hint}"
+                )
+            longest = max(longest, page.longest)
+        return max(1, min(rows, _TEXT_ROWS, _TEXT_BYTES // longest) if longest else rows)
 
-    def _rows_of_text(self, found: Iterable[Page]) -> int:
-        largest = max((page.size for page in found), default=0)
-        if largest > _MOST_PAGE:
-            hint = "write it with smaller pages, or in more row groups"
-            raise self._refuse(f"a page of text takes {largest} bytes, and at most {_MOST_PAGE} are taken; {hint}")
-        return max(1, min(_TEXT_ROWS, _TEXT_BYTES // max(largest, 1)))
-
-    def _batches(self, columns: list[str], sizing: Sizing) -> Iterator[Any]:
+    def _batches(self, columns: list[str]) -> Iterator[Any]:
         """All rows. Raises InvalidInput unless they are as many as the footer promises."""
         taken = 0
         with self._open() as (file, opened):
-            size = sizing(pages(opened, file.metadata, columns))
+            size = self._rows_at_once(file, opened, columns)
             for batch in file.iter_batches(batch_size=size, columns=columns):
                 taken += batch.num_rows
                 if taken > self.rows:
@@ -181,7 +186,7 @@ class ParquetFile:
         try:
             with open_file(self.path) as opened, parquet.ParquetFile(opened) as file:
                 yield file, opened
-        except InvalidInput:
+        except (InvalidInput, MemoryError):
             raise
         except Exception as error:  # a damaged file makes pyarrow raise almost anything
             raise self._refuse(f"cannot be read as Parquet ({str(error) or type(error).__name__})") from error

@@ -78,10 +78,12 @@ class Survey:
     @property
     def bytes_to_read(self) -> int:
         """Memory that `read` takes: none for a pool that is mapped in place."""
-        if self.in_place:
-            return 0
-        beside = sum(source.rows for source in self.sources if not isinstance(source, npy.NpyFile))
-        return 4 * self.rows * self.columns + _BESIDE_BYTES * beside
+        return 0 if self.in_place else 4 * self.rows * self.columns
+
+    @property
+    def bytes_beside(self) -> int:
+        """Memory that `parts` takes: coordinates and keys."""
+        return _BESIDE_BYTES * sum(source.rows for source in self.sources if not isinstance(source, npy.NpyFile))
 
     def read(self, private: Path | None = None) -> Embeddings:
         """The pool. One that would be mapped in place is mapped from a copy in the folder `private`, where it is given.

@@ -237,11 +237,22 @@ def _require_groups(given: Constraints, rows: int) -> tuple[list[Label], npt.NDA
         if given.cap is not None or given.quota:
             raise ValueError(f"groups: {'cap' if given.cap is not None else 'quota'} needs the group of each row")
         return [""], np.zeros(rows, np.int64)
+    if not isinstance(given.groups, np.ndarray) and all(isinstance(label, str) for label in given.groups):
+        return _number_texts(given.groups, rows)
     groups = np.asarray(given.groups)
     if groups.shape != (rows,) or groups.dtype.kind not in "iuUS":
         raise ValueError(f"groups: needs {rows} integers or strings, got {groups.dtype} {groups.shape}")
     labels, positions = np.unique(groups, return_inverse=True)
     return labels.tolist(), positions.astype(np.int64)
+
+
+def _number_texts(groups: Sequence[Any], rows: int) -> tuple[list[Label], npt.NDArray[np.int64]]:
+    """The same of texts, of which NumPy would give each the width of the longest."""
+    if len(groups) != rows:
+        raise ValueError(f"groups: needs {rows} integers or strings, got {len(groups)}")
+    labels = sorted(set(groups))
+    position = {label: place for place, label in enumerate(labels)}
+    return labels, np.fromiter((position[label] for label in groups), np.int64, rows)
 
 
 def require_rows(name: str, given: Sequence[int] | npt.NDArray[Any], rows: int) -> npt.NDArray[np.int64]:

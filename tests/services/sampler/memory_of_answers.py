@@ -53,7 +53,7 @@ def slide(sampler: Sampler, rows: int) -> Path:
 
 
 def run(sampler: Sampler, work: Selecting | Comparing, id: str) -> None:
-    assert sampler.jobs.submit("selections", id, 1, work, wait=300)["status"] == "done"
+    assert isinstance(sampler.jobs.submit("selections", id, 1, work, wait=300), Path)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,20 @@
 """Embeddings by upload and by path: what is taken, what is refused, and before how much of it was read."""
 
 import hashlib
-import io
 import os
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import h5py
 import httpx
 import numpy as np
 import pytest
 from conftest import wait_until
 from services.conftest import problem
-from services.sampler.conftest import PROBABILITIES, Json
+from services.sampler.conftest import PROBABILITIES
+from services.sampler.sending import COORDS, FEATURES, npy, pick, send, slide
 
 from winnow.artefacts import DirectoryStore
 from winnow.errors import InvalidInput, NotFound, PathForbidden, Unavailable
@@ -33,9 +31,6 @@ from winnow_sampler.selecting import Selecting
 from winnow_sampler.snapshots import Found, Wanted
 from winnow_sampler.uploads import Uploads
 
-RANDOM = np.random.default_rng(8)
-FEATURES = RANDOM.normal(size=(30, 4)).astype(np.float32)
-COORDS = RANDOM.integers(0, 9000, (30, 2))
 LIMIT = 20_000
 
 
@@ -43,29 +38,6 @@ LIMIT = 20_000
 def settings(settings: Settings) -> Settings:
     """With room for two uploads."""
     return settings.model_copy(update={"upload_gib": LIMIT / GIB, "uploads_gib": 2.5 * LIMIT / GIB})
-
-
-def npy(array: np.ndarray[Any, Any], **options: Any) -> bytes:
-    data = io.BytesIO()
-    np.save(data, array, **options)
-    return data.getvalue()
-
-
-def slide(features: np.ndarray[Any, Any] = FEATURES, coords: np.ndarray[Any, Any] = COORDS) -> bytes:
-    data = io.BytesIO()
-    with h5py.File(data, "w") as file:
-        file["features"], file["coords"] = features, coords
-    return data.getvalue()
-
-
-def send(http: httpx.Client, name: str, body: bytes) -> httpx.Response:
-    return http.post("/v1/embeddings", params={"name": name}, content=body)
-
-
-def pick(http: httpx.Client, pool: Json, **more: Any) -> Json:
-    answer = http.post("/v1/selections", json={"strategy": "k_center", "budget": 5, "pool": pool, **more})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
 
 
 def test_an_upload_is_kept_once_and_picked_from(http: httpx.Client, settings: Settings) -> None:

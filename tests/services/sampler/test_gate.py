@@ -16,7 +16,7 @@ from winnow import problems
 from winnow.settings import Settings
 from winnow_sampler.app import make_app
 from winnow_sampler.context import Sampler
-from winnow_sampler.gate import GatedRoute, most_body, most_lists
+from winnow_sampler.gate import MOST_NAMED, GatedRoute, most_body, most_lists
 
 
 @pytest.fixture
@@ -93,6 +93,21 @@ def test_of_a_long_list_the_first_value_at_fault_is_named(http: httpx.Client, wr
     asked = {"strategy": "k_center", "budget": 1, "pool": {"inline": POOL.tolist()}, **wrong}
     found = problem(http.post("/v1/selections", json=asked), 422, "invalid")
     assert len(found["errors"]) == 1 and "0" in found["errors"][0]["field"].split(".")
+
+
+def test_of_many_values_at_fault_the_first_are_named(http: httpx.Client) -> None:
+    unknown = {f"u{number}": 0 for number in range(5000)}
+    found = problem(http.post("/v1/selections", json={"strategy": "random", "budget": 1, **unknown}), 422, "invalid")
+    assert len(found["errors"]) == 20 and found["detail"].endswith("; and 4980 more")
+
+
+@pytest.mark.parametrize("values", ["{}," * MOST_NAMED, ""])
+def test_more_named_values_than_groups_are_refused(http: httpx.Client, values: str) -> None:
+    named = f"[{values}{{}}]" if values else json.dumps({f"{number}": 0 for number in range(MOST_NAMED)})
+    found = problem(
+        post(http, b'{"strategy":"random","budget":1,"size":9,"pool":' + named.encode() + b"}"), 413, "too-large"
+    )
+    assert f"more than {MOST_NAMED} named values" in found["detail"]
 
 
 def test_json_is_read_in_a_thread_and_once(settings: Settings) -> None:

@@ -4,7 +4,6 @@ import gc
 import io
 import json
 import re
-import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from conftest import wait_until
 from services.conftest import problem, serving
 from services.sampler.conftest import POOL, PROBABILITIES, SLOW, Json, slow_request
+from services.sampler.held import Held, Jobs
 
 from winnow.artefacts import DirectoryStore, Stored, put_array
 from winnow.errors import InvalidInput, NotFound
@@ -25,21 +25,8 @@ from winnow.settings import Settings
 from winnow_sampler import examples
 from winnow_sampler.app import make_app
 from winnow_sampler.digests import Stopped
-from winnow_sampler.jobs import WORKERS, Job, Jobs
+from winnow_sampler.jobs import WORKERS, Job
 from winnow_sampler.memory import GIB, DoesNotFit
-
-
-class Held:
-    """Work that goes on until it is let go or cancelled."""
-
-    def __init__(self) -> None:
-        self.let_go = threading.Event()
-
-    def __call__(self, job: Job) -> Json:
-        while not self.let_go.wait(0.01):
-            if job.cancelled.is_set():
-                return {"id": job.id, "status": "cancelled", "indices": [1, 2]}
-        return {"id": job.id, "status": "done", "indices": [1, 2, 3]}
 
 
 @pytest.fixture
