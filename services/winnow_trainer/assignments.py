@@ -1,8 +1,8 @@
 """The two kinds of work: what a claimed row asks of a child, and what becomes of the child's messages."""
 
 import json
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,12 +50,14 @@ class Assignment(Protocol):
         """
         ...
 
-    def complete(self, session: Session, message: Message) -> list[str]:
-        """Store the result and leave the working status; the prefixes no longer needed. Raises Fenced."""
+    def complete(self, session: Session, message: Message) -> Iterable[str]:
+        """Store the result and leave the working status; the prefixes no longer needed, to be asked for behind the
+        transaction. Raises Fenced.
+        """
         ...
 
-    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> list[str]:
-        """End the claim without a result; the prefixes no longer needed. Raises Fenced."""
+    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> Iterable[str]:
+        """End the claim without a result; the prefixes no longer needed, as above. Raises Fenced."""
         ...
 
 
@@ -100,12 +102,12 @@ class Ingest:
                 yield store
         yield lambda session: datasets.clear(session, *mine, above=total)
 
-    def complete(self, session: Session, message: Message) -> list[str]:
+    def complete(self, session: Session, message: Message) -> Iterable[str]:
         result = {name: message[name] for name in ("classes", "counts", "report", "location")}
         datasets.complete(session, self.id, self.attempt, **result)
         return [*self._prefixes(), message["parts"]]
 
-    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> list[str]:
+    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> Iterable[str]:
         rounds.give_back(session, INGEST, self.id, self.attempt, cause, message, patience)
         return []  # the next attempt goes on from its shards, also of one that failed and is added again
 
@@ -159,24 +161,30 @@ class Train:
     def slices(self, message: Message) -> Iterator[Callable[[Session], bool]]:
         return iter(())
 
-    def complete(self, session: Session, message: Message) -> list[str]:
+    def complete(self, session: Session, message: Message) -> Iterable[str]:
         result = {name: message[name] for name in ("visits", "seconds", "metrics", "report")}
         rows = [self._manifest(made) for made in message["artefacts"]]
         rounds.complete_training(session, self.id, self.attempt, result=result, rows=rows)
         return self._unnamed(session)
 
-    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> list[str]:
+    def give_back(self, session: Session, cause: Cause, message: str | None, patience: Patience) -> Iterable[str]:
         became = rounds.give_back(session, TRAIN, self.id, self.attempt, cause, message, patience)
         return self._unnamed(session) if is_final(RoundStatus(became)) else []
 
-    def _unnamed(self, session: Session) -> list[str]:
-        """What the attempts of an ended round stored and no manifest names: checkpoints, and work that was lost."""
+    def _unnamed(self, session: Session) -> Iterable[str]:
+        """What the attempts of an ended round stored and no manifest names: checkpoints, and work that was lost.
+
+        The store is not looked at before somebody asks for them: a slow one would keep everybody from the database.
+        """
         place = (self._row.experiment_id, self._row.number)
         dropped = artefacts.drop(session, *place, stem="checkpoint")
         named = {row.key for row in artefacts.of_round(session, *place).values()}
         others = [self._prefix(attempt) for attempt in range(1, self.attempt)]
         lost = [prefix for prefix in others if not any(key.startswith(f"{prefix}/") for key in named)]
-        return lost + dropped + [key for key in self._store.list(self._prefix(self.attempt)) if key not in named]
+        return chain(lost, dropped, self._strays(named))
+
+    def _strays(self, named: set[str]) -> Iterator[str]:
+        yield from (key for key in self._store.list(self._prefix(self.attempt)) if key not in named)
 
     def _prefix(self, attempt: int) -> str:
         return f"experiments/{self._row.experiment_id}/rounds/{self._row.number:04d}/a{attempt}"

@@ -8,7 +8,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -191,18 +191,23 @@ class Supervisor:
         reach(Failpoint.CHECKPOINT_RECORDED)
         self._delete(replaced)
 
-    def _delete(self, prefixes: list[str]) -> None:
-        for prefix in prefixes:
-            try:
+    def _delete(self, prefixes: Iterable[str]) -> None:
+        try:
+            for prefix in prefixes:
                 self._store.delete(prefix)
-            except OSError as error:
-                self._log.warning("artefact.undeleted", prefix=prefix, reason=str(error), next="it takes up room")
+        except OSError as error:
+            self._log.warning("artefact.undeleted", reason=str(error), next="it takes up room until it is swept")
 
     def _finish(self, end: Message) -> None:
         if end["type"] == "result":
             reach(Failpoint.RESULT_HEARD)
             for store in self._assignment.slices(end):
                 self._store_slice(store)
+                if (
+                    self._leaving.is_set()
+                ):  # all that is decoded is kept, and more slices than there is time for may be left
+                    self._give_back("stopped", None)
+                    return
             left = self._persist(lambda session: self._assignment.complete(session, end))
             reach(Failpoint.WORK_FINISHED)
             self.device_worked = True

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import wait_until
 from PIL import Image
 from services.trainer_parts import TISSUE, children_of, worker_at, working
@@ -79,6 +80,28 @@ def test_a_trainer_that_is_to_leave_keeps_what_is_packed(worker: Worker) -> None
     assert (left.status, left.losses, left.failures) == (DatasetStatus.QUEUED, 0, 0)
     kept = [name for name in below(worker, row) if name.startswith("a1/parts/")]
     assert kept and kept == sorted(f"a1/parts/{name}.json" for name in shards(worker, row, 1))
+
+
+def test_a_trainer_that_is_to_leave_stores_no_more_samples(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of millions of patches take longer than it has."""
+
+    def stored() -> int:
+        with worker.database.read() as session:
+            return session.query(Sample).filter_by(dataset_id=row.id).count()
+
+    row = insert(worker, SLOW)
+    monkeypatch.setattr(datasets, "SLICE", 4)
+    with working(worker.attend, INGEST, row.id):
+        wait_until(stored, 60, "some samples")
+        worker.leave()
+    left = read(worker, row)
+    assert (left.status, left.losses, left.failures) == (DatasetStatus.QUEUED, 0, 0)
+    assert stored() < PATCHES
+    before = shards(worker, row, 1)
+    with worker_at(worker.settings.state_dir) as another:
+        assert another.attend(INGEST, row.id)
+    assert read(worker, row).status == DatasetStatus.READY and stored() == PATCHES
+    assert shards(worker, row, 2) == before, "none is packed again"
 
 
 def test_what_was_packed_before_a_restart_equals_what_is_packed_at_once(worker: Worker) -> None:
