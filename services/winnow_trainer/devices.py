@@ -121,7 +121,8 @@ class Devices:
         well = [uuid for uuid, _ in self.gpus if uuid not in resting]
         wanted = sorted(well, key=lambda uuid: ready.index(uuid) if uuid in ready else len(ready))
         with self._database.begin() as session:
-            mine = [uuid for uuid in wanted if self._lease(session, uuid)][:count]
+            leased = {uuid for uuid in sorted(well) if self._lease(session, uuid)}  # two that wait, wait in one order
+            mine = [uuid for uuid in wanted if uuid in leased][:count]
             if len(mine) < count:  # whoever waits for the same ones must not wait for these
                 workers.release_devices(session, self._host, self._owner, but=resting)
                 return None
@@ -131,7 +132,7 @@ class Devices:
     def keep(self, device: Device) -> bool:
         """Renew the leases of a device; whether they are ours still."""
         with self._database.begin() as session:
-            renewed = [self._lease(session, uuid) for uuid in device.uuids]
+            renewed = [self._lease(session, uuid) for uuid in sorted(device.uuids)]
         return all(renewed)
 
     @property
