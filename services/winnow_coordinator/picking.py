@@ -54,21 +54,13 @@ class Picker:
                 return False
             assert isinstance(round, Round)
             _add_wait(session, round)
-            is_picked_after = picks_after(experiments.spec_of(experiments.get(session, round.experiment_id)), round)
-            if not is_picked_after:
-                advance(self._coordinator, session, round, None)
-        if not is_picked_after:
-            reach(Failpoint.ROUND_CLOSED)
-            return True
         reach(Failpoint.PICK_CLAIMED)
         self._pick(round)
         return True
 
     def _pick(self, round: Round) -> None:
         try:
-            order = self._prepare(round)
-            batch = self._ask(round, order) if order.budget else read_nothing(order)
-            self._keep(round, batch)
+            self._keep(round, self._find(round))
         except Fenced:
             _log.warning("picking.fenced", experiment=round.experiment_id, round=round.number)
         except (Interrupted, CalledOff):
@@ -82,10 +74,19 @@ class Picker:
         except Exception as error:  # whatever it is, the round must say so
             self._give_back(round, "failed", str(error) or repr(error))
 
-    def _prepare(self, round: Round) -> Order:
+    def _find(self, round: Round) -> Batch | None:
+        """What is picked after `round`; None where nothing is."""
+        order = self._prepare(round)
+        if order is None:
+            return None
+        return self._ask(round, order) if order.budget else read_nothing(order)
+
+    def _prepare(self, round: Round) -> Order | None:
         with self._database.read() as session:
             experiment = experiments.get(session, round.experiment_id)
             spec = experiments.spec_of(experiment)
+            if not picks_after(spec, round):
+                return None
             stored = artefacts.of_round(session, experiment.id, round.number)
             if spec.arm is Arm.RANDOM and spec.random_from == "pool":
                 pool = datasets.indices(session, experiment.dataset_id, Role.POOL)
@@ -104,12 +105,15 @@ class Picker:
         self._away = 0
         return read_batch(order, picked)
 
-    def _keep(self, round: Round, batch: Batch) -> None:
+    def _keep(self, round: Round, batch: Batch | None) -> None:
         with self._database.begin() as session:
             if rounds.wanted_of(session, round).is_called_off:
                 claims.finish(session, SELECT, round.id, round.attempt, RoundStatus.CANCELLED)
                 return
             advance(self._coordinator, session, round, batch)
+        if batch is None:
+            reach(Failpoint.ROUND_CLOSED)
+            return
         reach(Failpoint.PICK_FINISHED)
         _log.info("round.picked", experiment=round.experiment_id, round=round.number, picked=len(batch.indices))
 

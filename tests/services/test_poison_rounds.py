@@ -16,10 +16,11 @@ from winnow.domain import ExperimentSpec
 from winnow.errors import Fenced
 from winnow.settings import Settings
 from winnow.store import claims, rounds
-from winnow.store.tables import Round
+from winnow.store.tables import Experiment, Round
 from winnow_cli.live import follow
 from winnow_coordinator import experiments
 from winnow_coordinator.context import Coordinator
+from winnow_coordinator.picking import Picker
 from winnow_coordinator.schemas import ExperimentView
 from winnow_coordinator.tidying import Tidier
 
@@ -57,6 +58,27 @@ def test_a_poison_round_stops_after_the_cap_with_the_reasons_of_all_attempts(
     with coordinator.database.begin() as session:
         assert claims.claim(session, claims.TRAIN, "w", 30) is None, "it is not tried again by itself"
     api.close()
+
+
+def test_a_spec_that_is_valid_no_more_holds_up_no_other_round(
+    coordinator: Coordinator, driver: Driver, picker: Picker, url: str
+) -> None:
+    """A rule may be tightened by an upgrade."""
+    add_dataset(coordinator)
+    full = experiment_body(arm="full", full_evaluate_every=1, simclr={"epochs": 2})
+    with Client(url) as api:
+        bad, good = (api.create_experiment(full | {"name": name})["id"] for name in ("bad", "good"))
+        for _ in range(2):
+            driver.train()
+        with coordinator.database.begin() as session:
+            row = session.get_one(Experiment, bad)
+            row.spec = row.spec | {"positive_class": "a\x00"}
+        for _ in range(coordinator.settings.max_failures + 1):
+            wait_until(picker.pick_next, 60, "a round to be claimable")
+        assert api.round(good, 0)["status"] == "done"
+        failed = api.experiment(bad)
+        assert failed["status"] == "failed" and "positive_class" in failed["error"]
+        assert len(api.round(bad, 0)["attempts"]) == coordinator.settings.max_failures
 
 
 def test_an_experiment_that_failed_is_resumed_where_it_failed(
