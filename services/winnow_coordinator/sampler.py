@@ -1,5 +1,7 @@
 """The sampling service, asked over HTTP: one request is one selection, however often it is sent."""
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,6 +13,8 @@ from winnow.failpoints import Failpoint, reach
 from winnow.settings import Settings
 
 POLL_SECONDS = 0.5
+FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+"""What a sampler says that has no room for its answer. People make room in time: the round waits, however often."""
 Beat = Callable[[dict[str, Any]], None]
 """Called with the progress ({done, total}) while a selection is computed; it waits a little, and raises to stop."""
 
@@ -52,21 +56,23 @@ class Sampler:
     def select(self, request: dict[str, Any], beat: Beat) -> Picked:
         """The selection for `request`, waited for.
 
-        Raises Unavailable when the sampler is down or fails (try again), InvalidInput when it refuses the request and
-        ArtefactCorrupt when it refuses the arrays (trying again is in vain), and whatever `beat` raises. The job is
-        cancelled when that is CalledOff, and else goes on: whoever asks for the same later joins it.
+        Raises Unavailable when the sampler is down or has no room (try again), InvalidInput when it refuses the request
+        and ArtefactCorrupt when it refuses the arrays (trying again is in vain), WinnowError when it fails at them, and
+        whatever `beat` raises. The job is cancelled when that is CalledOff, and else goes on: whoever asks for the same
+        later joins it.
         """
         answer = self._ask("POST", "/v1/selections", json=request)
         reach(Failpoint.SAMPLER_ASKED)
-        while answer["status"] in ("queued", "running"):
+        while answer["status"] in ("queued", "running", "cancelled"):
             path = f"/v1/selections/{answer['id']}"
             try:
                 beat(answer.get("progress") or {})
             except CalledOff:
                 self._cancel(path)
                 raise
-            found = self._ask("GET", path, missing=True)
-            answer = found or self._ask("POST", "/v1/selections", json=request)  # a restarted sampler knows no jobs
+            answer = self._ask("GET", path, missing=True)
+            if answer.get("status") in (None, "cancelled"):  # a restarted sampler knows no jobs; others call them off
+                answer = self._ask("POST", "/v1/selections", json=request)
         return _read(answer)
 
     def _cancel(self, path: str) -> None:
@@ -94,6 +100,8 @@ class Sampler:
             return Unavailable(f"the sampler at {self._url} refuses the token ({reason}); check WINNOW_SAMPLER_TOKEN")
         if problem.get("code") == ArtefactCorrupt.code:  # bytes do not mend themselves
             return ArtefactCorrupt(f"the sampler refuses it: {reason}")
+        if response.status_code == 500 and "code" in problem and not any(words in reason for words in FULL):
+            return WinnowError(f"the sampler at {self._url} fails at it ({reason}); its log says more")
         if response.is_server_error or response.status_code in (408, 429):
             return Unavailable(f"the sampler at {self._url} fails ({reason}); it is asked again")
         return InvalidInput("selection", f"the sampler refuses it: {reason}")

@@ -1,5 +1,8 @@
 """While the sampler computes: what ends the wait, what is borne, and what becomes of the selection."""
 
+import errno
+import os
+import re
 from contextlib import closing
 from typing import Any
 
@@ -13,13 +16,14 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from winnow.artefacts import DirectoryStore
-from winnow.errors import Fenced
+from winnow.errors import Fenced, Unavailable, WinnowError
 from winnow.settings import Settings
 from winnow.store import claims
 from winnow.store.tables import Experiment, Round
 from winnow_coordinator.context import Coordinator
 from winnow_coordinator.picking import Heart, Interrupted
 from winnow_coordinator.sampler import CalledOff, Sampler
+from winnow_sampler import selecting
 from winnow_sampler.app import make_app as make_sampler
 
 
@@ -81,3 +85,42 @@ def test_a_selection_that_somebody_else_may_ask_for_goes_on(
             return httpx.get(f"{url}/v1/selections/{place}").json()["status"]
 
         wait_until(lambda: status() == end, 120, f"it to be {end}")
+
+
+def test_a_selection_that_somebody_else_called_off_begins_anew(settings: Settings) -> None:
+    """Another experiment that asks for the same shares the job."""
+    request = slow_request(DirectoryStore(settings.artefact_dir)) | {"budget": 4000}
+    port = free_port()
+    hasty = settings.model_copy(update={"answer_seconds": 0.01, "sampler_url": f"http://127.0.0.1:{port}"})
+    with serving(make_sampler(hasty), port=port) as url, closing(Sampler(hasty)) as asking:
+        place = httpx.post(f"{url}/v1/selections", json=request).json()["id"]
+        ends: list[str] = []
+
+        def beat(progress: dict[str, Any]) -> None:
+            if not ends:
+                ends.append(httpx.delete(f"{url}/v1/selections/{place}").json()["status"])
+
+        assert len(asking.select(request, beat).positions) == 4000
+    assert ends == ["cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(RuntimeError("a defect"), WinnowError), (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), Unavailable)],
+)
+def test_a_sampler_that_fails_at_a_selection_is_not_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[WinnowError]
+) -> None:
+    """It would fail at it again and again: that is counted. One that has no room is waited for."""
+
+    def fail(*arguments: Any, **named: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(selecting, "select", fail)
+    request = slow_request(DirectoryStore(settings.artefact_dir))
+    port = free_port()
+    known = settings.model_copy(update={"sampler_url": f"http://127.0.0.1:{port}"})
+    with serving(make_sampler(known), port=port), closing(Sampler(known)) as asking:
+        with pytest.raises(WinnowError, match=re.escape(str(error))) as refused:
+            asking.select(request, lambda progress: None)
+        assert type(refused.value) is kind
