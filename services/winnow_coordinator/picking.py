@@ -1,7 +1,8 @@
 """From a trained round to the next one: the claim, the sampler's answer, the picks."""
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -24,6 +25,7 @@ LONGEST_WAIT = 30.0
 """Seconds between two tries when the sampler stays away."""
 BORNE = 0.9
 """Of a lease, how long it may go without renewal before the work is left to others."""
+T = TypeVar("T")
 _log = logger("coordinator.picking")
 
 
@@ -48,6 +50,7 @@ class Picker:
 
     def pick_next(self) -> bool:
         """Bring the longest-waiting trained round to its end; False when there is none."""
+        began = time.monotonic()
         with self._database.begin() as session:
             round = claims.claim(session, SELECT, self._owner, self._coordinator.settings.lease_seconds)
             if round is None:
@@ -55,31 +58,31 @@ class Picker:
             assert isinstance(round, Round)
             _add_wait(session, round)
         reach(Failpoint.PICK_CLAIMED)
-        self._pick(round)
+        self._pick(round, Heart(self._coordinator, round, began))
         return True
 
-    def _pick(self, round: Round) -> None:
+    def _pick(self, round: Round, heart: "Heart") -> None:
         try:
-            self._keep(round, self._find(round))
+            self._keep(round, self._find(round, heart), heart)
         except Fenced:
             _log.warning("picking.fenced", experiment=round.experiment_id, round=round.number)
         except (Interrupted, CalledOff):
-            self._give_back(round, "stopped", None)
+            self._give_back(round, heart, "stopped", None)
         except Unavailable as error:
             self._away += 1
             wait = min(self._coordinator.settings.retry_seconds * 2 ** min(self._away - 1, 8), LONGEST_WAIT)
-            self._give_back(round, "stopped", str(error), wait=wait)
+            self._give_back(round, heart, "stopped", str(error), wait=wait)
         except SQLAlchemyError:  # the lease ends by itself, and the round is claimed anew
             raise
         except Exception as error:  # whatever it is, the round must say so
-            self._give_back(round, "failed", str(error) or repr(error))
+            self._give_back(round, heart, "failed", str(error) or repr(error))
 
-    def _find(self, round: Round) -> Batch | None:
+    def _find(self, round: Round, heart: "Heart") -> Batch | None:
         """What is picked after `round`; None where nothing is."""
         order = self._prepare(round)
         if order is None:
             return None
-        return self._ask(round, order) if order.budget else read_nothing(order)
+        return self._ask(order, heart) if order.budget else read_nothing(order)
 
     def _prepare(self, round: Round) -> Order | None:
         with self._database.read() as session:
@@ -98,31 +101,34 @@ class Picker:
         request = make_request(spec, round, stored, len(candidates))
         return Order(spec, np.asarray(candidates, np.int64), request)
 
-    def _ask(self, round: Round, order: Order) -> Batch:
-        heart = Heart(self._coordinator, round)
+    def _ask(self, order: Order, heart: "Heart") -> Batch:
         picked = self._sampler.select(order.request, heart.beat)
         reach(Failpoint.SAMPLER_ANSWERED)
         self._away = 0
         return read_batch(order, picked)
 
-    def _keep(self, round: Round, batch: Batch | None) -> None:
-        with self._database.begin() as session:
-            if rounds.wanted_of(session, round).is_called_off:
-                claims.finish(session, SELECT, round.id, round.attempt, RoundStatus.CANCELLED)
-                return
-            advance(self._coordinator, session, round, batch)
+    def _keep(self, round: Round, batch: Batch | None, heart: "Heart") -> None:
+        if not heart.persist(lambda session: self._end(session, round, batch)):
+            return
         if batch is None:
             reach(Failpoint.ROUND_CLOSED)
             return
         reach(Failpoint.PICK_FINISHED)
         _log.info("round.picked", experiment=round.experiment_id, round=round.number, picked=len(batch.indices))
 
-    def _give_back(self, round: Round, cause: Cause, message: str | None, *, wait: float = 0.0) -> None:
+    def _end(self, session: Session, round: Round, batch: Batch | None) -> bool:
+        """Whether the round is done: not if its experiment was called off."""
+        if rounds.wanted_of(session, round).is_called_off:
+            claims.finish(session, SELECT, round.id, round.attempt, RoundStatus.CANCELLED)
+            return False
+        advance(self._coordinator, session, round, batch)
+        return True
+
+    def _give_back(self, round: Round, heart: "Heart", cause: Cause, message: str | None, *, wait: float = 0.0) -> None:
         _log.warning("picking.given_back", experiment=round.experiment_id, round=round.number, reason=message)
+        held, patience = (SELECT, round.id, round.attempt), self._coordinator.patience
         try:
-            with self._database.begin() as session:
-                patience = self._coordinator.patience
-                rounds.give_back(session, SELECT, round.id, round.attempt, cause, message, patience, wait=wait)
+            heart.persist(lambda session: rounds.give_back(session, *held, cause, message, patience, wait=wait))
             reach(Failpoint.PICK_GIVEN_BACK)
         except Fenced:
             _log.warning("picking.fenced", experiment=round.experiment_id, round=round.number)
@@ -131,13 +137,17 @@ class Picker:
 class Heart:
     """Renews the claim while the sampler computes, and hears when the experiment is to stop.
 
-    A database that does not answer is borne while the claim lasts: the sampler computes meanwhile.
+    A database that does not answer is borne while the claim lasts: the sampler computes meanwhile, and what it answered
+    is kept.
+
+    Args:
+        since: when the claim was asked for, by time.monotonic().
     """
 
-    def __init__(self, coordinator: Coordinator, round: Round) -> None:
+    def __init__(self, coordinator: Coordinator, round: Round, since: float) -> None:
         self._coordinator = coordinator
         self._round = round
-        self._renewed = time.monotonic()
+        self._renewed = since
 
     def beat(self, progress: dict[str, Any]) -> None:
         """Wait a little. Raises Interrupted, CalledOff when the experiment is to stop, and Fenced when the claim is
@@ -153,7 +163,7 @@ class Heart:
                 claims.renew(session, SELECT, round.id, round.attempt, settings.lease_seconds, shown)
                 wanted = rounds.wanted_of(session, round)
         except OperationalError as error:
-            if time.monotonic() - self._renewed > BORNE * settings.lease_seconds:
+            if self._is_nearly_over:
                 raise
             _log.warning("database.down", reason=str(error), next="the claim is renewed when it answers")
             return
@@ -161,6 +171,25 @@ class Heart:
         reach(Failpoint.PICK_RENEWED)
         if not wanted.lets_work:
             raise CalledOff(f"the experiment is {wanted}")
+
+    def persist(self, use: Callable[[Session], T]) -> T:
+        """Use the database, as often as the claim allows while it is away.
+
+        Where the answer to a commit was lost, it is Fenced that the next try raises: the claim ended with the first.
+        """
+        while True:
+            try:
+                with self._coordinator.database.begin() as session:
+                    return use(session)
+            except OperationalError as error:
+                if self._is_nearly_over or self._coordinator.stopping.is_set():
+                    raise
+                _log.warning("database.down", reason=str(error), next="tried again in a second")
+            self._coordinator.stopping.wait(1)
+
+    @property
+    def _is_nearly_over(self) -> bool:
+        return time.monotonic() - self._renewed > BORNE * self._coordinator.settings.lease_seconds
 
 
 def picks_after(spec: ExperimentSpec, round: Round) -> bool:

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import time
 from contextlib import closing
 from typing import Any
 
@@ -12,16 +13,17 @@ from conftest import wait_until
 from processes import free_port
 from services.conftest import Driver, add_dataset, experiment_body, serving
 from services.sampler.conftest import slow_request
-from sqlalchemy import update
+from sqlalchemy import event, select, update
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from winnow.artefacts import DirectoryStore
 from winnow.errors import Fenced, Unavailable, WinnowError
 from winnow.settings import Settings
-from winnow.store import claims
+from winnow.store import claims, rounds
 from winnow.store.tables import Experiment, Round
 from winnow_coordinator.context import Coordinator
-from winnow_coordinator.picking import Heart, Interrupted
+from winnow_coordinator.picking import Heart, Interrupted, Picker
 from winnow_coordinator.sampler import CalledOff, Sampler
 from winnow_sampler import selecting
 from winnow_sampler.app import make_app as make_sampler
@@ -37,7 +39,7 @@ def test_a_pick_stops_when_its_experiment_is_not_to_go_on(
     with coordinator.database.begin() as session:
         row = claims.claim(session, claims.SELECT, "steward", 30)
         assert isinstance(row, Round)
-    heart = Heart(coordinator, row)
+    heart = Heart(coordinator, row, time.monotonic())
     heart.beat({})
     with coordinator.database.begin() as session:
         session.execute(update(Experiment).values(status=status))
@@ -53,12 +55,44 @@ def test_a_database_that_is_away_is_borne_while_the_claim_lasts(
     row = driver.claim()
     gone = {"database_url": f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none"}
     with closing(Coordinator.open(Settings(**{**settings.model_dump(), **gone}))) as cut_off:
-        Heart(cut_off, row).beat({})
+        Heart(cut_off, row, time.monotonic()).beat({})
     short = Settings(**{**settings.model_dump(), **gone, "lease_seconds": 0.1, "renew_seconds": 0.05})
     with closing(Coordinator.open(short)) as cut_off, pytest.raises(OperationalError):
-        heart = Heart(cut_off, row)
+        heart = Heart(cut_off, row, time.monotonic())
         for _ in range(3):
             heart.beat({})
+
+
+@pytest.mark.parametrize(("arm", "status"), [("full", "done"), ("entropy", "trained")])
+@pytest.mark.parametrize("moment", ["before_commit", "after_commit"])
+def test_a_database_that_is_away_when_a_claim_ends_is_waited_for(
+    api: httpx.Client, coordinator: Coordinator, driver: Driver, picker: Picker, moment: str, arm: str, status: str
+) -> None:
+    """Also where it went with the answer alone. Nobody picks for the one arm, and no sampler is there for the other."""
+    add_dataset(coordinator)
+    id = api.post("/experiments", json=experiment_body(arm=arm)).raise_for_status().json()["id"]
+    driver.train()
+    ending: list[Session] = []
+
+    def note(session: Session) -> None:
+        if not session.scalar(select(Round.id).where(Round.status == "selecting")):
+            ending.append(session)
+
+    def go_away(session: Session) -> None:
+        if ending == [session]:
+            raise OperationalError("", {}, Exception("the database is away"))
+
+    event.listen(Session, "before_commit", note)
+    event.listen(Session, moment, go_away)
+    try:
+        assert picker.pick_next()
+    finally:
+        event.remove(Session, moment, go_away)
+        event.remove(Session, "before_commit", note)
+    assert len(ending) == (2 if moment == "before_commit" else 1)
+    with coordinator.database.read() as session:
+        row = rounds.get(session, id, 0)
+    assert (row.status, row.owner, row.losses, row.failures) == (status, None, 0, 0)
 
 
 @pytest.mark.parametrize(
