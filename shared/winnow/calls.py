@@ -159,11 +159,14 @@ class Calls:
 
 
 class Effort:
-    """One thing that is tried until it is done, or patience is over."""
+    """One thing that is tried until it is done, or patience is over.
+
+    Patience begins with the first failure: a call may itself take longer.
+    """
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._patience: Patience | None = calls.be_patient()
+        self._patience: Patience | None = None
 
     def succeed(self) -> None:
         """It got on: the next failure is a first one again."""

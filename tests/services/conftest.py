@@ -17,6 +17,7 @@ import structlog
 import uvicorn
 from conftest import wait_until
 from fastapi import FastAPI
+from gateway import Gateway
 from services import trainer_parts
 from sqlalchemy.orm import Session
 
@@ -234,6 +235,14 @@ def url(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     with serving(make_app(coordinator, steward=False)) as address:
         monkeypatch.setenv("WINNOW_COORDINATOR_URL", address)
         yield address
+
+
+@pytest.fixture
+def gateway(url: str) -> Iterator[Gateway]:
+    """A network before the coordinator at `url`, which may fail."""
+    opened = Gateway(int(url.rpartition(":")[2]))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

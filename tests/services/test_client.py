@@ -1,6 +1,7 @@
 """The Python client against a real coordinator."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import wait_until
+from gateway import Gateway
 from processes import free_port
 from services.conftest import Driver, add_dataset, experiment_body, move, serving
 
+from winnow import calls
 from winnow.client import ApiProblem, Client, Event
 from winnow.domain import ExperimentSpec, ExperimentStatus
 from winnow.errors import ArtefactCorrupt, Unavailable
@@ -222,3 +225,17 @@ def test_one_that_went_is_told_once_until_it_is_back(coordinator: Coordinator) -
             with serving(make_app(coordinator, steward=False), port=port):
                 assert all(one.result(30) for one in asked)
     assert len(told) == 2 and "asked again" in told[0]
+
+
+def test_a_call_that_took_longer_than_patience_is_repeated_too(
+    coordinator: Coordinator, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "RESTART_SECONDS", 0.2)
+    add_dataset(coordinator)
+    with Client(f"http://127.0.0.1:{gateway.port}") as client, ThreadPoolExecutor(1) as pool:
+        assert client.dataset("tissue")
+        gateway.close_half()
+        began, asked = time.monotonic(), pool.submit(client.dataset, "tissue")
+        wait_until(lambda: time.monotonic() > began + 1, 20, "the call to last")
+        gateway.heal(cut=True)
+        assert asked.result(30)["name"] == "tissue"

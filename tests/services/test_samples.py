@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 
 import httpx
@@ -113,13 +112,6 @@ def test_the_client_reads_them_as_they_are(url: str, api: httpx.Client, here: Co
     with Client(url) as client:
         assert list(client.samples("tissue")) == by_page(api)
         assert list(client.samples("tissue", role="test")) == by_page(api, role="test")
-
-
-@pytest.fixture
-def gateway(url: str) -> Iterator[Gateway]:
-    opened = Gateway(int(url.rpartition(":")[2]))
-    yield opened
-    opened.close()
 
 
 def test_a_client_takes_up_a_stream_that_breaks(
