@@ -128,7 +128,8 @@ class Client:
 
     def samples(self, dataset: str, *, role: str | None = None) -> Iterator[Json]:
         """A dataset's samples by idx: idx, key, role, label, group. One stream, whatever their number."""
-        return self._calls.lines(address("dataset", dataset, "samples"), role=role)
+        id = self.dataset(dataset)["id"]  # a stream that breaks must not be taken up with another one of that name
+        return self._calls.lines(address("dataset", id, "samples"), role=role)
 
     def skipped(self, dataset: str) -> list[dict[str, str]]:
         """The files of a dataset that could not be read: path, reason. Its report names the first of them."""
@@ -255,7 +256,11 @@ class Client:
 
     def create_key(self, name: str, scopes: list[str]) -> Json:
         """Make an API key. `key` holds its text, which is shown this once."""
-        return self._create("/keys", {"name": name, "scopes": scopes}, None)
+        made = self._create("/keys", {"name": name, "scopes": scopes}, None)
+        while made["key"] is None:  # the answer that held it was lost, and is not given again
+            self.revoke_key(made["id"])
+            made = self._create("/keys", {"name": name, "scopes": scopes}, None)
+        return made
 
     def api_keys(self) -> Iterator[Json]:
         """All API keys, without their texts."""
@@ -263,7 +268,7 @@ class Client:
 
     def revoke_key(self, id: str) -> None:
         """End an API key at once."""
-        self._calls.send("DELETE", address("key", id))
+        self._calls.delete(address("key", id))
 
     def _create(
         self,

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from conftest import wait_until
@@ -98,6 +99,28 @@ def test_keys_are_made_listed_and_revoked(client: Client) -> None:
     assert [key["id"] for key in client.api_keys()] == [made["id"]]
     client.revoke_key(made["id"])
     assert next(client.api_keys())["revoked_at"]
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_a_key_is_made_and_revoked_though_the_answer_is_lost(client: Client, method: str) -> None:
+    lost: list[str] = []
+
+    class Cut(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            answer = super().handle_request(request)
+            if request.method == method and not lost:
+                lost.append(answer.headers["X-Request-Id"])
+                answer.close()
+                raise httpx.ReadError("cut off", request=request)
+            return answer
+
+    client._calls.http._transport = Cut()  # pyright: ignore[reportPrivateUsage] - where the network would be
+    made = client.create_key("notebook", ["run"])
+    assert made["key"]
+    valid = [key["id"] for key in client.api_keys() if key["revoked_at"] is None]
+    assert valid == [made["id"]], "nobody knows the text of another"
+    client.revoke_key(made["id"])
+    assert lost and all(key["revoked_at"] for key in client.api_keys())
 
 
 def test_events_are_taken_up_where_a_coordinator_left(coordinator: Coordinator) -> None:

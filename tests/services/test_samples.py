@@ -130,6 +130,22 @@ def test_a_client_takes_up_a_stream_that_breaks(
     assert found == list(range(MANY))
 
 
+def test_a_stream_that_breaks_is_not_taken_up_with_another_dataset(
+    gateway: Gateway, url: str, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "PAGE", 100)
+    add_dataset(coordinator, pool="ab" * (MANY // 2))
+    with Client(f"http://127.0.0.1:{gateway.port}") as client, Client(url) as another:
+        rows = client.samples("tissue")
+        assert next(rows)["label"] == "a"
+        gateway.close_half()
+        another.remove_dataset("tissue")
+        add_dataset(coordinator, pool="cd" * (MANY // 2))
+        gateway.heal(cut=True)
+        with pytest.raises(ApiProblem, match=r"^no dataset '"):
+            assert all(row["label"] in "ab" for row in rows)
+
+
 def test_a_client_does_not_take_a_part_for_the_whole(
     url: str, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,8 +180,9 @@ def test_what_is_no_stream_of_lines_is_not_read_as_an_empty_one(
             while True:
                 connection, _ = listener.accept()
                 with connection:
-                    connection.recv(10_000)
-                    connection.sendall(b"HTTP/1.0 200 OK\r\n" + headers + b"\r\n" + body)
+                    asked = connection.recv(10_000)
+                    found = headers + b"\r\n" + body if b"/samples" in asked else b'\r\n{"id": "d"}'
+                    connection.sendall(b"HTTP/1.0 200 OK\r\n" + found)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=answer, args=(listener,), daemon=True).start()
