@@ -3,6 +3,7 @@
 import threading
 from dataclasses import dataclass, field
 
+from anyio import CapacityLimiter
 from celery import Celery
 from sqlalchemy.orm import Session
 
@@ -17,10 +18,20 @@ from winnow_coordinator.known_keys import KnownKeys
 from winnow_coordinator.pace import Pace
 from winnow_coordinator.source_check import SourceCheck
 
+SLOW_AT_ONCE = 2
+"""Requests of a kind that takes long, worked on at a time: more of them would take every thread from the quick ones."""
+
+
+def _few() -> CapacityLimiter:
+    return CapacityLimiter(SLOW_AT_ONCE)
+
 
 @dataclass(frozen=True)
 class Coordinator:
-    """Settings, database, artefacts, bells; `stopping` is set once the process is to end."""
+    """Settings, database, artefacts, bells; `stopping` is set once the process is to end.
+
+    `removals` and `looks` are the threads that remove datasets, and that look at what takes room.
+    """
 
     settings: Settings
     database: Database
@@ -32,6 +43,8 @@ class Coordinator:
     stopping: threading.Event
     known_keys: KnownKeys = field(default_factory=KnownKeys)
     final_views: FinalViews = field(default_factory=FinalViews)
+    removals: CapacityLimiter = field(default_factory=_few)
+    looks: CapacityLimiter = field(default_factory=_few)
 
     @classmethod
     def open(cls, settings: Settings) -> "Coordinator":

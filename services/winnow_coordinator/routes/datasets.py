@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Body, Depends, Header, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
@@ -88,13 +89,13 @@ async def get(name: str, caller: Reader) -> Response:
 
 
 @router.delete("/{name}", status_code=204, responses=responses(404, 409))
-def remove(name: str, caller: Runner, here: Here) -> None:
+async def remove(name: str, caller: Runner, here: Here) -> None:
     """Forget a dataset that no experiment is on, by id or name: its samples at once (some seconds for a million), its
     shards within moments.
 
     The files that it was taken in from stay as they are.
     """
-    datasets.remove(here, name)
+    await to_thread.run_sync(datasets.remove, here, name, limiter=here.removals)
 
 
 @router.get("/{name}/samples", response_class=Response, responses={**SAMPLES, **responses(404, 406, 409)})

@@ -1,5 +1,6 @@
 """/api/v1/storage"""
 
+from anyio import to_thread
 from fastapi import APIRouter
 
 from winnow.problems import responses
@@ -13,6 +14,6 @@ router = APIRouter(prefix="/storage", tags=["storage"], responses=responses(401,
 
 
 @router.get("")
-def look(caller: Reader, here: Here, limit: Limit = 20) -> StorageView:
+async def look(caller: Reader, here: Here, limit: Limit = 20) -> StorageView:
     """The datasets and experiments that take most of the artefact store's room, the largest first."""
-    return storage.look(here, limit)  # in a thread of its own: it looks at files
+    return await to_thread.run_sync(storage.look, here, limit, limiter=here.looks)
