@@ -1,9 +1,15 @@
 """What takes the artefact store's room, and what may go."""
 
+import errno
+import os
+
 import httpx
-from services.conftest import Driver, Winnow, add_dataset, experiment_body, move
+import pytest
+from services.conftest import Driver, Winnow, add_dataset, experiment_body, move, problem
+from structlog.testing import capture_logs
 
 from winnow.domain import ExperimentStatus
+from winnow.settings import Settings
 from winnow.store import artefacts
 from winnow_coordinator.context import Coordinator
 
@@ -33,6 +39,31 @@ def test_the_largest_come_first(api: httpx.Client, coordinator: Coordinator, dri
     assert found["free"] > 0
     first = api.get("/storage", params={"limit": 1}).json()["items"]
     assert first == found["items"][:1]
+
+
+def test_a_folder_that_cannot_be_read_hides_no_other(
+    api: httpx.Client, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torn, whole = (add_dataset(coordinator, name).id for name in ("torn", "whole"))
+    fill(coordinator, torn, 2000)
+    fill(coordinator, whole, 1000)
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if torn in str(path):
+            raise OSError(errno.EIO, "the disk is broken", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with capture_logs() as said:
+        found = api.get("/storage").raise_for_status().json()
+    assert {one["id"]: one["bytes"] for one in found["items"]} == {whole: 1000, torn: 0}
+    assert [line["prefix"] for line in said if line["event"] == "place.unread"] == [f"datasets/{torn}"]
+
+
+def test_a_store_that_is_not_there_is_said(api: httpx.Client, settings: Settings) -> None:
+    settings.artefact_dir.rename(settings.artefact_dir.with_name("elsewhere"))
+    assert str(settings.artefact_dir) in problem(api.get("/storage"), 503, "unavailable")["detail"]
 
 
 def test_trimmed_states_count_no_more(api: httpx.Client, coordinator: Coordinator, driver: Driver) -> None:
