@@ -1,7 +1,5 @@
 """The sampling service, asked over HTTP: one request is one selection, however often it is sent."""
 
-import errno
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,8 +11,6 @@ from winnow.failpoints import Failpoint, reach
 from winnow.settings import Settings
 
 POLL_SECONDS = 0.5
-FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
-"""What a sampler says that has no room for its answer. People make room in time: the round waits, however often."""
 Beat = Callable[[dict[str, Any]], None]
 """Called with the progress ({done, total}) while a selection is computed; it waits a little, and raises to stop."""
 
@@ -100,7 +96,7 @@ class Sampler:
             return Unavailable(f"the sampler at {self._url} refuses the token ({reason}); check WINNOW_SAMPLER_TOKEN")
         if problem.get("code") == ArtefactCorrupt.code:  # bytes do not mend themselves
             return ArtefactCorrupt(f"the sampler refuses it: {reason}")
-        if response.status_code == 500 and "code" in problem and not any(words in reason for words in FULL):
+        if response.status_code == 500 and "code" in problem:
             return WinnowError(f"the sampler at {self._url} fails at it ({reason}); its log says more")
         if response.is_server_error or response.status_code in (408, 429):
             return Unavailable(f"the sampler at {self._url} fails ({reason}); it is asked again")

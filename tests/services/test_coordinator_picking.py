@@ -1,10 +1,8 @@
 """While the sampler computes: what ends the wait, what is borne, and what becomes of the selection."""
 
-import errno
-import os
-import re
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import httpx
@@ -138,23 +136,31 @@ def test_a_selection_that_somebody_else_called_off_begins_anew(settings: Setting
     assert ends == ["cancelled"]
 
 
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [(RuntimeError("a defect"), WinnowError), (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), Unavailable)],
-)
-def test_a_sampler_that_fails_at_a_selection_is_not_away(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[WinnowError]
-) -> None:
-    """It would fail at it again and again: that is counted. One that has no room is waited for."""
-
-    def fail(*arguments: Any, **named: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(selecting, "select", fail)
-    request = slow_request(DirectoryStore(settings.artefact_dir))
+@contextmanager
+def asked(settings: Settings) -> Iterator[Callable[[], object]]:
+    """A selection of a sampler of its own, to be asked for."""
+    request = slow_request(DirectoryStore(settings.artefact_dir)) | {"budget": 3}
     port = free_port()
     known = settings.model_copy(update={"sampler_url": f"http://127.0.0.1:{port}"})
     with serving(make_sampler(known), port=port), closing(Sampler(known)) as asking:
-        with pytest.raises(WinnowError, match=re.escape(str(error))) as refused:
-            asking.select(request, lambda progress: None)
-        assert type(refused.value) is kind
+        yield lambda: asking.select(request, lambda progress: None)
+
+
+def test_a_sampler_that_fails_at_a_selection_is_not_away(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would fail at it again and again: that is counted."""
+
+    def fail(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(selecting, "select", fail)
+    with asked(settings) as ask, pytest.raises(WinnowError, match="a defect") as refused:
+        ask()
+    assert type(refused.value) is WinnowError
+
+
+def test_a_sampler_that_cannot_store_its_answer_is_waited_for(settings: Settings) -> None:
+    """People make room in time."""
+    settings.artefact_dir.mkdir(parents=True, exist_ok=True)
+    (settings.artefact_dir / "selections").write_text("in the way")
+    with asked(settings) as ask, pytest.raises(Unavailable, match="could not be stored"):
+        ask()
