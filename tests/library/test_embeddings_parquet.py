@@ -63,6 +63,14 @@ def test_a_column_whose_name_begins_with_anothers_is_no_part_of_it(tmp_path: Pat
         write(tmp_path / "two.parquet", columns)
 
 
+def test_a_dictionary_may_hold_more_than_its_last_rows_have(tmp_path: Path) -> None:
+    """As categories of pandas do: each group of rows has all of them."""
+    slides = [f"slide {row:03}" for row in range(600)]
+    columns = {"d0": [1.0] * 603, "slide": arrow.array([*slides, *slides[:3]]).dictionary_encode()}
+    file = write(tmp_path / "a.parquet", columns, row_group_size=600)
+    assert file.values("slide") == [*slides, *slides[:3]]
+
+
 def test_a_column_of_lists_is_no_key(tmp_path: Path) -> None:
     columns = {"d0": [1.0, 2.0], "path": [["a"], ["b"]], "filename": ["c", "d"]}
     file = write(tmp_path / "a.parquet", columns)

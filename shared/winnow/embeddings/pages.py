@@ -16,6 +16,7 @@ _EACH_ITS_OWN = (0, 2, 6, 8)
 _MOST_EMPTY = 1000
 """Pages without values of one column in one row group: reading their headers takes time, and leads nowhere."""
 _LONGEST_NUMBER = 16
+_LARGEST_DICTIONARY = 1 << 26
 _END = 0
 
 
@@ -69,9 +70,11 @@ def _chunk(file: BinaryIO, chunk: Any, is_text: bool) -> Iterator[Page]:
             raise ValueError(f"more than {_MOST_EMPTY} pages without values")
         if not described:
             continue
-        seen += 0 if kind == _DICTIONARY else values
-        if max(seen, values) > promised:
+        seen += 0 if kind == _DICTIONARY else values  # it may hold more than a few rows have
+        if seen > promised:
             raise ValueError(f"a page holds {values} values, where its footer promises {promised} in all")
+        if kind == _DICTIONARY and size > _LARGEST_DICTIONARY:
+            raise ValueError(f"a dictionary takes {size} bytes, and at most {_LARGEST_DICTIONARY} are taken")
         repeats = kind == _DICTIONARY or header[described].get(encoded) not in _EACH_ITS_OWN
         yield Page(size, values, size if repeats else -(-size // max(values, 1)), is_text)
 
