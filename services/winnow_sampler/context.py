@@ -3,6 +3,7 @@
 import hmac
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry, Gauge, Histogram
@@ -18,7 +19,11 @@ from winnow_sampler.uploads import Uploads
 
 
 class Sampler:
-    """The parts of one sampler."""
+    """The parts of one sampler.
+
+    `reading` and `rendering` are the threads that make requests of JSON, and answers of other formats: each takes many
+    times the bytes, and lets no other work in.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -27,6 +32,7 @@ class Sampler:
         sizes = int(settings.upload_gib * GIB), int(settings.uploads_gib * GIB)
         self.uploads = Uploads(self.store, *sizes, held=self.jobs.held)
         self.sources = Sources(settings, self.store, self.uploads)
+        self.reading, self.rendering = CapacityLimiter(1), CapacityLimiter(1)
         self.registry = CollectorRegistry()
         self._computed = Histogram(
             "winnow_selection_seconds", "Time to compute a selection", ("strategy",), registry=self.registry

@@ -7,15 +7,14 @@ thread in while they work: the limits keep it short.
 """
 
 import json
-import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from anyio import to_thread
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from winnow_sampler.context import authorise, here_of
@@ -31,7 +30,8 @@ _BRACKETS = 1 << 18
 """In labels, which are not told from those of lists."""
 MOST_NAMED = 100_000
 """Values with a name, and objects to hold them: a cap and a quota of each of fifty thousand groups."""
-READING = threading.Lock()
+_COLONS = 1 << 20
+"""In labels, which are not told from those behind names."""
 
 
 def most_body(inline_limit: int) -> int:
@@ -55,9 +55,8 @@ class GatedRoute(APIRoute):
             await authorise(request)
             if validate is None:
                 return await answer(request)
-            most = most_lists(here_of(request).settings.inline_limit)
             try:
-                return await answer(_Asked(request, validate, most))
+                return await answer(_Asked(request, validate))
             except _Unfit as found:
                 raise RequestValidationError(found.errors) from None
 
@@ -67,18 +66,20 @@ class GatedRoute(APIRoute):
 class _Asked(Request):
     """A request whose JSON is the model that its route takes, made in a thread; the framework lets that pass."""
 
-    def __init__(self, request: Request, validate: Validate, most: int) -> None:
+    def __init__(self, request: Request, validate: Validate) -> None:
         super().__init__(request.scope, request.receive)
-        self._validate, self._most = validate, most
+        self._validate, self._here = validate, here_of(request)
 
     async def json(self) -> Any:
-        return await run_in_threadpool(self._read, await self.body())
+        return await to_thread.run_sync(self._read, await self.body(), limiter=self._here.reading)
 
     def _read(self, body: bytes) -> Any:
-        if body.count(b"[") > self._most:
-            raise HTTPException(413, f"body: more than {self._most} lists, which is the limit; upload the arrays")
-        with READING:
-            model, errors = self._validate(json.loads(body, object_pairs_hook=_Named().take))
+        most = most_lists(self._here.settings.inline_limit)
+        if body.count(b"[") > most:
+            raise HTTPException(413, f"body: more than {most} lists, which is the limit; upload the arrays")
+        if body.count(b":") + body.count(b"{") > MOST_NAMED + _COLONS:  # all names of an object are made before it is
+            raise _too_many_names()
+        model, errors = self._validate(json.loads(body, object_pairs_hook=_Named().take))
         if errors:
             raise _Unfit(errors)
         return model
@@ -93,8 +94,12 @@ class _Named:
     def take(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         self._left -= 1 + len(pairs)
         if self._left < 0:
-            raise HTTPException(413, f"body: more than {MOST_NAMED} named values, which is the limit")
+            raise _too_many_names()
         return dict(pairs)
+
+
+def _too_many_names() -> HTTPException:
+    return HTTPException(413, f"body: more than {MOST_NAMED} named values, which is the limit")
 
 
 class _Unfit(HTTPException):

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from winnow.artefacts import ArtefactStore
-from winnow.errors import InvalidInput, NotFound, Unavailable, WinnowError
+from winnow.artefacts import ArtefactStore, get_json
+from winnow.errors import ArtefactCorrupt, InvalidInput, NotFound, Unavailable, WinnowError
 from winnow.failpoints import Failpoint, reach
 from winnow.telemetry import logger
 from winnow_sampler.digests import Stopped
@@ -31,6 +31,8 @@ WORKERS = 2
 MOST_WAITING = 100
 """Jobs in the queue: each holds its request."""
 LOOK_SECONDS = 0.5
+_ENDS = (b"}\n", b"\n}")
+"""Of a result as it is written now, and as it was once: nothing else in either ends so."""
 _ID = re.compile("[A-Za-z0-9]{1,64}")
 REMEMBERED = 1000  # ended jobs: ids, and what made them fail
 Json = dict[str, Any]
@@ -118,8 +120,8 @@ class Jobs:
 
         Raises DoesNotFit, Unavailable while too many wait, and what made the job fail.
         """
-        if (lying := self._lying(kind, id)) is not None:
-            return lying
+        if (file := self._file_of(kind, id)) is not None:
+            return file
         if need > self._memory:
             raise DoesNotFit(need, self._memory)
         job = self._join(Job(kind, id, need, work, identify, holds))
@@ -136,17 +138,19 @@ class Jobs:
         """Stop a job, and keep what it had; one that is done stays. Raises NotFound."""
         with self._lock:
             job = self._jobs.get((kind, id))
-            if job is not None:
-                job.cancelled.set()  # under the lock: whoever sends the request from now on begins it anew
-            if had_to_wait := job in self._waiting:
-                self._waiting.remove(job)
-                job.status, job.place = "cancelled", 0
-                job.end()
-                self._start_what_fits()
+            same = [one for one in [*self._running, *self._waiting] if one is job or (one.kind, one.id) == (kind, id)]
+            for one in same:
+                one.cancelled.set()  # under the lock: whoever sends the request from now on begins it anew
+            queued = [one for one in same if one in self._waiting]
+            for one in queued:
+                self._waiting.remove(one)
+                one.status, one.place = "cancelled", 0
+                one.end()
+            self._start_what_fits()
         if job is None:
             return self._kept(kind, id)
-        if had_to_wait:
-            self._keep_nothing(job)
+        for one in queued:
+            self._keep_nothing(one)
         job.ended.wait(10)
         return self._document(job)
 
@@ -166,7 +170,7 @@ class Jobs:
         if job.error is not None:
             raise _without_frames(job.error)
         if job.status in ("queued", "running"):  # another one may have left the answer meanwhile
-            return self._lying(job.kind, job.id) or job.document()
+            return self._file_of(job.kind, job.id) or job.document()
         try:
             return self._kept(job.kind, job.id)
         except NotFound:
@@ -176,7 +180,7 @@ class Jobs:
 
     def _kept(self, kind: str, id: str) -> Path:
         """The answer with this id, or the picks that it had when it was cancelled. Raises NotFound."""
-        kept = self._lying(kind, id) or self._lying(kind, id, prefix=True)
+        kept = self._file_of(kind, id) or self._file_of(kind, id, prefix=True)
         if kept is None:
             raise NotFound(kind.removesuffix("s"), id)
         return kept
@@ -187,9 +191,7 @@ class Jobs:
             job = self._jobs.get((new.kind, new.id))
             if job is None or job.ended.is_set() or job.cancelled.is_set():
                 if len(self._waiting) >= MOST_WAITING:
-                    raise Unavailable(
-                        f"{MOST_WAITING} jobs wait for memory; send the request again when some have ended"
-                    )
+                    raise Unavailable(f"{MOST_WAITING} jobs wait; send the request again when some have ended")
                 job = self._jobs[new.kind, new.id] = new
                 self._forget_old()
                 self._waiting.append(job)
@@ -242,9 +244,10 @@ class Jobs:
         if job.identify is not None:
             id = job.identify(job)
             while (other := self._rename(job, id)) is not None:
-                if not other.ended.wait(LOOK_SECONDS) and job.cancelled.is_set():
+                other.ended.wait(LOOK_SECONDS)
+                if job.cancelled.is_set():
                     raise Stopped
-        if self._lying(job.kind, job.id) is not None:
+        if self._file_of(job.kind, job.id) is not None:
             job.status = "done"
         else:
             self._keep(job, job.work(job))
@@ -276,33 +279,41 @@ class Jobs:
         _log.info(f"{job.kind.removesuffix('s')}.{result['status']}", id=job.id, seconds=result.get("seconds"))
 
     def _keep_nothing(self, job: Job) -> None:
-        """What was cancelled before it had a pick is so after a restart, too, if there is room to note it."""
+        """What was cancelled before it had a pick is so after a restart, too, if there is room to note it. Not where
+        another one goes on under its id.
+        """
+        with self._lock:
+            is_last = self._jobs.get((job.kind, job.id)) is job and not self._closing
         try:
-            if not self._closing:
+            if is_last:
                 self._put(job, {"id": job.id, "status": "cancelled"}, prefix=True)
         except Unavailable as error:
             _log.warning("job.not_noted", kind=job.kind, id=job.id, reason=str(error))
 
     def _put(self, job: Job, result: Json, *, prefix: bool) -> None:
         """Store a result; but of two cancelled runs the picks of the one that had more are kept. Raises Unavailable."""
-        text = json.dumps(result, sort_keys=True).encode()
-        before = self._lying(job.kind, job.id, prefix=True) if prefix else None
-        if before is not None and before.stat().st_size >= len(text):
-            return
+        key = _key(job.kind, job.id, prefix=prefix)
         try:
-            self._store.put(_key(job.kind, job.id, prefix=prefix), text)
+            if not prefix or self._extent_of(key) <= _extent(result):
+                self._store.put(key, f"{json.dumps(result, sort_keys=True)}\n".encode())
         except OSError as error:
-            reason = f"the answer could not be stored ({error.strerror}); make room, and send the request again"
+            reason = f"the answer could not be stored ({error.strerror}); send the request again once it can be"
             raise Unavailable(reason) from error
 
-    def _lying(self, kind: str, id: str, *, prefix: bool = False) -> Path | None:
+    def _extent_of(self, key: str) -> int:
+        try:
+            return _extent(get_json(self._store, key))
+        except (NotFound, FileNotFoundError, ArtefactCorrupt):
+            return 0
+
+    def _file_of(self, kind: str, id: str, *, prefix: bool = False) -> Path | None:
         """The file of a result, if it is there and whole: one that is not is made again."""
         key = _key(kind, id, prefix=prefix)
         try:
             path = self._store.local(key)
             with path.open("rb") as file:
-                file.seek(-1, os.SEEK_END)
-                if file.read() == b"}":
+                file.seek(-2, os.SEEK_END)
+                if file.read() in _ENDS:
                     return path
         except (NotFound, FileNotFoundError):
             return None
@@ -318,6 +329,11 @@ def _without_frames(error: WinnowError) -> WinnowError:
     found = type(error).__new__(type(error), *error.args)
     found.__dict__.update(error.__dict__)
     return found
+
+
+def _extent(result: Json) -> int:
+    """How far a cancelled job came: its picks, or the strategies that had ended."""
+    return len(result.get("indices") or result.get("strategies") or ())
 
 
 def _key(kind: str, id: str, *, prefix: bool = False) -> str:

@@ -1,12 +1,14 @@
 """/v1: selections, comparisons, the embeddings that they are made from, the strategies."""
 
 import json
-import threading
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
+from anyio import to_thread
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -58,8 +60,7 @@ KEPT: dict[int | str, Json] = {
 }
 WAYS: dict[int | str, Json] = {202: {"model": SelectionView, "description": "Under way, as JSON; poll Location"}}
 COMPARED: dict[int | str, Json] = {202: {"model": ComparisonView, "description": "Under way; poll Location"}}
-RENDERING = threading.Lock()
-"""Of one answer at a time: Python's objects of a large one take some ten times its bytes."""
+CHUNK = 1 << 20
 
 
 @selections.post(
@@ -67,23 +68,26 @@ RENDERING = threading.Lock()
     response_class=Response,
     responses={**PICKS, **WAYS, **responses(401, 403, 404, 406, 413, 422)},
 )
-def pick(request: Annotated[SelectionRequest, Body()], here: Here, accept: Accept = None) -> Response:
+async def pick(request: Annotated[SelectionRequest, Body()], here: Here, accept: Accept = None) -> Response:
     """Pick. 200 with the batch, or 202 with a job to poll where it takes longer or waits for memory."""
     media_type = negotiate(accept, FORMATS)
-    work = Selecting(request.without_arrays(), Found(request, here.sources), here.observe)
-    return _answer(_submit(here, selecting.KIND, work), selecting.KIND, media_type, begun=True)
+    found = await run_in_threadpool(_select, here, request)
+    return await _answer(here, found, selecting.KIND, media_type, begun=True)
 
 
 @selections.get("/{id}", response_class=Response, responses={**PICKS, **responses(401, 404, 406, 422)})
-def look(id: str, here: Here, accept: Accept = None) -> Response:
+async def look(id: str, here: Here, accept: Accept = None) -> Response:
     """A selection: done, under way, or cancelled with the picks it had."""
-    return _answer(here.jobs.get(selecting.KIND, id), selecting.KIND, negotiate(accept, FORMATS))
+    media_type = negotiate(accept, FORMATS)
+    found = await run_in_threadpool(here.jobs.get, selecting.KIND, id)
+    return await _answer(here, found, selecting.KIND, media_type)
 
 
 @selections.delete("/{id}", response_model=SelectionView, responses=responses(401, 404))
-def cancel(id: str, here: Here) -> Response:
+async def cancel(id: str, here: Here) -> Response:
     """Stop a selection; its picks so far are kept. One that is done stays."""
-    return _answer(here.jobs.cancel(selecting.KIND, id), selecting.KIND, JSON)
+    found = await run_in_threadpool(here.jobs.cancel, selecting.KIND, id)
+    return await _answer(here, found, selecting.KIND, JSON)
 
 
 @comparisons.post(
@@ -91,23 +95,25 @@ def cancel(id: str, here: Here) -> Response:
     response_model=ComparisonView,
     responses={**COMPARED, **responses(401, 403, 404, 406, 413, 422)},
 )
-def compare(request: Annotated[ComparisonRequest, Body()], here: Here, accept: Accept = None) -> Response:
+async def compare(request: Annotated[ComparisonRequest, Body()], here: Here, accept: Accept = None) -> Response:
     """Run several strategies on one snapshot, and hold their batches against each other. Nothing is committed."""
     negotiate(accept, [JSON])
-    work = Comparing(request.without_arrays(), Found(request, here.sources))
-    return _answer(_submit(here, comparing.KIND, work), comparing.KIND, JSON, begun=True)
+    found = await run_in_threadpool(_compare, here, request)
+    return await _answer(here, found, comparing.KIND, JSON, begun=True)
 
 
 @comparisons.get("/{id}", response_model=ComparisonView, responses=responses(401, 404, 422))
-def look_at_comparison(id: str, here: Here) -> Response:
+async def look_at_comparison(id: str, here: Here) -> Response:
     """A comparison, done or under way."""
-    return _answer(here.jobs.get(comparing.KIND, id), comparing.KIND, JSON)
+    found = await run_in_threadpool(here.jobs.get, comparing.KIND, id)
+    return await _answer(here, found, comparing.KIND, JSON)
 
 
 @comparisons.delete("/{id}", response_model=ComparisonView, responses=responses(401, 404))
-def cancel_comparison(id: str, here: Here) -> Response:
+async def cancel_comparison(id: str, here: Here) -> Response:
     """Stop a comparison; the strategies that had ended are kept. One that is done stays."""
-    return _answer(here.jobs.cancel(comparing.KIND, id), comparing.KIND, JSON)
+    found = await run_in_threadpool(here.jobs.cancel, comparing.KIND, id)
+    return await _answer(here, found, comparing.KIND, JSON)
 
 
 @files.post("", status_code=201, response_model=EmbeddingsView, responses=KEPT, openapi_extra=UPLOAD)
@@ -152,6 +158,16 @@ def list_all() -> StrategiesView:
     return StrategiesView(items=views)
 
 
+def _select(here: Sampler, request: SelectionRequest) -> Answer:
+    work = Selecting(request.without_arrays(), Found(request, here.sources), here.observe)
+    return _submit(here, selecting.KIND, work)
+
+
+def _compare(here: Sampler, request: ComparisonRequest) -> Answer:
+    work = Comparing(request.without_arrays(), Found(request, here.sources))
+    return _submit(here, comparing.KIND, work)
+
+
 def _submit(here: Sampler, kind: str, work: Selecting | Comparing) -> Answer:
     """What the job that does `work` comes to. No array is read before it runs."""
     found, asked = work.found, work.asked
@@ -166,24 +182,42 @@ def _submit(here: Sampler, kind: str, work: Selecting | Comparing) -> Answer:
     )
 
 
-def _answer(found: Answer, kind: str, media_type: str, *, begun: bool = False) -> Response:
+async def _answer(here: Sampler, found: Answer, kind: str, media_type: str, *, begun: bool = False) -> Response:
     """A result in the format asked for, as JSON the file as it lies; how far a job is as 202 to whoever began it."""
     varies = {"Vary": "Accept"}
     if isinstance(found, Path):
+        file = await run_in_threadpool(_open, found, kind)
         if media_type == JSON:
-            return FileResponse(found, media_type=JSON, headers=varies)
-        with RENDERING:
-            document = _read(found, kind)
-            if "indices" in document:
-                return Response(render(document, media_type), media_type=media_type, headers=varies)
-        return JSONResponse(document, headers=varies)
+            return _sent(file, varies)
+        return await to_thread.run_sync(_rendered, file, media_type, varies, limiter=here.rendering)
     is_under_way = found["status"] in ("queued", "running")
     headers = {"Location": f"/v1/{kind}/{found['id']}", "Retry-After": "1"} if begun and is_under_way else {}
     return JSONResponse(found, 202 if begun and is_under_way else 200, headers=headers | varies)
 
 
-def _read(path: Path, kind: str) -> Json:
+def _open(path: Path, kind: str) -> BinaryIO:
+    """A result, whatever becomes of its name. Raises NotFound."""
     try:
-        return json.loads(path.read_bytes())
+        return path.open("rb")
     except FileNotFoundError:  # removed at this moment
         raise NotFound(kind.removesuffix("s"), path.stem) from None
+
+
+def _sent(file: BinaryIO, headers: dict[str, str]) -> Response:
+    size = os.fstat(file.fileno()).st_size
+    return StreamingResponse(_chunks(file), media_type=JSON, headers={"Content-Length": str(size)} | headers)
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _rendered(file: BinaryIO, media_type: str, headers: dict[str, str]) -> Response:
+    """Picks in a format; what has none as JSON."""
+    with file:
+        document = json.load(file)
+    if "indices" not in document:
+        return JSONResponse(document, headers=headers)
+    return Response(render(document, media_type), media_type=media_type, headers=headers)

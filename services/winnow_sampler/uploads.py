@@ -158,13 +158,15 @@ class Incoming:
         self.path, self.name = path, name
         self._largest, self.size = largest, 0
         self._digest = hashlib.sha256()
-        self._file = _open_locked(path)
+        with _needing_room():
+            self._file = _open_locked(path)
 
     def __enter__(self) -> "Incoming":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written was told of
+            self._file.close()
         self.path.unlink(missing_ok=True)
 
     def write(self, chunk: bytes) -> None:
@@ -192,7 +194,7 @@ def _needing_room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unavailable(f"the file could not be stored ({error.strerror}); make room, and send it again") from error
+        raise Unavailable(f"the file could not be stored ({error.strerror}); send it again once it can be") from error
 
 
 def _open_locked(path: Path) -> BinaryIO:

@@ -192,22 +192,24 @@ class Supervisor:
         self._delete(replaced)
 
     def _delete(self, prefixes: Iterable[str]) -> None:
-        try:
-            for prefix in prefixes:
+        left = iter(prefixes)
+        while True:
+            try:
+                if (prefix := next(left, None)) is None:
+                    return
                 self._store.delete(prefix)
-        except OSError as error:
-            self._log.warning("artefact.undeleted", reason=str(error), next="it takes up room until it is swept")
+            except OSError as error:  # one that cannot be listed ends there
+                self._log.warning("artefact.undeleted", reason=str(error), next="it takes up room until it is swept")
 
     def _finish(self, end: Message) -> None:
         if end["type"] == "result":
             reach(Failpoint.RESULT_HEARD)
             for store in self._assignment.slices(end):
-                self._store_slice(store)
-                if (
-                    self._leaving.is_set()
-                ):  # all that is decoded is kept, and more slices than there is time for may be left
+                # All that is decoded is kept, and more slices may be left than there is time for.
+                if self._leaving.is_set():
                     self._give_back("stopped", None)
                     return
+                self._store_slice(store)
             left = self._persist(lambda session: self._assignment.complete(session, end))
             reach(Failpoint.WORK_FINISHED)
             self.device_worked = True

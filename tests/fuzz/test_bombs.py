@@ -112,6 +112,15 @@ def swollen(size: int) -> bytes:
     return start + varint(size) + data[len(start + told) :]
 
 
+def understated(length: int, rows: int) -> bytes:
+    """A key that repeats, in a dictionary that is not compressed and says that it takes a kilobyte."""
+    columns = {"d0": arrow.array(np.ones(rows)), "key": once(rows, length)}
+    data = parquet(columns, store_schema=False, compression="none")
+    told = varint(length + 4)
+    start = data.index(b"\x15\x04\x15" + told)
+    return data[: start + 3] + varint(1000, len(told)) + data[start + 3 + len(told) :]
+
+
 def laughs() -> bytes:
     """Nine lists, each of nine times the one before."""
     lines = ["a: &a [x]"]
@@ -216,6 +225,12 @@ def test_it_is_refused_with_its_reason(kind: str, number: int, reader: Reader, t
     (path := tmp_path / f"bomb{suffix}").write_bytes(data)
     verdict = reader.read(name, path)
     assert verdict.kind == "refused" and reason in verdict.text, verdict
+
+
+def test_text_that_repeats_takes_no_memory_whatever_its_page_says(reader: Reader, tmp_path: Path) -> None:
+    (path := tmp_path / "long.parquet").write_bytes(understated(4 << 20, 250))
+    verdict = reader.read("embeddings", path)
+    assert verdict.kind == "read", verdict
 
 
 @pytest.mark.parametrize("columns", [["key"], ["x", "y"]])

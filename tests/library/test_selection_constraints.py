@@ -161,6 +161,7 @@ SIX = [0, 0, 0, 1, 1, 2]
         (4, Constraints(quota={0: 1}), "groups: quota needs the group of each row"),
         (4, Constraints(SIX[:5], cap=2), r"groups: needs 6 integers or strings, got int64 \(5,\)"),
         (4, Constraints(np.ones(6), cap=2), "groups: needs 6 integers or strings, got float64"),
+        (4, Constraints(set("abcdef"), cap=2), "groups: needs 6 integers or strings, got object"),
         (2, Constraints(pinned=[0, 1, 2]), "pinned: needs at most the budget of 2 rows, got 3"),
         (4, Constraints(pinned=[0, 0]), "pinned: names a row twice"),
         (4, Constraints(pinned=[6]), "pinned: needs rows 0 to 5, got 6"),

@@ -21,19 +21,19 @@ _END = 0
 
 
 class Page(NamedTuple):
-    """`size` is in bytes, decompressed. `longest`: what a value takes at most or, where each has bytes of its own, on
-    average. `is_text`: whether values are as long as they like.
+    """`size` is in bytes, decompressed. `each`: what a value takes on average; at most, where several may share bytes.
+    `is_text`: whether values are as long as they like.
     """
 
     size: int
     values: int
-    longest: int
+    each: int
     is_text: bool
 
 
 def pages(file: BinaryIO, metadata: Any, columns: list[str]) -> Iterator[Page]:
     """The pages of these columns. Raises ValueError where they do not hold the values that the footer promises."""
-    stored = [(at, is_text(metadata.schema.column(at))) for at in leaves(metadata, columns)]
+    stored = [(at, _is_text(metadata.schema.column(at))) for at in leaves(metadata, columns)]
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for at, long in stored:
             yield from _chunk(file, group.column(at), long)
@@ -47,14 +47,14 @@ def leaves(metadata: Any, columns: list[str]) -> list[int]:
     return [at for at, path in enumerate(paths) if path in wanted or path.startswith(starts)]
 
 
-def is_text(stored: Any) -> bool:
+def _is_text(stored: Any) -> bool:
     """Whether a stored column holds one value a row that is longer than a number."""
     kind, width = stored.physical_type, stored.length
     is_long = kind == "BYTE_ARRAY" or (kind == "FIXED_LEN_BYTE_ARRAY" and width > _LONGEST_NUMBER)
     return is_long and not stored.max_repetition_level
 
 
-def _chunk(file: BinaryIO, chunk: Any, is_text: bool) -> Iterator[Page]:
+def _chunk(file: BinaryIO, chunk: Any, long: bool) -> Iterator[Page]:
     at, promised, seen, empty = chunk.data_page_offset, _positive(chunk.num_values), 0, 0
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < at:
         at = chunk.dictionary_page_offset
@@ -62,7 +62,7 @@ def _chunk(file: BinaryIO, chunk: Any, is_text: bool) -> Iterator[Page]:
         file.seek(at)
         header = _read_struct(file)
         kind, size, stored = (_positive(header.get(field)) for field in (1, 2, 3))
-        at = file.tell() + stored
+        at, size = file.tell() + stored, max(size, stored)  # of what is not compressed Arrow takes all that is there
         described, encoded = _DESCRIBED_IN.get(kind, (0, 0))
         values = _positive(header.get(described, {}).get(1)) if described else 0  # Arrow passes others over
         empty += not values
@@ -76,7 +76,7 @@ def _chunk(file: BinaryIO, chunk: Any, is_text: bool) -> Iterator[Page]:
         if kind == _DICTIONARY and size > _LARGEST_DICTIONARY:
             raise ValueError(f"a dictionary takes {size} bytes, and at most {_LARGEST_DICTIONARY} are taken")
         repeats = kind == _DICTIONARY or header[described].get(encoded) not in _EACH_ITS_OWN
-        yield Page(size, values, size if repeats else -(-size // max(values, 1)), is_text)
+        yield Page(size, values, size if repeats else -(-size // max(values, 1)), long)
 
 
 def _positive(number: int | None) -> int:

@@ -2,7 +2,7 @@
 
 The features are the column `features`, `feats`, `embedding` or `embeddings`, else the only column of lists of floats,
 else all float columns but `x` and `y`, in the order of the file. Keys are the column `key`, `id`, `path` or `filename`,
-the first there is; coordinates the columns `x` and `y`.
+the first there is that holds no lists; coordinates the columns `x` and `y`.
 
 A value that repeats is stored once, so that a few bytes may decode to gigabytes. So the file is asked before anything
 is decoded: its footer how wide the features are, the headers of its pages what each of them takes.
@@ -146,7 +146,7 @@ class ParquetFile:
     def _rows_at_once(self, file: Any, opened: BinaryIO, columns: list[str]) -> int:
         """How many rows to decode together. Raises InvalidInput for pages that would take too much."""
         width = self.columns if columns == self._columns else len(columns)
-        rows, longest = min(_BATCH_ROWS, _BATCH_BYTES // (8 * width)), 0
+        rows, each = min(_BATCH_ROWS, _BATCH_BYTES // (8 * width)), 0
         for page in pages(opened, file.metadata, columns):
             if not page.is_text:
                 if page.size > _NUMBER_BYTES * page.values + _PAGE_SLACK:
@@ -157,8 +157,8 @@ class ParquetFile:
                 raise self._refuse(
                     f"a page of text takes {page.size} bytes, and at most {_MOST_PAGE} are taken; {hint}"
                 )
-            longest = max(longest, page.longest)
-        return max(1, min(rows, _TEXT_ROWS, _TEXT_BYTES // longest) if longest else rows)
+            each = max(each, page.each)
+        return max(1, min(rows, _TEXT_ROWS, _TEXT_BYTES // each) if each else rows)
 
     def _batches(self, columns: list[str]) -> Iterator[Any]:
         """All rows. Raises InvalidInput unless they are as many as the footer promises."""
@@ -186,7 +186,7 @@ class ParquetFile:
         try:
             with open_file(self.path) as opened, parquet.ParquetFile(opened) as file:
                 yield file, opened
-        except (InvalidInput, MemoryError):
+        except InvalidInput:
             raise
         except Exception as error:  # a damaged file makes pyarrow raise almost anything
             raise self._refuse(f"cannot be read as Parquet ({str(error) or type(error).__name__})") from error

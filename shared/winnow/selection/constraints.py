@@ -237,7 +237,7 @@ def _require_groups(given: Constraints, rows: int) -> tuple[list[Label], npt.NDA
         if given.cap is not None or given.quota:
             raise ValueError(f"groups: {'cap' if given.cap is not None else 'quota'} needs the group of each row")
         return [""], np.zeros(rows, np.int64)
-    if not isinstance(given.groups, np.ndarray) and all(isinstance(label, str) for label in given.groups):
+    if isinstance(given.groups, list | tuple) and all(isinstance(label, str) for label in given.groups):
         return _number_texts(given.groups, rows)
     groups = np.asarray(given.groups)
     if groups.shape != (rows,) or groups.dtype.kind not in "iuUS":

@@ -9,7 +9,7 @@ from torch.nn import Parameter
 
 from winnow.domain import SimclrSpec
 
-every = torch.ops.aten  # where operations on whole lists have a public name
+_aten = torch.ops.aten  # its operations on lists are what torch's own optimisers are made of
 
 
 def make_optimiser(settings: SimclrSpec, parameters: Iterable[Parameter]) -> torch.optim.Optimizer:
@@ -75,15 +75,15 @@ class Lars(torch.optim.Optimizer):
             if not self.state[one]:
                 self.state[one]["momentum_buffer"] = torch.zeros_like(one)
         velocities = [self.state[one]["momentum_buffer"] for one in weights]
-        every._foreach_mul_.Scalar(velocities, group["momentum"])
+        _aten._foreach_mul_.Scalar(velocities, group["momentum"])
         if adapts:
             decay = group["weight_decay"]
-            sizes, slopes = (torch.stack(every._foreach_norm.Scalar(each)) for each in (weights, gradients))
+            sizes, slopes = (torch.stack(_aten._foreach_norm.Scalar(each)) for each in (weights, gradients))
             slopes = slopes + decay * sizes
             trusted = torch.where((sizes > 0) & (slopes > 0), group["trust"] * sizes / slopes, torch.ones_like(sizes))
             rates = group["lr"] * trusted  # λ
-            every._foreach_addcmul_.Scalar(velocities, gradients, rates.unbind())
-            every._foreach_addcmul_.Scalar(velocities, weights, (decay * rates).unbind())
+            _aten._foreach_addcmul_.Scalar(velocities, gradients, rates.unbind())
+            _aten._foreach_addcmul_.Scalar(velocities, weights, (decay * rates).unbind())
         else:
-            every._foreach_add_.List(velocities, gradients, alpha=group["lr"])
-        every._foreach_sub_.List(weights, velocities)
+            _aten._foreach_add_.List(velocities, gradients, alpha=group["lr"])
+        _aten._foreach_sub_.List(weights, velocities)

@@ -1,5 +1,7 @@
 """Files that were half removed, and what lies in them beside the features."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -46,3 +48,29 @@ def test_keys_count_as_memory_whatever_the_strategy_reads(settings: Settings, tm
         needs.append(Selecting(request, Found(request, sampler.sources), lambda *_: None).need)
     assert needs[1] - needs[0] >= 128 * 1000
     sampler.jobs.close()
+
+
+def test_an_upload_that_finds_no_room_leaves_nothing(settings: Settings) -> None:
+    """In a process of its own, whose files have an end: what is left in a buffer is written when the file is closed."""
+    script = """
+import resource, signal, sys
+from winnow.errors import Unavailable
+from winnow.settings import Settings
+from winnow_sampler.context import Sampler
+
+sampler = Sampler(Settings(state_dir=sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with sampler.uploads.begin("a.npy", None) as incoming:
+        for size in (65_536, 34_000, 2_000):
+            incoming.write(bytes(size))
+        incoming.finish()
+except Unavailable as error:
+    print(error)
+sampler.jobs.close()
+"""
+    command = [sys.executable, "-c", script, str(settings.state_dir)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "could not be stored (File too large)" in said
+    assert not list(settings.artefact_dir.glob(".incoming-*"))

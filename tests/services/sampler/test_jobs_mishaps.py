@@ -47,7 +47,7 @@ def test_the_queue_has_an_end(jobs: Jobs) -> None:
     jobs.submit("selections", "runs", 100, Held(), wait=0)
     for number in range(MOST_WAITING):
         assert jobs.submit("selections", f"j{number}", 1, Held(), wait=0)["place"] == number + 1
-    with pytest.raises(Unavailable, match="jobs wait for memory"):
+    with pytest.raises(Unavailable, match="100 jobs wait"):
         jobs.submit("selections", "more", 1, Held(), wait=0)
     assert jobs.submit("selections", "j7", 1, Held(), wait=0)["place"] == 8, "one that waits is joined"
 
@@ -92,10 +92,58 @@ def test_one_whose_twin_is_called_off_is_known_by_the_id_and_computed(jobs: Jobs
     assert jobs.get("selections", "bytes")["status"] == "done"
 
 
+def test_whoever_calls_an_id_off_calls_off_all_that_turned_out_to_be_it(jobs: Jobs) -> None:
+    jobs.submit("selections", "folder1", 10, Held(), wait=0, identify=lambda job: "bytes")
+    wait_until(lambda: jobs.get("selections", "folder1")["id"] == "bytes", 20, "the digest of the first")
+    jobs.submit("selections", "folder2", 10, Held(), wait=0, identify=lambda job: "bytes")
+    wait_until(lambda: jobs.get("selections", "folder2")["id"] == "bytes", 20, "the digest of the second")
+    assert jobs.cancel("selections", "bytes")["status"] == "cancelled"
+    wait_until(lambda: jobs.running == 0, 20, "both to end")
+
+
+def test_one_that_waits_under_an_id_is_called_off_with_the_one_that_turns_out_to_be_it(jobs: Jobs) -> None:
+    runs, knows = Held(), threading.Event()
+
+    def identify(job: Job) -> str:
+        knows.wait(20)
+        return "bytes"
+
+    jobs.submit("selections", "folder", 60, runs, wait=0, identify=identify)
+    assert jobs.submit("selections", "bytes", 60, Held(), wait=0)["status"] == "queued"
+    knows.set()
+    wait_until(lambda: jobs.get("selections", "folder")["id"] == "bytes", 20, "the digest")
+    assert jobs.cancel("selections", "bytes")["status"] == "cancelled"
+    wait_until(lambda: jobs.running == 0, 20, "both to end")
+
+
+def test_one_called_off_beside_its_twin_is_not_noted_as_the_twin(jobs: Jobs, store: DirectoryStore) -> None:
+    jobs.submit("selections", "folder1", 10, Held(), wait=0, identify=lambda job: "bytes")
+    wait_until(lambda: jobs.get("selections", "folder1")["id"] == "bytes", 20, "the digest of the first")
+    jobs.submit("selections", "folder2", 10, Held(), wait=0, identify=lambda job: "bytes")
+    wait_until(lambda: jobs.get("selections", "folder2")["id"] == "bytes", 20, "the digest of the second")
+    assert jobs.cancel("selections", "folder2")["status"] == "cancelled"
+    assert jobs.get("selections", "bytes")["status"] == "running" and not store.list("cancelled")
+
+
+def test_at_a_stop_one_that_waited_for_its_twin_begins_nothing(store: DirectoryStore) -> None:
+    jobs, began = Jobs(store, 100), threading.Event()
+
+    def second(job: Job) -> Json:
+        began.set()
+        return {"id": job.id, "status": "cancelled"}
+
+    jobs.submit("selections", "folder1", 10, Held(), wait=0, identify=lambda job: "bytes")
+    wait_until(lambda: jobs.get("selections", "folder1")["id"] == "bytes", 20, "the digest of the first")
+    jobs.submit("selections", "folder2", 10, second, wait=0, identify=lambda job: "bytes")
+    wait_until(lambda: jobs.get("selections", "folder2")["id"] == "bytes", 20, "the digest of the second")
+    jobs.close()
+    assert not began.is_set() and not store.list("cancelled")
+
+
 def test_one_that_waits_is_answered_with_what_is_there_meanwhile(jobs: Jobs, store: DirectoryStore) -> None:
     jobs.submit("selections", "runs", 100, Held(), wait=0)
     jobs.submit("selections", "waits", 1, Held(), wait=0)
-    store.put("selections/waits.json", b'{"id": "waits", "status": "done"}')
+    store.put("selections/waits.json", b'{"id": "waits", "status": "done"}\n')
     assert jobs.get("selections", "waits")["status"] == "done"
 
 
@@ -115,6 +163,16 @@ def test_an_answer_that_was_cut_off_is_computed_again(http: httpx.Client, store:
     whole = http.post("/v1/selections", json=request).json()
     path = store.local(f"selections/{whole['id']}.json")
     assert json.loads(path.read_text()) == whole
-    path.write_bytes(path.read_bytes()[:-40])
+    cut = path.read_bytes()[:-40] + b"}"  # where something else ended, say
+    path.write_bytes(cut)
     again = http.post("/v1/selections", json=request).json()
     assert again["indices"] == whole["indices"] == json.loads(path.read_text())["indices"]
+
+
+def test_an_answer_is_sent_whole_whatever_part_is_asked_for(http: httpx.Client) -> None:
+    request = {"strategy": "k_center", "budget": 5, "pool": {"inline": POOL.tolist()}}
+    place = f"/v1/selections/{http.post('/v1/selections', json=request).json()['id']}"
+    for part in ("bytes=0-3", "bytes=99999-", "x"):
+        answer = http.get(place, headers={"Range": part})
+        assert answer.status_code == 200 and len(answer.json()["indices"]) == 5
+        assert answer.headers["Vary"] == "Accept" and int(answer.headers["Content-Length"]) == len(answer.content)
