@@ -14,7 +14,7 @@ from services.sampler.held import Held, Jobs
 
 from winnow.artefacts import DirectoryStore, Stored
 from winnow.errors import Unavailable
-from winnow_sampler.jobs import MOST_WAITING, Job
+from winnow_sampler.jobs import MOST_WAITING, Job, Work
 
 
 @pytest.fixture
@@ -22,6 +22,12 @@ def jobs(store: DirectoryStore) -> Iterator[Jobs]:
     made = Jobs(store, 100)
     yield made
     made.close()
+
+
+def begin(jobs: Jobs, id: str, work: Work) -> None:
+    """A job that turns out to be of the same bytes as others."""
+    jobs.submit("selections", id, 10, work, wait=0, identify=lambda job: "bytes")
+    wait_until(lambda: jobs.get("selections", id)["id"] == "bytes", 20, "its digest")
 
 
 class Full(DirectoryStore):
@@ -59,10 +65,8 @@ def test_of_two_jobs_that_turn_out_to_be_one_the_second_waits_for_the_first(jobs
         computed.set()
         return works[1](job)
 
-    jobs.submit("selections", "folder1", 10, works[0], wait=0, identify=lambda job: "bytes")
-    wait_until(lambda: jobs.get("selections", "folder1")["id"] == "bytes", 20, "the digest of the first")
-    jobs.submit("selections", "folder2", 10, second, wait=0, identify=lambda job: "bytes")
-    wait_until(lambda: jobs.get("selections", "folder2")["id"] == "bytes", 20, "the digest of the second")
+    begin(jobs, "folder1", works[0])
+    begin(jobs, "folder2", second)
     works[0].let_go.set()
     wait_until(lambda: jobs.running == 0, 20, "both to end")
     assert jobs.get("selections", "folder1") == jobs.get("selections", "folder2")
@@ -76,12 +80,10 @@ def test_one_whose_twin_is_called_off_is_known_by_the_id_and_computed(jobs: Jobs
         stubborn.wait(20)
         return {"id": job.id, "status": "cancelled", "indices": []}
 
-    jobs.submit("selections", "folder1", 10, first, wait=0, identify=lambda job: "bytes")
-    wait_until(lambda: jobs.get("selections", "folder1")["id"] == "bytes", 20, "the digest of the first")
+    begin(jobs, "folder1", first)
     calling_off = threading.Thread(target=jobs.cancel, args=("selections", "bytes"))
     calling_off.start()
-    jobs.submit("selections", "folder2", 10, second, wait=0, identify=lambda job: "bytes")
-    wait_until(lambda: jobs.get("selections", "folder2")["id"] == "bytes", 20, "the digest of the second")
+    begin(jobs, "folder2", second)
     wait_until(
         lambda: jobs.get("selections", "bytes")["status"] == "running", 20, "the second to be the one of that id"
     )
@@ -93,10 +95,8 @@ def test_one_whose_twin_is_called_off_is_known_by_the_id_and_computed(jobs: Jobs
 
 
 def test_whoever_calls_an_id_off_calls_off_all_that_turned_out_to_be_it(jobs: Jobs) -> None:
-    jobs.submit("selections", "folder1", 10, Held(), wait=0, identify=lambda job: "bytes")
-    wait_until(lambda: jobs.get("selections", "folder1")["id"] == "bytes", 20, "the digest of the first")
-    jobs.submit("selections", "folder2", 10, Held(), wait=0, identify=lambda job: "bytes")
-    wait_until(lambda: jobs.get("selections", "folder2")["id"] == "bytes", 20, "the digest of the second")
+    begin(jobs, "folder1", Held())
+    begin(jobs, "folder2", Held())
     assert jobs.cancel("selections", "bytes")["status"] == "cancelled"
     wait_until(lambda: jobs.running == 0, 20, "both to end")
 
@@ -117,10 +117,8 @@ def test_one_that_waits_under_an_id_is_called_off_with_the_one_that_turns_out_to
 
 
 def test_one_called_off_beside_its_twin_is_not_noted_as_the_twin(jobs: Jobs, store: DirectoryStore) -> None:
-    jobs.submit("selections", "folder1", 10, Held(), wait=0, identify=lambda job: "bytes")
-    wait_until(lambda: jobs.get("selections", "folder1")["id"] == "bytes", 20, "the digest of the first")
-    jobs.submit("selections", "folder2", 10, Held(), wait=0, identify=lambda job: "bytes")
-    wait_until(lambda: jobs.get("selections", "folder2")["id"] == "bytes", 20, "the digest of the second")
+    begin(jobs, "folder1", Held())
+    begin(jobs, "folder2", Held())
     assert jobs.cancel("selections", "folder2")["status"] == "cancelled"
     assert jobs.get("selections", "bytes")["status"] == "running" and not store.list("cancelled")
 
@@ -132,10 +130,8 @@ def test_at_a_stop_one_that_waited_for_its_twin_begins_nothing(store: DirectoryS
         began.set()
         return {"id": job.id, "status": "cancelled"}
 
-    jobs.submit("selections", "folder1", 10, Held(), wait=0, identify=lambda job: "bytes")
-    wait_until(lambda: jobs.get("selections", "folder1")["id"] == "bytes", 20, "the digest of the first")
-    jobs.submit("selections", "folder2", 10, second, wait=0, identify=lambda job: "bytes")
-    wait_until(lambda: jobs.get("selections", "folder2")["id"] == "bytes", 20, "the digest of the second")
+    begin(jobs, "folder1", Held())
+    begin(jobs, "folder2", second)
     jobs.close()
     assert not began.is_set() and not store.list("cancelled")
 
