@@ -104,19 +104,17 @@ class Uploads:
             raise InvalidInput(error.field, error.reason.replace(incoming.path.name, incoming.name)) from error
 
     def _put(self, id: str, incoming: "Incoming", found: Survey) -> dict[str, Any]:
-        with _needing_room():
-            stored = self._store.put(f"{FOLDER}/{id}/{_safe(incoming.name)}", incoming.path)
-        reach(Failpoint.UPLOAD_STORED)
         about = {
             "id": id,
             "name": incoming.name,
             "rows": found.rows,
             "columns": found.columns,
             "dtype": found.sources[0].dtype,
-            "bytes": stored.size,
-            "sha256": stored.sha256,
         }
         with _needing_room():
+            stored = self._store.put(f"{FOLDER}/{id}/{_safe(incoming.name)}", incoming.path)
+            reach(Failpoint.UPLOAD_STORED)
+            about |= {"bytes": stored.size, "sha256": stored.sha256}
             put_json(self._store, _about(id), about)
         reach(Failpoint.UPLOAD_DESCRIBED)
         return about

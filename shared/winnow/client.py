@@ -256,11 +256,11 @@ class Client:
 
     def create_key(self, name: str, scopes: list[str]) -> Json:
         """Make an API key. `key` holds its text, which is shown this once."""
-        made = self._create("/keys", {"name": name, "scopes": scopes}, None)
-        while made["key"] is None:  # the answer that held it was lost, and is not given again
-            self.revoke_key(made["id"])
+        while True:
             made = self._create("/keys", {"name": name, "scopes": scopes}, None)
-        return made
+            if made["key"] is not None:
+                return made
+            self.revoke_key(made["id"])  # the answer that held its text was lost, and is not given again
 
     def api_keys(self) -> Iterator[Json]:
         """All API keys, without their texts."""
